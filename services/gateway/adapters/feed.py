@@ -1,0 +1,216 @@
+"""Fans what happens out to connected clients: one reader of the log a process, a bounded queue a client.
+
+A client first gets the current state, then every change in order. One that is too slow is dropped, not buffered
+without end; it comes back with `since` and misses nothing.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from services.gateway import views
+from services.gateway.config import GatewayConfig
+from services.gateway.state import Preview, State
+from shared.codec import Recorded
+from shared.errors import Unavailable
+from shared.events import PreviewEvent, PreviewReady, PreviewWarningRaised, ProjectEvent, VmAcquired
+from shared.ids import OwnerId, PreviewId, ProjectId
+from shared.ports import LogBatch, Progress
+
+Json = dict[str, Any]
+
+
+class Change:
+    """A message and whom it is for. `seq`: the log's sequence at which it holds; ticks repeat the last one."""
+
+    __slots__ = ("message", "owner", "preview_id", "project_id", "seq")
+
+    def __init__(
+        self, seq: int, owner: OwnerId | None, project_id: ProjectId | None, preview_id: PreviewId | None, message: Json
+    ) -> None:
+        self.seq = seq
+        self.owner = owner
+        self.project_id = project_id
+        self.preview_id = preview_id
+        self.message = message
+
+
+class Subscriber:
+    """One client's queue. `dropped` is set when it was too slow."""
+
+    def __init__(self, owner: OwnerId, project_id: ProjectId | None, preview_id: PreviewId | None, size: int) -> None:
+        self.owner = owner
+        self.project_id = project_id
+        self.preview_id = preview_id
+        self.queue: asyncio.Queue[Json] = asyncio.Queue(maxsize=size)
+        self.logs_of: set[PreviewId] = set()
+        self.dropped = asyncio.Event()
+
+    def wants(self, change: Change) -> bool:
+        """True for what is the owner's, or everybody's, and within the filter."""
+        if change.owner is not None and change.owner != self.owner:
+            return False
+        if self.preview_id is not None:
+            return change.preview_id == self.preview_id
+        return self.project_id is None or change.project_id in (None, self.project_id)
+
+    def offer(self, message: Json) -> None:
+        """Queue a message, or give the client up."""
+        try:
+            self.queue.put_nowait(message)
+        except asyncio.QueueFull:
+            self.dropped.set()
+
+
+class Feed:
+    """All subscribers of this gateway."""
+
+    def __init__(
+        self, state: Callable[[], State], seq: Callable[[], int], config: GatewayConfig, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._state = state
+        self._seq = seq
+        self._config = config
+        self._clock = clock
+        self._subscribers: set[Subscriber] = set()
+        self._recent: deque[Change] = deque(maxlen=config.recent_messages_max)
+        self._oldest_seq = 0
+        self.progress: dict[PreviewId, Progress] = {}
+        self.pool: Json = {}
+
+    # --- what happens -----------------------------------------------------------------------------------------
+
+    def on_event(self, recorded: Recorded) -> None:
+        """A fact was folded: tell those whom it concerns."""
+        event = recorded.event
+        match event:
+            case PreviewEvent(preview_id=preview_id) | VmAcquired(preview_id=preview_id):
+                self._on_preview(preview_id, recorded)
+            case ProjectEvent(project_id=project_id):
+                project = self._state().projects.get(project_id)
+                if project is not None:
+                    message = {"type": "project", "seq": recorded.seq, "project": views.project_view(project)}
+                    self._tell(Change(recorded.seq, project.owner, project_id, None, message))
+            case _:
+                return
+
+    def _on_preview(self, preview_id: PreviewId, recorded: Recorded) -> None:
+        preview = self._state().previews.get(preview_id)
+        if preview is None:
+            return
+        message = {
+            "type": "preview",
+            "seq": recorded.seq,
+            "event": recorded.type,
+            "preview": self.view(preview),
+        }
+        self._tell(_about(preview, recorded.seq, message))
+        match recorded.event:
+            case PreviewWarningRaised() as warning:
+                told = {**views.warning_view(warning), "preview_id": preview_id, "seq": recorded.seq}
+                self._tell(_about(preview, recorded.seq, told))
+            case PreviewReady():
+                progress = views.ready_progress(preview, self._clock())
+                self._tell(_about(preview, recorded.seq, views.progress_message(preview_id, progress, recorded.seq)))
+        if preview.status in ("ready", "failed", "stopped"):
+            self.progress.pop(preview_id, None)
+
+    def on_progress(self, progress: Progress) -> None:
+        """A tick came: remember the newest, never go back within a step."""
+        preview = self._state().previews.get(progress.preview_id)
+        if preview is None or views.current(progress, preview) is None:
+            return
+        before = views.current(self.progress.get(progress.preview_id), preview)
+        if before is not None and before.percent > progress.percent:
+            return
+        self.progress[progress.preview_id] = progress
+        seq = self._seq()
+        change = _about(preview, seq, views.progress_message(progress.preview_id, progress, seq))
+        self._send(change)
+
+    def on_logs(self, batch: LogBatch) -> None:
+        """A preview printed something: only those who asked for its log get it."""
+        lines = [views.log_view(line) for line in batch.lines]
+        message = {"type": "log", "preview_id": batch.preview_id, "log_seq": batch.seq, "lines": lines}
+        for subscriber in self._subscribers:
+            if batch.preview_id in subscriber.logs_of:
+                subscriber.offer(message)
+
+    def on_pool(self, pool: Json) -> None:
+        """The pool's numbers changed."""
+        if pool != self.pool:
+            self.pool = pool
+            self._send(Change(self._seq(), None, None, None, {"type": "pool", "seq": self._seq(), "pool": pool}))
+
+    # --- who listens ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def subscribe(
+        self,
+        owner: OwnerId,
+        *,
+        project_id: ProjectId | None = None,
+        preview_id: PreviewId | None = None,
+        since: int | None = None,
+    ) -> Iterator[Subscriber]:
+        """A queue that begins with the current state, then what came after `since`, then what comes."""
+        if len(self._subscribers) >= self._config.websocket_clients_max:
+            raise Unavailable(
+                "too_many_clients", f"{self._config.websocket_clients_max} clients are connected already.", retry_after_s=5
+            )
+        subscriber = Subscriber(owner, project_id, preview_id, self._config.websocket_queue_max)
+        subscriber.offer(self.snapshot(subscriber, since))
+        if since is not None:
+            for change in self._recent:
+                if change.seq > since and subscriber.wants(change):
+                    subscriber.offer(change.message)
+        self._subscribers.add(subscriber)
+        try:
+            yield subscriber
+        finally:
+            self._subscribers.discard(subscriber)
+
+    def snapshot(self, subscriber: Subscriber, since: int | None = None) -> Json:
+        """Everything that this client may see, as it is now. `missed`: what came after `since` is not all kept."""
+        state = self._state()
+        previews = [
+            preview
+            for preview in views.owned_previews(state, subscriber.owner)
+            if subscriber.project_id in (None, preview.project_id)
+            and subscriber.preview_id in (None, preview.preview_id)
+        ]
+        projects = [
+            project
+            for project in views.owned_projects(state, subscriber.owner)
+            if subscriber.project_id in (None, project.project_id)
+        ]
+        return {
+            "type": "state",
+            "seq": self._seq(),
+            "projects": [views.project_view(project) for project in projects],
+            "previews": [self.view(preview) for preview in previews],
+            "pool": self.pool,
+            "missed": since is not None and since < self._oldest_seq,
+        }
+
+    def view(self, preview: Preview) -> Json:
+        """A preview with its newest progress."""
+        return views.preview_view(self._state(), preview, self.progress.get(preview.preview_id), self._clock())
+
+    def _tell(self, change: Change) -> None:
+        if len(self._recent) == self._recent.maxlen:
+            self._oldest_seq = self._recent[0].seq
+        self._recent.append(change)
+        self._send(change)
+
+    def _send(self, change: Change) -> None:
+        for subscriber in self._subscribers:
+            if subscriber.wants(change):
+                subscriber.offer(change.message)
+
+
+def _about(preview: Preview, seq: int, message: Json) -> Change:
+    return Change(seq, preview.owner, preview.project_id, preview.preview_id, message)

@@ -1,0 +1,108 @@
+"""The few pages that the gateway shows on a preview's host when the dev server cannot speak: starting, failed, not found.
+
+Every text put into them is escaped: messages and log lines come from programs that the gateway does not trust.
+"""
+
+import html
+import re
+from functools import cache
+from pathlib import Path
+from string import Template
+
+import msgspec
+
+from services.gateway.adapters.preview_target import Holding
+from shared.errors import Problem
+
+_FOLDER = Path(__file__).parent.parent / "web" / "pages"
+_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_LOG_LINES_MAX = 200
+_LINE_CHARS_MAX = 2000
+_TERMINAL_CODES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|[\x00-\x08\x0b-\x1f\x7f]"
+)
+
+PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+ASSET_HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+
+
+class Asset(msgspec.Struct, frozen=True):
+    """A script or style of these pages."""
+
+    body: bytes
+    content_type: str
+
+
+def app_policy(base_domain: str) -> str:
+    """The Content-Security-Policy for the gateway's own page at `/`: its own files only, and previews in frames."""
+    return (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+        f"frame-src http://*.{base_domain}:* https://*.{base_domain}:*; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def holding(about: Holding, problem: Problem) -> str:
+    """The page for a preview that is not to be seen now. `problem` has the words, see `preview_target.problem_of`."""
+    if about.status in {"starting", "suspended"}:
+        percent = min(100.0, max(0.0, about.percent))
+        return _fill("starting.html", problem, percent=f"{percent:.0f}", step=_words(about.step))
+    if about.status == "failed":
+        return _fill("failed.html", problem, log=_log(about.log_tail))
+    return _fill("missing.html", problem)
+
+
+def error(problem: Problem) -> str:
+    """The page for an error of the moment: the dev server does not answer, or the gateway cannot ask who should."""
+    return _fill("failed.html", problem, log="")
+
+
+def asset(name: str) -> Asset | None:
+    """The script or style called `name`; None when these pages have no such file."""
+    return _assets().get(name)
+
+
+@cache
+def _assets() -> dict[str, Asset]:
+    files = (path for path in _FOLDER.iterdir() if path.suffix in _TYPES)
+    return {path.name: Asset(path.read_bytes(), _TYPES[path.suffix]) for path in files}
+
+
+@cache
+def _template(name: str) -> Template:
+    return Template((_FOLDER / name).read_text(encoding="utf-8"))
+
+
+def _fill(name: str, problem: Problem, **parts: str) -> str:
+    """A template with the problem's words, escaped; `parts` are escaped already."""
+    words = {
+        "title": html.escape(_plain(problem.title)),
+        "message": html.escape(_plain(problem.detail)),
+        "hint": html.escape(_plain(problem.hint)),
+        "code": html.escape(_plain(problem.code)),
+    }
+    return _template(name).substitute(words, **parts)
+
+
+def _words(step: str) -> str:
+    return html.escape(_plain(step).replace("_", " "))
+
+
+def _log(lines: tuple[str, ...]) -> str:
+    """The log's tail as one block; nothing at all where there is none."""
+    if not lines:
+        return ""
+    text = "\n".join(_plain(line)[:_LINE_CHARS_MAX] for line in lines[-_LOG_LINES_MAX:])
+    return f'<h2>End of the log</h2>\n<pre tabindex="0">{html.escape(text)}</pre>'
+
+
+def _plain(text: str) -> str:
+    """Without terminal colours and control characters, which a browser would show as boxes."""
+    return _TERMINAL_CODES.sub("", text)

@@ -1,0 +1,207 @@
+"""The preview proxy: `<id>.<base domain>` in the browser is the dev server of preview `<id>`, streamed both ways.
+
+It dials what the resolver names and nothing else, whatever the request's target or headers say; it serves no API on
+preview hosts; it buffers no body. `/__drape/` on a preview's host is its own and never reaches the dev server.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from services.gateway.adapters import pages
+from services.gateway.adapters.preview_target import Holding, ProxyConfig, Resolver, Upstream
+from services.gateway.adapters.proxy_answers import held, plain_json, refusal_of, refused, status_of
+from services.gateway.adapters.proxy_exchange import Exchange, too_large, too_slow, unreachable
+from services.gateway.adapters.proxy_headers import (
+    Route,
+    offered_protocols,
+    public_scheme,
+    request_headers,
+    wants_websocket,
+)
+from services.gateway.adapters.proxy_websocket import BrowserSocket, join
+from shared.errors import DrapeError, NotFound, Unavailable
+from shared.ids import is_token
+
+__all__ = ["Holding", "PreviewProxy", "ProxyConfig", "Resolver", "Upstream", "open_session", "runner_options"]
+
+_OWN_PATHS = "/__drape"
+_PORT = re.compile(r":\d{1,5}\Z")
+
+
+def runner_options(config: ProxyConfig) -> dict[str, Any]:
+    """Keyword arguments for the `web.AppRunner` that serves this proxy.
+
+    `auto_decompress` off is what lets a compressed upload through unchanged; with it on, its body would no longer be what
+    its headers say.
+    """
+    return {
+        "auto_decompress": False,
+        "max_line_size": config.header_bytes_max,
+        "max_field_size": config.header_bytes_max,
+        "read_bufsize": config.read_buffer_bytes,
+    }
+
+
+def open_session(config: ProxyConfig) -> aiohttp.ClientSession:
+    """The client session to give to `PreviewProxy`: no cookie jar, no proxy from the environment, no total time-out."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=config.upstream_keepalive_s, ttl_dns_cache=10),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        auto_decompress=False,
+        trust_env=False,
+        read_bufsize=config.read_buffer_bytes,
+        max_line_size=config.header_bytes_max,
+        max_field_size=config.header_bytes_max,
+        max_headers=config.header_count_max,
+    )
+
+
+class PreviewProxy:
+    """Answers every request that arrives on a preview's host name."""
+
+    def __init__(self, resolve: Resolver, *, config: ProxyConfig, session: aiohttp.ClientSession) -> None:
+        """`session` comes from `open_session`: one that keeps cookies would carry them from one preview to another."""
+        if not isinstance(session.cookie_jar, aiohttp.DummyCookieJar) or session.trust_env:
+            raise ValueError("the proxy's session must keep no cookies and use no proxy: make it with open_session()")
+        self._resolve = resolve
+        self._config = config
+        self._session = session
+        self._suffix = f".{config.base_domain.lower()}"
+        self._open: Counter[str] = Counter()
+
+    def preview_id(self, host_header: str) -> str | None:
+        """`"<id>.preview.localhost:8080"` -> id; None for a host that is no preview's.
+
+        Any name below the base domain belongs to the proxy, also one that no id can have (`handle` answers 404 there), so
+        that none of them reaches the gateway's own routes.
+        """
+        host = _PORT.sub("", host_header.strip().lower()).removesuffix(".")
+        return host.removesuffix(self._suffix) if host.endswith(self._suffix) and host != self._suffix else None
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request for a preview: from its dev server, or with why that cannot be."""
+        preview_id = self.preview_id(request.host)
+        try:
+            target = await self._target(preview_id, request)
+            if request.path == _OWN_PATHS or request.path.startswith(f"{_OWN_PATHS}/"):
+                return self._own(request, target)
+            if isinstance(target, Holding):
+                return held(request, target)
+            with self._counted(target.preview_id):
+                return await self._forward(request, target)
+        except DrapeError as error:
+            return refused(request, error.problem())
+
+    async def _target(self, preview_id: str | None, request: web.Request) -> Upstream | Holding:
+        if preview_id is None or not is_token(preview_id):
+            return Holding("unknown", preview_id or "")
+        return await self._resolve(preview_id, request)
+
+    def _own(self, request: web.Request, target: Upstream | Holding) -> web.Response:
+        """The proxy's own paths: the state that a waiting page asks for, and that page's script and style."""
+        name = request.path.removeprefix(f"{_OWN_PATHS}/")
+        if request.method in {"GET", "HEAD"} and name == "status":
+            return plain_json(status_of(target))
+        asset = pages.asset(name.removeprefix("assets/")) if name.startswith("assets/") else None
+        if asset is None or request.method not in {"GET", "HEAD"}:
+            raise NotFound("not_found", "There is nothing at this address.", "Paths under /__drape/ are Drape's own.")
+        return web.Response(body=asset.body, headers={**pages.ASSET_HEADERS, "Content-Type": asset.content_type})
+
+    @contextmanager
+    def _counted(self, preview_id: str) -> Iterator[None]:
+        """Holds one place among the exchanges that may be open at once."""
+        if self._open.total() >= self._config.connections_max:
+            raise Unavailable(
+                "gateway_busy", "The gateway has as many preview connections as it may.", "Try again in a moment."
+            )
+        if self._open[preview_id] >= self._config.connections_per_preview_max:
+            raise Unavailable(
+                "preview_busy",
+                f"This preview has {self._config.connections_per_preview_max} connections open, as many as it may.",
+                "Close some of its tabs, then try again.",
+            )
+        self._open[preview_id] += 1
+        try:
+            yield
+        finally:
+            self._open[preview_id] -= 1
+            if not self._open[preview_id]:
+                del self._open[preview_id]
+
+    async def _forward(self, request: web.Request, upstream: Upstream) -> web.StreamResponse:
+        if request.method == "CONNECT":
+            raise DrapeError("method_not_allowed", "CONNECT is not possible here.", status=405)
+        route = self._route(request, upstream)
+        if wants_websocket(request.method, request.headers):
+            return await self._websocket(request, upstream, route)
+        length = request.content_length
+        if length is not None and length > self._config.request_body_bytes_max:
+            raise too_large(self._config)
+        return await Exchange(request, route, self._config).run(self._session, _target_url(request, upstream, "http"))
+
+    def _route(self, request: web.Request, upstream: Upstream) -> Route:
+        trust = self._config.trust_forwarded
+        return Route(
+            public_scheme=public_scheme(request.headers, self._config.public_scheme, trust_forwarded=trust),
+            public_host=request.host,
+            upstream_host=upstream.host,
+            upstream_port=upstream.port,
+            client_address=request.remote or "",
+        )
+
+    async def _websocket(self, request: web.Request, upstream: Upstream, route: Route) -> web.StreamResponse:
+        """Shake hands with the dev server first, so that its refusal is the browser's refusal; then join the two."""
+        config = self._config
+        try:
+            async with asyncio.timeout(config.ws_handshake_timeout_s):
+                server = await self._session.ws_connect(
+                    _target_url(request, upstream, "ws"),
+                    protocols=offered_protocols(request.headers),
+                    headers=request_headers(request.headers, route, trust_forwarded=config.trust_forwarded),
+                    autoclose=False,
+                    autoping=False,
+                    max_msg_size=config.ws_message_bytes_max,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=config.ws_close_timeout_s),
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            return refusal_of(error, route)
+        except TimeoutError as error:
+            raise too_slow(f"the WebSocket handshake within {config.ws_handshake_timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise unreachable(upstream.preview_id, error) from error
+        try:
+            browser = BrowserSocket(
+                protocols=(server.protocol,) if server.protocol else (),
+                autoclose=False,
+                autoping=False,
+                compress=False,
+                heartbeat=config.ws_heartbeat_s,
+                max_msg_size=config.ws_message_bytes_max,
+                timeout=config.ws_close_timeout_s,
+            )
+            try:
+                await browser.prepare(request)
+            except ConnectionError:
+                return browser  # the browser left during the handshake
+            await join(browser, server, close_timeout_s=config.ws_close_timeout_s)
+            return browser
+        finally:
+            await server.close()
+
+
+def _target_url(request: web.Request, upstream: Upstream, scheme: Literal["http", "ws"]) -> URL:
+    """The upstream's address with the request's own path and query, character by character."""
+    target = request.raw_path
+    if not target.startswith("/"):  # absolute form ("GET http://elsewhere/x") or "*": only its path counts
+        target = request.rel_url.raw_path_qs if request.rel_url.raw_path.startswith("/") else "/"
+    return URL.build(scheme=scheme, host=upstream.host, port=upstream.port, path=target.partition("#")[0], encoded=True)

@@ -1,0 +1,69 @@
+"""Tells the preview proxy where a request goes, or why it can't go anywhere yet."""
+
+from aiohttp import web
+
+from services.gateway.adapters.feed import Feed
+from services.gateway.adapters.http import log_tail
+from services.gateway.adapters.preview_target import Holding, Upstream
+from services.gateway.config import GatewayConfig
+from services.gateway.state import Preview, State
+from services.gateway.views import message_of, percent_of
+from shared.errors import Unavailable
+from shared.ids import PreviewId
+from shared.ports import Bus
+from shared.runtime import Runtime
+from shared.secrets import matches, probe_token
+
+PROBE_HEADER = "X-Drape-Probe"
+MIN_SEQ_HEADER = "X-Drape-Min-Seq"
+
+
+class PreviewResolver:
+    """Browsers reach a preview once it is ready; the orchestrator's probe, with its token, as soon as its address is
+    known: readiness is confirmed on the very path that browsers use."""
+
+    def __init__(self, runtime: Runtime[State], bus: Bus, feed: Feed, secret: str, config: GatewayConfig) -> None:
+        self._runtime = runtime
+        self._bus = bus
+        self._feed = feed
+        self._secret = secret
+        self._config = config
+
+    async def __call__(self, preview_id: PreviewId, request: web.Request, /) -> Upstream | Holding:
+        probing = await self._is_probe(preview_id, request)
+        preview = self._runtime.state.previews.get(preview_id)
+        if preview is None:
+            return Holding("unknown", preview_id)
+        if preview.status == "ready" or (probing and preview.status == "waiting"):
+            return Upstream(preview_id, preview.host, preview.port)
+        return await self._holding(preview)
+
+    async def _is_probe(self, preview_id: PreviewId, request: web.Request) -> bool:
+        given = request.headers.get(PROBE_HEADER, "")
+        if not given or not matches(given, probe_token(self._secret, preview_id)):
+            return False
+        min_seq = request.headers.get(MIN_SEQ_HEADER, "0")
+        if min_seq.isdecimal():
+            await self._runtime.until(int(min_seq), timeout_s=self._config.ready_wait_s)
+        return True
+
+    async def _holding(self, preview: Preview) -> Holding:
+        told = self._feed.progress.get(preview.preview_id)
+        if preview.status == "stopped":
+            return Holding("stopped", preview.preview_id)
+        if preview.status != "failed":
+            return Holding(
+                "suspended" if preview.status == "suspended" else "starting",
+                preview.preview_id,
+                message=message_of(preview, told),
+                percent=percent_of(preview, told),
+                step=told.step if told is not None else preview.status,
+            )
+        code, message, hint, step = preview.error or ("", "", "", "")
+        try:
+            tail = tuple(line.text for line in await log_tail(self._bus, preview, self._config.log_tail_lines))
+        except Unavailable:
+            tail = ()  # the reason alone is better than no page
+        return Holding("failed", preview.preview_id, code=code, message=message, hint=hint, log_tail=tail, step=step)
+
+

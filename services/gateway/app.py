@@ -1,0 +1,127 @@
+"""Wires the gateway: HTTP, WebSocket, SSE and the preview proxy on one port."""
+
+import asyncio
+import logging
+import os
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+
+import msgspec
+from aiohttp import web
+
+from services.gateway import decide, react, state, views
+from services.gateway.adapters.access import access_from
+from services.gateway.adapters.feed import Feed
+from services.gateway.adapters.http import Api
+from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, open_session, runner_options
+from services.gateway.adapters.resolver import PreviewResolver
+from services.gateway.adapters.uploads import Uploads
+from services.gateway.config import GatewayConfig
+from services.gateway.effects import GatewayEffects
+from shared.codec import Recorded
+from shared.commands import commands_of
+from shared.errors import DrapeError, Invalid
+from shared.events import ClaimEvent, PoolEvent, VmEvent
+from shared.ports import Bus
+from shared.runtime import Definition, Runtime
+from shared.service import Parts, Wiring
+from shared.settings import Common, from_env
+
+log = logging.getLogger("drape.gateway")
+
+POOL_DEBOUNCE_S = 0.1
+POOL_RETRY_S = 2.0
+SHUTDOWN_S = 2.0
+
+
+def definition(config: GatewayConfig) -> Definition[state.State]:
+    """The gateway's pure parts, with its knobs put in."""
+    return Definition(
+        name="gateway",
+        initial=state.initial,
+        evolve=state.evolve,
+        decide=partial(decide.decide, config=config),
+        answer=views.answer,
+        react=react.react,
+        on_timer=react.on_timer,
+        commands=commands_of("gateway"),
+        ticks={},
+    )
+
+
+def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
+    """The gateway as a process runs it."""
+    access = access_from(api_tokens, config.host, config.public_hosts)
+
+    async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
+        feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, runtime.clock)
+        await _listen(runtime, bus, feed, stack)
+        proxy_config = ProxyConfig(base_domain=config.preview_domain)
+        session = await stack.enter_async_context(open_session(proxy_config))
+        resolver = PreviewResolver(runtime, bus, feed, settings.drape_secret, config)
+        proxy = PreviewProxy(resolver, config=proxy_config, session=session)
+        api = Api(runtime, bus, feed, Uploads(bus.objects, config), proxy, access, config)
+        await _open(api, config, proxy_config, stack)
+        return Parts(GatewayEffects(bus.objects, lambda: runtime.state).perform, {})
+
+    return Wiring(definition(config), build)
+
+
+async def _open(api: Api, config: GatewayConfig, proxy_config: ProxyConfig, stack: AsyncExitStack) -> None:
+    runner = web.AppRunner(
+        api.application(), access_log=None, shutdown_timeout=SHUTDOWN_S, **runner_options(proxy_config)
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, config.host, config.port, reuse_address=True).start()
+    except OSError as error:
+        raise Invalid(
+            "port_taken",
+            f"The gateway can't listen on {config.host}:{config.port}: {error.strerror or error}.",
+            "Choose another port: `drape up --port N`.",
+        ) from error
+
+
+async def _listen(runtime: Runtime[state.State], bus: Bus, feed: Feed, stack: AsyncExitStack) -> None:
+    """Everything that reaches clients: facts, ticks, output, and the pool's numbers when they may have changed."""
+    pool_changed = asyncio.Event()
+    pool_changed.set()
+
+    def on_folded(recorded: Recorded) -> None:
+        feed.on_event(recorded)
+        if isinstance(recorded.event, VmEvent | ClaimEvent | PoolEvent):
+            pool_changed.set()
+
+    runtime.on_folded.append(on_folded)
+    for subscription in (
+        await bus.progress.subscribe(feed.on_progress),
+        await bus.preview_logs.subscribe(feed.on_logs),
+    ):
+        stack.push_async_callback(subscription.stop)
+    task = asyncio.create_task(_watch_pool(bus, feed, pool_changed), name="gateway-pool")
+    stack.push_async_callback(_end, task)
+
+
+async def _watch_pool(bus: Bus, feed: Feed, changed: asyncio.Event) -> None:
+    while True:
+        await changed.wait()
+        await asyncio.sleep(POOL_DEBOUNCE_S)
+        changed.clear()
+        try:
+            feed.on_pool(msgspec.json.decode(await bus.commands.query("pool", "summary")))
+        except DrapeError as error:
+            log.info("pool_unknown", extra={"error": error.message})
+            await asyncio.sleep(POOL_RETRY_S)
+            changed.set()
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def from_environment() -> Wiring[state.State]:
+    """The gateway with its knobs from the environment."""
+    return wiring(from_env(GatewayConfig, "DRAPE_GATEWAY", os.environ), os.environ.get("DRAPE_API_TOKENS", ""))

@@ -1,0 +1,40 @@
+"""Every knob of the gateway, with its unit and the reason for its default. Set by `DRAPE_GATEWAY_<NAME>`."""
+
+import msgspec
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Read once, in `app.py`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs `DRAPE_API_TOKENS`."""
+    port: int = 8080
+    """Port to listen on."""
+    preview_domain: str = "preview.localhost"
+    """Previews are served at `<preview-id>.<domain>`; in production a wildcard domain."""
+    public_hosts: str = "localhost,127.0.0.1,[::1]"
+    """Host names, comma-separated, under which the API and the page may be asked for; guards against DNS rebinding."""
+    upload_bytes_max: int = 512 * 1024 * 1024
+    """A project's files, unpacked, and an upload's body. `node_modules` and `.git` do not count: they are left out."""
+    files_max: int = 20_000
+    """Files in a project."""
+    bundle_bytes: int = 8 * 1024 * 1024
+    """Size at which files are bundled for the object store: large enough to be few, small enough for memory."""
+    projects_per_owner_max: int = 500
+    """Projects that an owner may have."""
+    json_bytes_max: int = 64 * 1024
+    """A JSON body; none of ours comes near."""
+    websocket_clients_max: int = 10_000
+    """Open WebSocket and SSE connections of one gateway."""
+    websocket_queue_max: int = 512
+    """Messages that wait for one client; a slower one is dropped and comes back with `since`."""
+    websocket_message_bytes_max: int = 4096
+    """A message from a client: subscriptions are short."""
+    heartbeat_s: float = 20.0
+    """Ping of WebSockets, comment of SSE streams: proxies close what is silent."""
+    recent_messages_max: int = 5_000
+    """Changes kept for clients that come back with `since`."""
+    log_tail_lines: int = 40
+    """Lines of output shown with a failure."""
+    ready_wait_s: float = 5.0
+    """How long an answer waits for this replica to have read what the command wrote."""

@@ -1,0 +1,86 @@
+"""Command and state to events. Pure. Asked again after its event is stored, a decision gives nothing more."""
+
+from collections.abc import Sequence
+
+from services.gateway.config import GatewayConfig
+from services.gateway.state import Project, State
+from shared.commands import Command, CreateProject, DeleteProject, RecordFiles
+from shared.errors import Invalid, NotFound, Refused
+from shared.events import Event, ProjectCreated, ProjectDeleted, ProjectFilesChanged
+from shared.ids import derive
+
+NAME_CHARS_MAX = 200
+
+
+def decide(state: State, command: Command, config: GatewayConfig) -> Sequence[Event]:
+    """The events that the command leads to in this state; raises `Refused` where it is not granted."""
+    match command:
+        case CreateProject():
+            return create_project(state, command, config)
+        case RecordFiles():
+            return record_files(state, command)
+        case DeleteProject():
+            return delete_project(state, command)
+        case _:
+            raise AssertionError(f"not a command of the gateway: {type(command).__name__}")
+
+
+def project_id_of(command: CreateProject) -> str:
+    """The id of the project that this command creates, however often it is tried."""
+    return derive(command.id, "project")
+
+
+def create_project(state: State, command: CreateProject, config: GatewayConfig) -> Sequence[Event]:
+    name = command.name.strip()
+    if not name or len(name) > NAME_CHARS_MAX or not name.isprintable():
+        raise Invalid("bad_project_name", f"A project's name has 1 to {NAME_CHARS_MAX} printable characters.")
+    project_id = project_id_of(command)
+    if project_id in state.projects:
+        return []
+    if sum(each.owner == command.owner for each in state.projects.values()) >= config.projects_per_owner_max:
+        raise Refused(
+            "too_many_projects",
+            f"There are {config.projects_per_owner_max} projects already.",
+            "Delete one that is not needed.",
+            status=429,
+        )
+    return [ProjectCreated(project_id=project_id, owner=command.owner, name=name)]
+
+
+def record_files(state: State, command: RecordFiles) -> Sequence[Event]:
+    """A new version, if nobody stored another since the one that it was made from."""
+    project = owned(state, command.project_id, command.owner)
+    if project.files_version == command.base_version + 1 and project.manifest == command.manifest:
+        return []
+    if project.files_version != command.base_version:
+        raise Refused(
+            "files_version_conflict",
+            f"The project is at version {project.files_version} by now, not {command.base_version}.",
+            "Somebody else changed it at the same time: send the files again.",
+        )
+    return [
+        ProjectFilesChanged(
+            project_id=project.project_id,
+            files_version=command.base_version + 1,
+            manifest=command.manifest,
+            files=command.files,
+            size_bytes=command.size_bytes,
+            changed=command.changed,
+            deleted=command.deleted,
+        )
+    ]
+
+
+def delete_project(state: State, command: DeleteProject) -> Sequence[Event]:
+    project = state.projects.get(command.project_id)
+    if project is None:
+        return []
+    return [ProjectDeleted(project_id=owned(state, command.project_id, command.owner).project_id)]
+
+
+def owned(state: State, project_id: str, owner: str) -> Project:
+    """The owner's project. Raises `NotFound` for another's too: the two must look the same."""
+    project = state.projects.get(project_id)
+    if project is None or project.owner != owner:
+        raise NotFound("project_not_found", f"There is no project {project_id[:64]}.")
+    return project

@@ -1,0 +1,51 @@
+"""Performs the gateway's effects through its ports."""
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from services.gateway.react import CollectFiles
+from services.gateway.state import State
+from shared.errors import NotFound
+from shared.ports import Cause, Objects
+from shared.project_files import Manifest
+from shared.runtime import Effect
+
+log = logging.getLogger("drape.gateway")
+
+_manifest = msgspec.json.Decoder(Manifest)
+
+
+class GatewayEffects:
+    """Removes stored files that nothing refers to any more."""
+
+    def __init__(self, objects: Objects, state: Callable[[], State]) -> None:
+        self._objects = objects
+        self._state = state
+
+    async def perform(self, effect: Effect, _cause: Cause) -> None:
+        """Do what the effect says; idempotent."""
+        match effect:
+            case CollectFiles(project_id, manifest):
+                await self._collect(project_id, manifest)
+            case _:
+                raise AssertionError(f"not an effect of the gateway: {type(effect).__name__}")
+
+    async def _collect(self, project_id: str, manifest: str) -> None:
+        project = self._state().projects.get(project_id)
+        if project is not None and project.manifest == manifest:
+            return  # it is the present one: the project went back to it
+        old = await self._bundles(manifest)
+        kept = await self._bundles(project.manifest) if project is not None else set()
+        for name in sorted(old - kept):
+            await self._objects.delete(name)
+        await self._objects.delete(manifest)
+        log.info("files_collected", extra={"project_id": project_id, "bundles": len(old - kept)})
+
+    async def _bundles(self, manifest: str) -> set[str]:
+        try:
+            files = _manifest.decode(await self._objects.get(manifest)).files
+        except NotFound:
+            return set()
+        return {entry.bundle for entry in files.values()}

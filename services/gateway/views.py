@@ -1,0 +1,172 @@
+"""What front ends get to see. Pure. Field names here are the API's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from services.gateway.state import ENDED, STEP_OF, Preview, Project, State
+from shared.commands import Command, CreateProject, ProjectReply, RecordFiles, Reply
+from shared.events import PreviewWarningRaised
+from shared.ids import OwnerId, derive
+from shared.ports import LogLine, Progress
+
+Json = dict[str, Any]
+
+
+def answer(state: State, command: Command) -> Reply:
+    """What a granted command answers."""
+    match command:
+        case CreateProject(id=command_id):
+            return ProjectReply(project_id=derive(command_id, "project"), files_version=0)
+        case RecordFiles(project_id=project_id):
+            return ProjectReply(project_id=project_id, files_version=state.projects[project_id].files_version)
+        case _:
+            return Reply()
+
+
+def project_view(project: Project) -> Json:
+    """A project as the API shows it."""
+    return {
+        "project_id": project.project_id,
+        "name": project.name,
+        "owner": project.owner,
+        "version": project.files_version,
+        "files": project.files,
+        "bytes": project.size_bytes,
+    }
+
+
+def preview_view(
+    state: State, preview: Preview, progress: Progress | None, now: float, log_tail: Sequence[LogLine] = ()
+) -> Json:
+    """A preview as the API shows it. `progress`: the newest tick, if it is of this attempt and step."""
+    project = state.projects.get(preview.project_id)
+    end = preview.ended_at if preview.status in ENDED else now
+    told = current(progress, preview)
+    return {
+        "preview_id": preview.preview_id,
+        "project_id": preview.project_id,
+        "project_name": project.name if project is not None else "",
+        "owner": preview.owner,
+        "status": preview.status,
+        "step": STEP_OF[preview.status],
+        "percent": percent_of(preview, told),
+        "message": message_of(preview, told),
+        "elapsed_s": preview.total_s if preview.total_s is not None else round(max(0.0, end - preview.attempt_at), 3),
+        "url": preview.url or None,
+        "framework": preview.framework,
+        "version": preview.version,
+        "package_manager": preview.package_manager,
+        "warnings": [warning_view(warning) for warning in preview.warnings],
+        "error": error_view(preview),
+        "log_tail": [line.text for line in log_tail],
+        "steps": preview.steps,
+        "from_pool": preview.from_pool,
+        "install": preview.install,
+        "total_s": preview.total_s,
+        "created_at": preview.created_at,
+        "attempt": preview.attempt,
+        "vm_id": preview.vm_id,
+        "seq": preview.changed_seq,
+    }
+
+
+def current(progress: Progress | None, preview: Preview) -> Progress | None:
+    """The tick, if it still says something about where the preview stands: a late one must not turn it back."""
+    if progress is None or progress.details.get("attempt") != preview.attempt:
+        return None
+    return progress if progress.step == STEP_OF[preview.status] else None
+
+
+START_OF: dict[str, float] = {"acquiring": 1.0, "syncing": 5.0, "installing": 10.0, "starting": 85.0, "waiting": 95.0}
+"""Percent at the start of a status, until its first tick comes."""
+
+
+def percent_of(preview: Preview, told: Progress | None) -> float:
+    """0..100; 100 only for a preview that is ready."""
+    if preview.status in ("ready", "suspended"):
+        return 100.0
+    if preview.status in ENDED:
+        return 0.0
+    return min(99.0, told.percent) if told is not None else START_OF[preview.status]
+
+
+def message_of(preview: Preview, told: Progress | None) -> str:
+    """One line for a person."""
+    if preview.error is not None:
+        return preview.error[1]
+    if told is not None:
+        return told.message
+    words = {
+        "acquiring": "Getting a machine",
+        "syncing": "Bringing in the files",
+        "installing": "Installing dependencies",
+        "starting": "Starting the dev server",
+        "waiting": "Checking the preview through the gateway",
+        "ready": "Ready",
+        "suspended": "Asleep; the next request wakes it",
+        "stopped": "Stopped",
+    }
+    return words.get(preview.status, preview.status)
+
+
+def error_view(preview: Preview) -> Json | None:
+    """Why it failed."""
+    if preview.error is None:
+        return None
+    code, message, hint, step = preview.error
+    return {"code": code, "message": message, "hint": hint, "step": step}
+
+
+def warning_view(warning: PreviewWarningRaised) -> Json:
+    """A warning, in the shape that front ends know."""
+    return {
+        "type": warning.code,
+        "version": warning.version,
+        "message": warning.message,
+        "recommendation": warning.recommendation,
+        "link": warning.link,
+    }
+
+
+def progress_message(preview_id: str, progress: Progress, seq: int) -> Json:
+    """`preview_progress`, in the shape that front ends know."""
+    return {
+        "type": "preview_progress",
+        "preview_id": preview_id,
+        "step": progress.step,
+        "percent": progress.percent,
+        "message": progress.message,
+        "timestamp": progress.timestamp,
+        "details": progress.details,
+        "elapsed": progress.elapsed,
+        "seq": seq,
+    }
+
+
+def ready_progress(preview: Preview, now: float) -> Progress:
+    """The end of the bar, told by the fact itself."""
+    elapsed = preview.total_s or 0.0
+    return Progress(
+        preview_id=preview.preview_id,
+        step="server_ready",
+        percent=100.0,
+        message="Ready",
+        timestamp=now,
+        elapsed=elapsed,
+        details={"attempt": preview.attempt, "url": preview.url},
+    )
+
+
+def log_view(line: LogLine) -> Json:
+    """A line of output as the API shows it."""
+    return {"at": line.at, "step": line.step, "stream": line.stream, "text": line.text, "attempt": line.attempt}
+
+
+def owned_projects(state: State, owner: OwnerId) -> list[Project]:
+    """An owner's projects, newest last."""
+    return [project for project in state.projects.values() if project.owner == owner]
+
+
+def owned_previews(state: State, owner: OwnerId) -> list[Preview]:
+    """An owner's previews, newest last."""
+    return [preview for preview in state.previews.values() if preview.owner == owner]

@@ -1,0 +1,68 @@
+"""Wires the orchestrator."""
+
+import os
+from contextlib import AsyncExitStack
+from functools import partial
+
+import aiohttp
+
+from services.orchestrator import decide, react, state, views
+from services.orchestrator.adapters.gateway_probe import HttpGatewayProbe
+from services.orchestrator.adapters.project_store import ObjectProjectStore
+from services.orchestrator.adapters.workspace import AgentWorkspace
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.effects import OrchestratorEffects
+from shared.commands import commands_of
+from shared.errors import Invalid
+from shared.ports import Bus
+from shared.runtime import Definition, Runtime
+from shared.service import Parts, Wiring
+from shared.settings import Common, from_env
+
+
+def definition(config: OrchestratorConfig) -> Definition[state.State]:
+    """The orchestrator's pure parts, with its knobs put in."""
+    return Definition(
+        name="orchestrator",
+        initial=state.initial,
+        evolve=state.evolve,
+        decide=partial(decide.decide, config=config),
+        answer=views.answer,
+        react=partial(react.react, config=config),
+        on_timer=react.on_timer,
+        commands=commands_of("orchestrator"),
+        ticks={},
+    )
+
+
+def wiring(config: OrchestratorConfig) -> Wiring[state.State]:
+    """The orchestrator as a process runs it."""
+
+    async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
+        if not settings.drape_secret:
+            raise Invalid(
+                "settings_missing", "DRAPE_SECRET is not set.", "`drape up` sets it; all services need the same."
+            )
+        connector = aiohttp.TCPConnector(limit=0)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        )
+        effects = OrchestratorEffects(
+            bus,
+            AgentWorkspace(session, settings.drape_secret),
+            ObjectProjectStore(bus.objects),
+            HttpGatewayProbe(session, config.gateway_url, settings.drape_secret),
+            runtime.send,
+            lambda: runtime.state,
+            lambda: runtime.seq,
+            config=config,
+            clock=runtime.clock,
+        )
+        return Parts(effects.perform, {})
+
+    return Wiring(definition(config), build)
+
+
+def from_environment() -> Wiring[state.State]:
+    """The orchestrator with its knobs from the environment."""
+    return wiring(from_env(OrchestratorConfig, "DRAPE_ORCHESTRATOR", os.environ))

@@ -1,0 +1,186 @@
+"""Event and state to effects, as data. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.state import ENDED, Preview, State
+from shared.codec import Recorded
+from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, StopPreview
+from shared.effects import Send, SetTimer
+from shared.events import (
+    ClaimExpired,
+    DevServerReady,
+    DevServerStarted,
+    Event,
+    InstallStarted,
+    PreviewFailed,
+    PreviewRequested,
+    PreviewRestarted,
+    PreviewStopped,
+    ProjectDeleted,
+    ProjectDetected,
+    ProjectFilesChanged,
+    VmAcquired,
+    VmLost,
+)
+from shared.ids import PreviewId
+from shared.ports import TimerFired
+
+
+class PreviewEffect(msgspec.Struct, frozen=True):
+    """Of one attempt of one preview."""
+
+    preview_id: PreviewId
+    attempt: int
+
+
+class Prepare(PreviewEffect, frozen=True):
+    """Find out what the project is and ask the pool for a VM, side by side; tell progress until there is one."""
+
+
+class SyncFiles(PreviewEffect, frozen=True):
+    """Bring the VM up to the newest version of the project's files."""
+
+
+class RunInstall(PreviewEffect, frozen=True):
+    """Run the install job, or attach to it, until it ends."""
+
+    job_id: str
+
+
+class RunDevServer(PreviewEffect, frozen=True):
+    """Run the dev server's job, or attach to it; report readiness, output and its end."""
+
+    job_id: str
+
+
+class Confirm(PreviewEffect, frozen=True):
+    """Ask for the preview through the gateway."""
+
+
+Effect = Send | SetTimer | Prepare | SyncFiles | RunInstall | RunDevServer | Confirm
+
+REACTS_TO: tuple[type[Event], ...] = (
+    PreviewRequested,
+    PreviewRestarted,
+    ProjectDetected,
+    VmAcquired,
+    VmLost,
+    ClaimExpired,
+    InstallStarted,
+    DevServerStarted,
+    DevServerReady,
+    PreviewFailed,
+    PreviewStopped,
+    ProjectFilesChanged,
+    ProjectDeleted,
+)
+STEP_TIMER = "step"
+
+
+def react(state: State, recorded: Recorded, config: OrchestratorConfig) -> Sequence[Effect]:
+    """What has to happen because of this event."""
+    event = recorded.event
+    match event:
+        case PreviewFailed(preview_id=preview_id) | PreviewStopped(preview_id=preview_id):
+            return _release(state, preview_id)
+        case VmLost(preview_id=str(preview_id), vm_id=vm_id, detail=detail):
+            return [Send(HandleVmLost(preview_id=preview_id, vm_id=vm_id, detail=detail))]
+        case ClaimExpired(preview_id=preview_id, waited_s=waited_s):
+            return _no_vm(state, preview_id, waited_s)
+        case VmAcquired(preview_id=preview_id) if _is_over(state, preview_id):
+            return [Send(ReleaseVm(preview_id=preview_id, reason="ended"))]
+        case ProjectFilesChanged(project_id=project_id):
+            return _sync_live(state, project_id)
+        case ProjectDeleted(project_id=project_id):
+            live = (each for each in state.previews.values() if each.project_id == project_id)
+            return [Send(StopPreview(preview_id=each.preview_id, reason="project_deleted")) for each in live]
+        case _:
+            preview = state.previews.get(getattr(event, "preview_id", ""))
+            if preview is None or preview.status in ENDED:
+                return []
+            if getattr(event, "attempt", preview.attempt) != preview.attempt:
+                return []
+            return _go_on(preview, recorded, config)
+
+
+def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> Sequence[Effect]:
+    """The next effect of an attempt that runs, with the timer that ends it should its replica die."""
+    preview_id, attempt = preview.preview_id, preview.attempt
+    match recorded.event:
+        case PreviewRequested():
+            limit = _limit(preview, "preparing", config.acquire_limit_s, config)
+            return [limit, Prepare(preview_id, attempt)]
+        case PreviewRestarted():
+            limit = _limit(preview, "preparing", config.acquire_limit_s, config)
+            release = Send(ReleaseVm(preview_id=preview_id, reason="restarted"))
+            return [release, limit, Prepare(preview_id, attempt)]
+        case ProjectDetected() | VmAcquired() if preview.joined_seq == recorded.seq:
+            return [_limit(preview, "syncing", config.sync_limit_s, config), SyncFiles(preview_id, attempt)]
+        case InstallStarted(job_id=job_id):
+            limit = _limit(preview, "installing", config.install_limit_s, config)
+            return [limit, RunInstall(preview_id, attempt, job_id)]
+        case DevServerStarted(job_id=job_id):
+            limit = _limit(preview, "booting", config.boot_limit_s, config)
+            return [limit, RunDevServer(preview_id, attempt, job_id)]
+        case DevServerReady():
+            limit = _limit(preview, "confirming", config.confirm_limit_s, config)
+            return [limit, Confirm(preview_id, attempt)]
+        case _:
+            return []
+
+
+def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
+    """What has to happen because time has passed."""
+    if fired.name != STEP_TIMER:
+        return []  # a timer of another version of this service
+    return [
+        Send(
+            ExpireStep(preview_id=fired.id, attempt=int(fired.data["attempt"]), step=str(fired.data["step"]))
+        )
+    ]
+
+
+def _limit(preview: Preview, status: str, limit_s: float, config: OrchestratorConfig) -> SetTimer:
+    """One timer a preview: the next step's replaces it."""
+    data: dict[str, str | int] = {"attempt": preview.attempt, "step": status}
+    return SetTimer(STEP_TIMER, preview.preview_id, limit_s + config.limit_grace_s, data)
+
+
+def _is_over(state: State, preview_id: PreviewId) -> bool:
+    preview = state.previews.get(preview_id)
+    return preview is None or preview.status in ENDED
+
+
+def _release(state: State, preview_id: PreviewId) -> Sequence[Effect]:
+    # A restart may have been quicker: then the VM that is held now is the new attempt's.
+    if not _is_over(state, preview_id):
+        return []
+    return [Send(ReleaseVm(preview_id=preview_id, reason="ended"))]
+
+
+def _no_vm(state: State, preview_id: PreviewId, waited_s: float) -> Sequence[Effect]:
+    preview = state.previews.get(preview_id)
+    if preview is None or preview.vm is not None:
+        return []
+    return [
+        Send(
+            FailPreview(
+                preview_id=preview_id,
+                attempt=preview.attempt,
+                code="no_vm_available",
+                message=f"No VM came free within {waited_s:.0f} s.",
+                hint="Stop a preview that is not needed, or raise the pool's maximum (DRAPE_POOL_MAXIMUM).",
+            )
+        )
+    ]
+
+
+def _sync_live(state: State, project_id: str) -> Sequence[Effect]:
+    project = state.projects.get(project_id)
+    preview = state.previews.get(project.live) if project is not None and project.live is not None else None
+    if preview is None or preview.status in ("preparing", *ENDED):
+        return []  # the first sync will take the newest version
+    return [SyncFiles(preview.preview_id, preview.attempt)]

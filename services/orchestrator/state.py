@@ -1,0 +1,329 @@
+"""What the orchestrator knows, folded from the log. Pure."""
+
+from typing import Literal
+
+import msgspec
+
+from shared.codec import Recorded
+from shared.events import (
+    ClaimExpired,
+    DevServerExited,
+    DevServerReady,
+    DevServerStarted,
+    FilesSynced,
+    InstallCompleted,
+    InstallFailed,
+    InstallSkipped,
+    InstallStarted,
+    PreviewFailed,
+    PreviewReady,
+    PreviewRequested,
+    PreviewRestarted,
+    PreviewStopped,
+    PreviewWarningRaised,
+    ProjectCreated,
+    ProjectDeleted,
+    ProjectDetected,
+    ProjectFilesChanged,
+    VmAcquired,
+    VmReleased,
+)
+from shared.ids import OwnerId, PreviewId, ProjectId, VmId
+
+Status = Literal[
+    "preparing",  # the project is being detected and a VM acquired, side by side
+    "syncing",
+    "synced",
+    "installing",
+    "install_failed",
+    "installed",
+    "booting",
+    "exited",
+    "confirming",
+    "ready",
+    "failed",
+    "stopped",
+]
+ENDED = ("failed", "stopped")
+STEP_OF: dict[str, str] = {
+    "preparing": "acquiring_vm",
+    "syncing": "syncing_files",
+    "synced": "syncing_files",
+    "installing": "installing",
+    "installed": "installing",
+    "booting": "waiting_server",
+    "confirming": "confirming",
+    "ready": "server_ready",
+    "failed": "failed",
+    "stopped": "stopped",
+}
+"""The step that a person is told, by status."""
+
+FORGET_AFTER_S = 15 * 60.0
+"""An ended preview leaves memory so long after its end (by the log's time); the log and PostgreSQL keep its history."""
+HISTORY_WEIGHT = 0.3
+"""Weight of the newest duration in a step's running mean."""
+
+
+class Vm(msgspec.Struct, frozen=True):
+    """The VM that a preview holds, and its agent's address."""
+
+    vm_id: VmId
+    host: str
+    port: int
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What detection found."""
+
+    framework: str
+    version: str
+    package_manager: str
+    dev_command: tuple[str, ...]
+    dev_env: dict[str, str]
+    install_command: tuple[str, ...]
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """One preview. Times are seconds, UTC."""
+
+    preview_id: PreviewId
+    project_id: ProjectId
+    owner: OwnerId
+    status: Status = "preparing"
+    attempt: int = 1
+    requested_by: str = ""
+    requested_at: float
+    status_at: float
+    attempt_at: float
+    vm: Vm | None = None
+    from_pool: bool = False
+    found: Found | None = None
+    joined_seq: int = 0
+    warned: tuple[str, ...] = ()
+    files_version: int = 0
+    install: Literal["", "skipped", "completed"] = ""
+    dev_host: str = ""
+    dev_port: int = 0
+    steps: dict[str, float] = {}
+    failure: tuple[str, str, str] = ("", "", "")
+    vm_losses: int = 0
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """A project and its newest version. `previews` counts all that it ever had."""
+
+    project_id: ProjectId
+    owner: OwnerId
+    files_version: int = 0
+    manifest: str = ""
+    previews: int = 0
+    live: PreviewId | None = None
+
+
+class State(msgspec.Struct, kw_only=True):
+    """Projects, their previews, and how long steps take by framework."""
+
+    projects: dict[ProjectId, Project] = {}
+    previews: dict[PreviewId, Preview] = {}
+    ended: dict[PreviewId, float] = {}
+    history_s: dict[str, dict[str, float]] = {}
+
+
+def initial() -> State:
+    """An orchestrator before its first event."""
+    return State()
+
+
+def step_of(preview: Preview) -> str:
+    """The step that a person is told."""
+    return STEP_OF.get(preview.status, preview.status)
+
+
+def evolve(state: State, recorded: Recorded) -> None:
+    """Fold one event. Deterministic; touches nothing but `state`."""
+    event = recorded.event
+    match event:
+        case ProjectCreated(project_id=project_id, owner=owner):
+            state.projects[project_id] = Project(project_id=project_id, owner=owner)
+        case ProjectFilesChanged(project_id=project_id, files_version=version, manifest=manifest):
+            _change_project(state, project_id, files_version=version, manifest=manifest)
+        case ProjectDeleted(project_id=project_id):
+            state.projects.pop(project_id, None)
+        case PreviewRequested():
+            _request(state, event, recorded)
+        case VmAcquired() | VmReleased() | ClaimExpired():
+            _evolve_vm(state, event, recorded)
+        case _:
+            preview_id = getattr(event, "preview_id", None)
+            preview = state.previews.get(preview_id) if preview_id else None
+            if preview is not None:
+                _evolve_preview(state, preview, recorded)
+
+
+def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
+    at = recorded.meta.at
+    _forget(state, at)
+    state.previews[event.preview_id] = Preview(
+        preview_id=event.preview_id,
+        project_id=event.project_id,
+        owner=event.owner,
+        requested_by=recorded.meta.causation_id,
+        requested_at=at,
+        status_at=at,
+        attempt_at=at,
+        files_version=event.files_version,
+    )
+    project = state.projects.get(event.project_id)
+    if project is not None:
+        _change_project(state, event.project_id, previews=project.previews + 1, live=event.preview_id)
+
+
+def _evolve_vm(state: State, event: VmAcquired | VmReleased | ClaimExpired, recorded: Recorded) -> None:
+    preview = state.previews.get(event.preview_id)
+    if preview is None or preview.status in ENDED:
+        return
+    match event:
+        case VmAcquired(vm_id=vm_id, host=host, port=port, from_pool=from_pool):
+            if preview.vm is None:
+                changed = msgspec.structs.replace(preview, vm=Vm(vm_id, host, port), from_pool=from_pool)
+                state.previews[event.preview_id] = _join(changed, recorded)
+        case VmReleased(vm_id=vm_id):
+            if preview.vm is not None and preview.vm.vm_id == vm_id:
+                _set(state, preview, vm=None)
+        case ClaimExpired():
+            return
+
+
+def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
+    event = recorded.event
+    match event:
+        case ProjectDetected():
+            found = Found(
+                framework=event.framework,
+                version=event.version,
+                package_manager=event.package_manager,
+                dev_command=event.dev_command,
+                dev_env=event.dev_env,
+                install_command=event.install_command,
+            )
+            changed = msgspec.structs.replace(preview, found=found)
+            state.previews[preview.preview_id] = _join(changed, recorded)
+        case PreviewWarningRaised(code=code):
+            _set(state, preview, warned=(*preview.warned, code))
+        case FilesSynced(files_version=version):
+            _set(state, preview, files_version=max(version, preview.files_version))
+            if preview.status == "syncing":
+                _enter(state, preview, "synced", recorded, done="syncing_files")
+        case InstallStarted():
+            _enter(state, preview, "installing", recorded)
+        case InstallSkipped():
+            _enter(state, preview, "installed", recorded, install="skipped")
+        case InstallCompleted():
+            _enter(state, preview, "installed", recorded, done="installing", install="completed")
+        case InstallFailed(code=code, message=message, hint=hint):
+            _enter(state, preview, "install_failed", recorded, failure=(code, message, hint))
+        case DevServerStarted():
+            _enter(state, preview, "booting", recorded)
+        case DevServerReady(host=host, port=port):
+            _enter(state, preview, "confirming", recorded, done="waiting_server", dev_host=host, dev_port=port)
+        case DevServerExited(exit_code=exit_code, signal=signal):
+            _enter(state, preview, "exited", recorded, failure=exit_failure(preview.status, exit_code, signal))
+        case PreviewReady():
+            _enter(state, preview, "ready", recorded, done="confirming")
+        case PreviewRestarted():
+            _restart(state, preview, event, recorded)
+        case PreviewFailed():
+            _end(state, preview, "failed", recorded)
+        case PreviewStopped():
+            _end(state, preview, "stopped", recorded)
+        case _:
+            return
+
+
+def exit_failure(status: Status, exit_code: int | None, signal: str | None) -> tuple[str, str, str]:
+    """(code, message, hint) for a dev server that ended without being asked to."""
+    how = f"was ended by {signal}" if signal else f"ended with code {exit_code}"
+    if exit_code == 137 or signal == "SIGKILL":
+        hint = "Code 137 and SIGKILL mostly mean that it ran out of memory."
+        return "dev_server_killed", f"The dev server {how}.", hint
+    if exit_code == 127:
+        hint = "Is the tool that the dev script calls among the project's dependencies?"
+        return "dev_command_not_found", "The dev server's command was not found.", hint
+    when = "while it ran" if status == "ready" else "before it answered"
+    return "dev_server_exited", f"The dev server {how} {when}.", "Its last lines say why; mend the project and restart."
+
+
+def _join(preview: Preview, recorded: Recorded) -> Preview:
+    """Once the project is known and a VM is held, whichever came last, the files can go in."""
+    if preview.status != "preparing" or preview.vm is None or preview.found is None:
+        return preview
+    steps = {**preview.steps, "acquiring_vm": round(recorded.meta.at - preview.attempt_at, 4)}
+    return msgspec.structs.replace(
+        preview, status="syncing", status_at=recorded.meta.at, joined_seq=recorded.seq, steps=steps
+    )
+
+
+def _enter(
+    state: State, preview: Preview, status: Status, recorded: Recorded, *, done: str = "", **changes: object
+) -> None:
+    """The next status; `done` names the step that this ends, whose duration is noted."""
+    at = recorded.meta.at
+    steps = preview.steps
+    if done:
+        duration_s = round(at - preview.status_at, 4)
+        steps = {**steps, done: duration_s}
+        _note_duration(state, preview, done, duration_s)
+    _set(state, preview, status=status, status_at=at, steps=steps, **changes)
+
+
+def _note_duration(state: State, preview: Preview, step: str, duration_s: float) -> None:
+    framework = preview.found.framework if preview.found is not None else "unknown"
+    known = state.history_s.setdefault(framework, {})
+    before = known.get(step, duration_s)
+    known[step] = round(before + HISTORY_WEIGHT * (duration_s - before), 4)
+
+
+def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: Recorded) -> None:
+    at = recorded.meta.at
+    state.ended.pop(preview.preview_id, None)
+    state.previews[preview.preview_id] = Preview(
+        preview_id=preview.preview_id,
+        project_id=preview.project_id,
+        owner=preview.owner,
+        attempt=event.attempt,
+        requested_by=preview.requested_by,
+        requested_at=preview.requested_at,
+        status_at=at,
+        attempt_at=at,
+        files_version=event.files_version,
+        vm_losses=preview.vm_losses + (event.reason == "vm_lost"),
+    )
+    _change_project(state, preview.project_id, live=preview.preview_id)
+
+
+def _end(state: State, preview: Preview, status: Status, recorded: Recorded) -> None:
+    _set(state, preview, status=status, status_at=recorded.meta.at, vm=None)
+    state.ended[preview.preview_id] = recorded.meta.at
+    project = state.projects.get(preview.project_id)
+    if project is not None and project.live == preview.preview_id:
+        _change_project(state, preview.project_id, live=None)
+
+
+def _forget(state: State, at: float) -> None:
+    for preview_id, ended_at in list(state.ended.items()):
+        if at - ended_at < FORGET_AFTER_S:
+            break
+        del state.ended[preview_id]
+        state.previews.pop(preview_id, None)
+
+
+def _set(state: State, preview: Preview, **changes: object) -> None:
+    current = state.previews[preview.preview_id]
+    state.previews[preview.preview_id] = msgspec.structs.replace(current, **changes)
+
+
+def _change_project(state: State, project_id: ProjectId, **changes: object) -> None:
+    project = state.projects.get(project_id)
+    if project is not None:
+        state.projects[project_id] = msgspec.structs.replace(project, **changes)

@@ -1,0 +1,118 @@
+"""Tells what happens while it happens: progress ticks, and a job's output into the preview's log."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+
+from services.orchestrator import views
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.state import Preview, State
+from shared.agent.protocol import LogLine as AgentLine
+from shared.errors import Unavailable
+from shared.ids import PreviewId
+from shared.ports import Bus, LogLine
+
+
+class Teller:
+    """Progress and logs of this replica's previews."""
+
+    def __init__(
+        self, bus: Bus, state: Callable[[], State], config: OrchestratorConfig, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._bus = bus
+        self._state = state
+        self._config = config
+        self._clock = clock
+
+    def running(self, preview_id: PreviewId, attempt: int) -> Preview | None:
+        """The preview, if this attempt still runs."""
+        preview = self._state().previews.get(preview_id)
+        if preview is None or preview.attempt != attempt or preview.status in ("failed", "stopped"):
+            return None
+        return preview
+
+    async def tick(self, preview_id: PreviewId, attempt: int, **details: str | int | float | bool | None) -> None:
+        """Tell how far the preview is, now."""
+        preview = self.running(preview_id, attempt)
+        if preview is not None and preview.status != "ready":
+            await self._bus.progress.publish(views.progress_of(self._state(), preview, self._clock(), **details))
+
+    @contextlib.asynccontextmanager
+    async def telling(self, preview_id: PreviewId, attempt: int) -> AsyncIterator[None]:
+        """Tell progress every `tick_s` until the block ends."""
+
+        async def tell() -> None:
+            while True:
+                await self.tick(preview_id, attempt)
+                await asyncio.sleep(self._config.tick_s)
+
+        task = asyncio.create_task(tell(), name=f"progress-{preview_id}")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def next_offset(self, preview_id: PreviewId, attempt: int, step: str) -> int:
+        """The first line of this job's output that the preview's log does not hold yet."""
+        batch = await self._bus.preview_logs.last(preview_id)
+        if batch is None or not batch.lines:
+            return 0
+        last = batch.lines[-1]
+        return last.offset + 1 if (last.attempt, last.step) == (attempt, step) else 0
+
+    async def pump(self, preview_id: PreviewId, attempt: int, step: str, lines: AsyncIterator[AgentLine]) -> None:
+        """Move a job's output into the preview's log, in batches, until it ends."""
+        queue: asyncio.Queue[AgentLine | None] = asyncio.Queue(maxsize=self._config.log_batch_lines_max * 4)
+
+        async def fill() -> None:
+            try:
+                async for line in lines:
+                    await queue.put(line)
+            finally:
+                await queue.put(None)
+
+        filler = asyncio.create_task(fill(), name=f"log-{preview_id}")
+        try:
+            open_ended = True
+            while open_ended:
+                batch, open_ended = await self._batch(queue, attempt, step)
+                if batch:
+                    await self._store(preview_id, batch)
+            await filler
+        finally:
+            filler.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await filler
+
+    async def _batch(
+        self, queue: asyncio.Queue[AgentLine | None], attempt: int, step: str
+    ) -> tuple[list[LogLine], bool]:
+        first = await queue.get()
+        if first is None:
+            return [], False
+        batch = [_line(first, attempt, step)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.log_batch_s):
+                while len(batch) < self._config.log_batch_lines_max:
+                    line = await queue.get()
+                    if line is None:
+                        return batch, False
+                    batch.append(_line(line, attempt, step))
+        return batch, True
+
+    async def _store(self, preview_id: PreviewId, batch: list[LogLine]) -> None:
+        while True:
+            try:
+                await self._bus.preview_logs.append(preview_id, batch)
+            except Unavailable:
+                # The agent keeps the lines meanwhile; its buffer is the limit.
+                await asyncio.sleep(self._config.agent_retry_s)
+            else:
+                return
+
+
+def _line(line: AgentLine, attempt: int, step: str) -> LogLine:
+    return LogLine(at=line.at, step=step, stream=line.stream, text=line.text, attempt=attempt, offset=line.offset)

@@ -1,0 +1,38 @@
+"""What others may read of the orchestrator. Pure."""
+
+from services.orchestrator.rules import progress
+from services.orchestrator.state import Preview, State, step_of
+from shared.commands import Command, PreviewReply, Reply, RequestPreview
+from shared.ports import Progress
+
+
+def answer(state: State, command: Command) -> Reply:
+    """What a granted command answers."""
+    if isinstance(command, RequestPreview):
+        mine = (each for each in state.previews.values() if each.requested_by == command.id)
+        preview = next(mine, None)
+        created = preview is not None
+        if preview is None:
+            preview = state.previews[state.projects[command.project_id].live or ""]
+        return PreviewReply(preview_id=preview.preview_id, status=preview.status, created=created)
+    preview = state.previews.get(getattr(command, "preview_id", ""))
+    if preview is not None:
+        return PreviewReply(preview_id=preview.preview_id, status=preview.status)
+    return Reply()
+
+
+def progress_of(state: State, preview: Preview, now: float, **details: str | int | float | bool | None) -> Progress:
+    """How far the preview is at `now` (seconds, UTC)."""
+    step = step_of(preview)
+    in_step_s = max(0.0, now - preview.status_at)
+    framework = preview.found.framework if preview.found is not None else "unknown"
+    expected_s = state.history_s.get(framework, {})
+    return Progress(
+        preview_id=preview.preview_id,
+        step=step,
+        percent=progress.percent(step, in_step_s, expected_s),
+        message=progress.message(step, in_step_s),
+        timestamp=now,
+        elapsed=round(max(0.0, now - preview.attempt_at), 3),
+        details={"attempt": preview.attempt, "step_elapsed_s": round(in_step_s, 3), **details},
+    )

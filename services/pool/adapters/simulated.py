@@ -1,0 +1,71 @@
+"""VMs that are only said to exist: for benches and journeys, where the pool is what counts. Nothing can run in one."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec
+
+
+class SimulatedProvider:
+    """Boots after `boot_s`. `faults` may be set to make boots or destroys fail: codes are taken from its front."""
+
+    name = "simulated"
+
+    def __init__(
+        self, boot_s: float = 0.05, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.boot_s = boot_s
+        self.boot_faults: list[str] = []
+        self.destroy_faults: list[str] = []
+        self.vms: dict[str, VmListing] = {}
+        self._clock = clock
+
+    async def create(self, spec: VmSpec) -> VmAddress:
+        await asyncio.sleep(self.boot_s)
+        if self.boot_faults:
+            raise ProviderError(
+                self.boot_faults.pop(0), "A simulated boot failed.", retryable=True
+            )
+        address = VmAddress("127.0.0.1", 1)
+        self.vms[spec.vm_id] = VmListing(
+            vm_id=spec.vm_id,
+            state="running",
+            created_at=self._clock(),
+            address=address,
+            labels=spec.labels,
+        )
+        return address
+
+    async def suspend(self, vm_id: str) -> None:
+        self._set(vm_id, "suspended")
+
+    async def resume(self, vm_id: str) -> None:
+        self._set(vm_id, "running")
+
+    async def destroy(self, vm_id: str) -> None:
+        if self.destroy_faults:
+            raise ProviderError(
+                self.destroy_faults.pop(0),
+                "A simulated destroy failed.",
+                retryable=True,
+            )
+        self.vms.pop(vm_id, None)
+
+    async def list(self) -> Sequence[VmListing]:
+        return list(self.vms.values())
+
+    async def close(self) -> None:
+        return
+
+    def _set(self, vm_id: str, state: str) -> None:
+        vm = self.vms.get(vm_id)
+        if vm is None:
+            raise ProviderError("vm_not_found", f"There is no VM {vm_id}.")
+        self.vms[vm_id] = VmListing(
+            vm_id=vm_id,
+            state="suspended" if state == "suspended" else "running",
+            created_at=vm.created_at,
+            address=vm.address,
+            labels=vm.labels,
+        )

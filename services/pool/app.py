@@ -1,0 +1,108 @@
+"""Wires the pool: the only place that knows which provider it is."""
+
+import os
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from services.pool import decide, react, state, views
+from services.pool.adapters.health import AgentHealthProbe, SimulatedHealthProbe
+from services.pool.adapters.local import LocalConfig, LocalProvider
+from services.pool.adapters.node import node_dir
+from services.pool.adapters.simulated import SimulatedProvider
+from services.pool.config import PoolConfig
+from services.pool.effects import HealthProbe, PoolEffects
+from services.pool.ports import Provider
+from shared.commands import ResizePool, commands_of
+from shared.errors import Invalid
+from shared.ports import Bus, Handler
+from shared.runtime import Definition, Runtime
+from shared.service import Parts, Wiring
+from shared.settings import Common, from_env
+
+
+def definition(config: PoolConfig) -> Definition[state.State]:
+    """The pool's pure parts, with its knobs put in."""
+    return Definition(
+        name="pool",
+        initial=state.initial,
+        evolve=state.evolve,
+        decide=partial(decide.decide, config=config),
+        answer=views.answer,
+        react=react.react,
+        on_timer=react.on_timer,
+        commands=commands_of("pool"),
+        ticks={
+            "maintain": config.maintain_period_s,
+            "health": config.health_period_s,
+            "reconcile": config.reconcile_period_s,
+        },
+    )
+
+
+def wiring(config: PoolConfig) -> Wiring[state.State]:
+    """The pool as a process runs it."""
+
+    async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        provider, probe = _provider(config, settings, session)
+        stack.push_async_callback(provider.close)
+        effects = PoolEffects(
+            provider,
+            probe,
+            runtime.send,
+            lambda: runtime.state,
+            config=config,
+            secret=settings.drape_secret,
+            clock=runtime.clock,
+        )
+        await _resize(runtime, config)
+        return Parts(effects.perform, queries(runtime))
+
+    return Wiring(definition(config), build)
+
+
+def queries(runtime: Runtime[state.State]) -> dict[str, Handler]:
+    """What the pool answers beside commands."""
+
+    async def summary(_body: bytes, _headers: object) -> bytes:
+        return msgspec.json.encode(views.summary(runtime.state))
+
+    return {"summary": summary}
+
+
+async def _resize(runtime: Runtime[state.State], config: PoolConfig) -> None:
+    """Sizes from the environment count; what it leaves open stays as the log has it."""
+    if config.target is config.minimum is config.maximum is None:
+        return
+    now = runtime.state
+    maximum = now.maximum if config.maximum is None else config.maximum
+    target = min(now.target, maximum) if config.target is None else config.target
+    minimum = min(now.minimum, target) if config.minimum is None else config.minimum
+    await runtime.execute(ResizePool(target=target, minimum=minimum, maximum=maximum))
+
+
+def _provider(
+    config: PoolConfig, settings: Common, session: aiohttp.ClientSession
+) -> tuple[Provider, HealthProbe]:
+    if config.provider == "simulated":
+        return SimulatedProvider(config.simulated_boot_s), SimulatedHealthProbe()
+    if not settings.drape_home or not settings.drape_secret:
+        raise Invalid(
+            "settings_missing",
+            "The local provider needs DRAPE_HOME and DRAPE_SECRET.",
+            "`drape up` sets them; by hand, give a folder and `openssl rand -hex 32`.",
+        )
+    local = LocalConfig(
+        sandbox=config.sandbox, node_dir=node_dir(config.node_dir), boot_timeout_s=config.boot_timeout_s
+    )
+    provider = LocalProvider(Path(settings.drape_home) / "vms", config=local)
+    return provider, AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s)
+
+
+def from_environment() -> Wiring[state.State]:
+    """The pool with its knobs from the environment."""
+    return wiring(from_env(PoolConfig, "DRAPE_POOL", os.environ))

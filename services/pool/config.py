@@ -1,0 +1,58 @@
+"""Every knob of the pool, with its unit and the reason for its default. Set by `DRAPE_POOL_<NAME>`."""
+
+from typing import Literal
+
+import msgspec
+
+
+class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Read once, in `app.py`."""
+
+    provider: Literal["local", "simulated"] = "local"
+    """What VMs are made of."""
+    target: int | None = None
+    """VMs kept warm. Unset: what the log says, 3 at first."""
+    minimum: int | None = None
+    """VMs that stay warm while aged ones are replaced. Unset: what the log says, 1 at first."""
+    maximum: int | None = None
+    """VMs in all: warm, booting, in use, going away. Unset: what the log says, 5 at first."""
+    boot_timeout_s: float = 30.0
+    """A boot that takes longer has failed. Local VMs boot in under a second, Fly machines in a few."""
+    boot_lost_s: float = 120.0
+    """A boot that nobody reports on for so long is taken as failed: several times the time-out, for redeliveries."""
+    boot_backoff_s: float = 1.0
+    """Pause after a failed boot; it doubles with each further failure."""
+    boot_backoff_max_s: float = 60.0
+    """Longest pause between boots while they keep failing."""
+    warm_age_max_s: float = 6 * 3600.0
+    """A warm VM older than this is replaced: long-lived processes gather dust."""
+    maintain_period_s: float = 5.0
+    """Tick that catches what no event reported."""
+    health_period_s: float = 60.0
+    """Tick of the health checks; an agent that hears nothing for three of them ends itself."""
+    health_timeout_s: float = 5.0
+    """An agent that has not answered by then has failed its check."""
+    health_failures_max: int = 2
+    """So many failed checks in a row end a VM."""
+    health_concurrency_max: int = 20
+    """Health checks under way at once."""
+    reconcile_period_s: float = 30.0
+    """Tick that compares the provider's list with the log."""
+    orphan_grace_s: float = 30.0
+    """A VM that the log does not know is reaped after this age: its creation may not have been folded yet."""
+    orphan_timeout_s: float = 180.0
+    """An agent without any contact for so long ends its VM."""
+    destroy_attempts_max: int = 3
+    """Tries before the failure goes back to the log's consumer, which tries again later."""
+    vm_cpu_cores: float = 2.0
+    """Processor share of a VM; dev servers compile on more than one core."""
+    vm_memory_mb: int = 2048
+    """Memory of a VM; the largest dev server measured took 700 MB."""
+    vm_pids_max: int = 512
+    """Processes and threads in a VM; stops fork bombs."""
+    sandbox: Literal["auto", "bubblewrap", "none"] = "auto"
+    """Local provider: isolation by bubblewrap where it works, demanded, or off."""
+    node_dir: str = ""
+    """Folder of the Node installation that VMs see (holding bin/node); empty: the one on PATH."""
+    simulated_boot_s: float = 0.05
+    """Simulated provider: how long a boot takes."""

@@ -1,0 +1,316 @@
+"""Command and state to events. Pure. A decision names what is still missing: asked again after its first event is
+stored, it gives the rest, and in the end nothing."""
+
+from collections.abc import Sequence
+
+from services.pool.config import PoolConfig
+from services.pool.state import State, Vm, warm
+from shared.commands import (
+    AcquireVm,
+    CheckVm,
+    Command,
+    MaintainPool,
+    RecordVmBooted,
+    RecordVmBootFailed,
+    RecordVmDestroyed,
+    RecordVmLost,
+    ReleaseVm,
+    ResizePool,
+)
+from shared.errors import Invalid
+from shared.events import (
+    ClaimExpired,
+    ClaimQueued,
+    ClaimWithdrawn,
+    Event,
+    PoolResized,
+    VmAcquired,
+    VmBooted,
+    VmBootFailed,
+    VmCreationStarted,
+    VmDestroyed,
+    VmHealthCheckFailed,
+    VmHealthCheckRecovered,
+    VmLost,
+    VmReleased,
+    VmRetired,
+)
+from shared.ids import is_token
+
+POOL_SIZE_MAX = 10_000
+CLAIM_TIMEOUT_MAX_S = 600.0
+
+
+def decide(state: State, command: Command, config: PoolConfig) -> Sequence[Event]:
+    """The events that the command leads to in this state; raises `Refused` where it is not granted."""
+    match command:
+        case AcquireVm():
+            return acquire(state, command)
+        case ReleaseVm():
+            return release(state, command)
+        case MaintainPool():
+            return maintain(state, command, config)
+        case CheckVm():
+            return check(state, command, config)
+        case ResizePool():
+            return resize(state, command)
+        case RecordVmBooted():
+            return record_booted(state, command)
+        case RecordVmBootFailed():
+            return record_boot_failed(state, command)
+        case RecordVmLost():
+            return record_lost(state, command)
+        case RecordVmDestroyed():
+            return record_destroyed(state, command)
+        case _:
+            raise AssertionError(f"not a command of the pool: {type(command).__name__}")
+
+
+def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
+    """A warm VM at once, or a place in the queue. Nobody overtakes a claim that waits."""
+    if not is_token(command.preview_id):
+        raise Invalid(
+            "bad_id", "preview_id must be 1 to 64 characters of a-z, 0-9 and '-'."
+        )
+    if not 0 < command.timeout_s <= CLAIM_TIMEOUT_MAX_S:
+        raise Invalid(
+            "bad_timeout",
+            f"timeout_s must be above 0 and at most {CLAIM_TIMEOUT_MAX_S:g}.",
+        )
+    if command.preview_id in state.holders or command.preview_id in state.claims:
+        return []
+    free = warm(state)
+    if free and not state.claims:
+        return [
+            _acquired(
+                free[0], command.preview_id, command.owner, from_pool=True, waited_s=0.0
+            )
+        ]
+    deadline = command.at + command.timeout_s
+    return [
+        ClaimQueued(
+            preview_id=command.preview_id, owner=command.owner, deadline=deadline
+        )
+    ]
+
+
+def release(state: State, command: ReleaseVm) -> Sequence[Event]:
+    """Whatever the preview holds: a VM, a claim, or nothing any more."""
+    vm_id = state.holders.get(command.preview_id)
+    if vm_id is not None:
+        return [
+            VmReleased(
+                vm_id=vm_id, preview_id=command.preview_id, reason=command.reason
+            )
+        ]
+    if command.preview_id in state.claims:
+        return [ClaimWithdrawn(preview_id=command.preview_id, reason=command.reason)]
+    return []
+
+
+def maintain(
+    state: State, command: MaintainPool, config: PoolConfig
+) -> Sequence[Event]:
+    """Everything that the pool owes at this moment."""
+    return [
+        *_expire_claims(state, command.at),
+        *_fail_lost_boots(state, command.at, config),
+        *_release_doubles(state),
+        *_hand_out(state, command.at),
+        *_create(state, command.at, config),
+        *_retire(state, command.at, config),
+    ]
+
+
+def _expire_claims(state: State, at: float) -> list[Event]:
+    return [
+        ClaimExpired(
+            preview_id=claim.preview_id, waited_s=round(at - claim.queued_at, 3)
+        )
+        for claim in state.claims.values()
+        if claim.deadline <= at
+    ]
+
+
+def _fail_lost_boots(state: State, at: float, config: PoolConfig) -> list[Event]:
+    return [
+        VmBootFailed(
+            vm_id=vm.vm_id,
+            code="boot_lost",
+            message=f"No word of it for {config.boot_lost_s:g} s.",
+        )
+        for vm in state.vms.values()
+        if vm.status == "booting" and at - vm.created_at > config.boot_lost_s
+    ]
+
+
+def _release_doubles(state: State) -> list[Event]:
+    """Two replicas may each have given the same preview a VM: the later one goes back."""
+    return [
+        VmReleased(vm_id=vm.vm_id, preview_id=vm.preview_id, reason="double")
+        for vm in state.vms.values()
+        if vm.status == "acquired"
+        and vm.preview_id is not None
+        and state.holders.get(vm.preview_id) != vm.vm_id
+    ]
+
+
+def _hand_out(state: State, at: float) -> list[Event]:
+    living = (claim for claim in state.claims.values() if claim.deadline > at)
+    return [
+        _acquired(
+            vm,
+            claim.preview_id,
+            claim.owner,
+            from_pool=False,
+            waited_s=round(at - claim.queued_at, 3),
+        )
+        for claim, vm in zip(living, warm(state), strict=False)
+    ]
+
+
+def _create(state: State, at: float, config: PoolConfig) -> list[Event]:
+    """The next VMs, by number: two replicas that create at once mean the same VM, and one of them loses."""
+    if at < _backoff_until(state, config):
+        return []
+    booting = sum(vm.status == "booting" for vm in state.vms.values())
+    wanted = state.target + len(state.claims) - len(warm(state)) - booting
+    room = state.maximum - len(state.vms)
+    if state.boot_failures:
+        room = min(
+            room, 1 - booting
+        )  # while boots fail, one at a time finds out whether they still do
+    return [
+        VmCreationStarted(
+            vm_id=vm_name(state.created + i),
+            provider=config.provider,
+            number=state.created + i,
+        )
+        for i in range(1, 1 + max(0, min(wanted, room)))
+    ]
+
+
+def _retire(state: State, at: float, config: PoolConfig) -> list[Event]:
+    """Surplus first, the oldest ones; then the aged, while enough stay warm to replace them."""
+    if state.claims:
+        return []
+    free = warm(state)
+    surplus = free[: max(0, len(free) - state.target)]
+    kept = free[len(surplus) :]
+    aged = [vm for vm in kept if at - vm.booted_at > config.warm_age_max_s][
+        : max(0, len(kept) - state.minimum)
+    ]
+    return [
+        *(VmRetired(vm_id=vm.vm_id, reason="surplus") for vm in surplus),
+        *(VmRetired(vm_id=vm.vm_id, reason="aged") for vm in aged),
+    ]
+
+
+def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]:
+    """One failed check is a warning, so many in a row are the end. A held VM is lost to its preview."""
+    vm = state.vms.get(command.vm_id)
+    if vm is None or vm.status not in ("ready", "acquired"):
+        return []
+    if command.healthy:
+        return [VmHealthCheckRecovered(vm_id=vm.vm_id)] if vm.failures else []
+    counted = vm.checked_by == command.id
+    failures = vm.failures if counted else vm.failures + 1
+    events: list[Event] = []
+    if not counted:
+        events.append(
+            VmHealthCheckFailed(
+                vm_id=vm.vm_id, failures=failures, detail=command.detail[:500]
+            )
+        )
+    if failures >= config.health_failures_max:
+        events.append(_given_up(vm, command.detail))
+    return events
+
+
+def resize(state: State, command: ResizePool) -> Sequence[Event]:
+    """The size must make sense as a whole."""
+    if (
+        not 0 <= command.minimum <= command.target <= command.maximum <= POOL_SIZE_MAX
+        or command.maximum == 0
+    ):
+        raise Invalid(
+            "bad_pool_size",
+            f"0 <= minimum <= target <= maximum must hold, with a maximum of 1 to {POOL_SIZE_MAX}; "
+            f"got {command.minimum}, {command.target}, {command.maximum}.",
+        )
+    if (state.target, state.minimum, state.maximum) == (
+        command.target,
+        command.minimum,
+        command.maximum,
+    ):
+        return []
+    return [
+        PoolResized(
+            target=command.target, minimum=command.minimum, maximum=command.maximum
+        )
+    ]
+
+
+def record_booted(state: State, command: RecordVmBooted) -> Sequence[Event]:
+    vm = state.vms.get(command.vm_id)
+    if vm is None or vm.status != "booting":
+        return []
+    return [
+        VmBooted(
+            vm_id=vm.vm_id, host=command.host, port=command.port, boot_s=command.boot_s
+        )
+    ]
+
+
+def record_boot_failed(state: State, command: RecordVmBootFailed) -> Sequence[Event]:
+    vm = state.vms.get(command.vm_id)
+    if vm is None or vm.status != "booting":
+        return []
+    return [
+        VmBootFailed(vm_id=vm.vm_id, code=command.code, message=command.message[:500])
+    ]
+
+
+def record_lost(state: State, command: RecordVmLost) -> Sequence[Event]:
+    vm = state.vms.get(command.vm_id)
+    if vm is None or vm.status not in ("ready", "acquired"):
+        return []
+    return [
+        VmLost(vm_id=vm.vm_id, preview_id=vm.preview_id, detail=command.detail[:500])
+    ]
+
+
+def record_destroyed(state: State, command: RecordVmDestroyed) -> Sequence[Event]:
+    return [VmDestroyed(vm_id=command.vm_id)] if command.vm_id in state.vms else []
+
+
+def vm_name(number: int) -> str:
+    """`vm-000042`: the numbers count up, so that the name of the next VM is known to every replica."""
+    return f"vm-{number:06d}"
+
+
+def _acquired(
+    vm: Vm, preview_id: str, owner: str, *, from_pool: bool, waited_s: float
+) -> VmAcquired:
+    return VmAcquired(
+        vm_id=vm.vm_id,
+        preview_id=preview_id,
+        owner=owner,
+        from_pool=from_pool,
+        waited_s=waited_s,
+        host=vm.host,
+        port=vm.port,
+    )
+
+
+def _given_up(vm: Vm, detail: str) -> Event:
+    if vm.preview_id is not None:
+        return VmLost(vm_id=vm.vm_id, preview_id=vm.preview_id, detail=detail[:500])
+    return VmRetired(vm_id=vm.vm_id, reason="unhealthy")
+
+
+def _backoff_until(state: State, config: PoolConfig) -> float:
+    if state.boot_failures == 0:
+        return 0.0
+    pause_s = config.boot_backoff_s * 2 ** min(state.boot_failures - 1, 30)
+    return state.boot_failed_at + min(pause_s, config.boot_backoff_max_s)

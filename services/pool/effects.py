@@ -1,0 +1,181 @@
+"""Performs the pool's effects through its ports. What goes wrong at the provider comes back as a command."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from services.pool.config import PoolConfig
+from services.pool.ports import Provider, ProviderError, VmSpec
+from services.pool.react import CheckHealth, CreateVm, DestroyVm, Reconcile
+from services.pool.state import State
+from shared.commands import (
+    CheckVm,
+    Command,
+    RecordVmBooted,
+    RecordVmBootFailed,
+    RecordVmDestroyed,
+    RecordVmLost,
+)
+from shared.errors import Unavailable
+from shared.ids import VmId, derive
+from shared.ports import Cause
+from shared.runtime import Effect
+from shared.secrets import agent_token
+
+log = logging.getLogger("drape.pool")
+
+Send = Callable[[Command, Cause], Awaitable[bytes]]
+
+
+class HealthProbe(Protocol):
+    """Asks a VM's agent whether it lives. Gives what is wrong; empty when nothing is."""
+
+    async def __call__(self, vm_id: VmId, host: str, port: int) -> str: ...
+
+
+class PoolEffects:
+    """One provider, one health probe; commands go through `send`."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        probe: HealthProbe,
+        send: Send,
+        state: Callable[[], State],
+        *,
+        config: PoolConfig,
+        secret: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._provider = provider
+        self._probe = probe
+        self._send_command = send
+        self._state = state
+        self._config = config
+        self._secret = secret
+        self._clock = clock
+
+    async def perform(self, effect: Effect, cause: Cause) -> None:
+        """Do what the effect says; idempotent, since an effect may come again after a crash."""
+        match effect:
+            case CreateVm(vm_id):
+                await self._create(vm_id, cause)
+            case DestroyVm(vm_id):
+                await self._destroy(vm_id, cause)
+            case CheckHealth(vms):
+                await self._check_health(vms, cause)
+            case Reconcile():
+                await self._reconcile(cause)
+            case _:
+                raise AssertionError(
+                    f"not an effect of the pool: {type(effect).__name__}"
+                )
+
+    async def _create(self, vm_id: VmId, cause: Cause) -> None:
+        spec = VmSpec(
+            vm_id=vm_id,
+            token=agent_token(self._secret, vm_id),
+            cpu_cores=self._config.vm_cpu_cores,
+            memory_mb=self._config.vm_memory_mb,
+            pids_max=self._config.vm_pids_max,
+            orphan_timeout_s=self._config.orphan_timeout_s,
+        )
+        begun = self._clock()
+        try:
+            async with asyncio.timeout(self._config.boot_timeout_s):
+                address = await self._provider.create(spec)
+        except ProviderError as error:
+            await self._send(
+                RecordVmBootFailed(vm_id=vm_id, code=error.code, message=error.message),
+                cause,
+            )
+            return
+        except TimeoutError:
+            message = f"It had not booted after {self._config.boot_timeout_s:g} s."
+            await self._send(
+                RecordVmBootFailed(vm_id=vm_id, code="boot_timeout", message=message),
+                cause,
+            )
+            return
+        boot_s = round(self._clock() - begun, 3)
+        await self._send(
+            RecordVmBooted(
+                vm_id=vm_id, host=address.host, port=address.port, boot_s=boot_s
+            ),
+            cause,
+        )
+
+    async def _destroy(self, vm_id: VmId, cause: Cause) -> None:
+        for attempt in range(1, self._config.destroy_attempts_max + 1):
+            try:
+                await self._provider.destroy(vm_id)
+                break
+            except ProviderError as error:
+                log.warning(
+                    "destroy_failed",
+                    extra={"vm_id": vm_id, "attempt": attempt, "error": error.message},
+                )
+                if attempt == self._config.destroy_attempts_max:
+                    # The event comes again later, and again, until the provider agrees.
+                    raise Unavailable(
+                        "destroy_failed",
+                        f"{vm_id} could not be destroyed: {error.message}",
+                    ) from error
+        await self._send(RecordVmDestroyed(vm_id=vm_id), cause)
+
+    async def _check_health(
+        self, vms: tuple[tuple[VmId, str, int], ...], cause: Cause
+    ) -> None:
+        gate = asyncio.Semaphore(self._config.health_concurrency_max)
+
+        async def check(vm_id: VmId, host: str, port: int) -> None:
+            async with gate:
+                wrong = await self._probe(vm_id, host, port)
+            vm = self._state().vms.get(vm_id)
+            if wrong or (vm is not None and vm.failures):
+                await self._send(
+                    CheckVm(vm_id=vm_id, healthy=not wrong, detail=wrong), cause, vm_id
+                )
+
+        async with asyncio.TaskGroup() as group:
+            for vm_id, host, port in vms:
+                group.create_task(check(vm_id, host, port))
+
+    async def _reconcile(self, cause: Cause) -> None:
+        """The one reaper: what only the provider knows is destroyed, what only the log knows is lost."""
+        try:
+            listed = {vm.vm_id: vm for vm in await self._provider.list()}
+        except ProviderError as error:
+            raise Unavailable(
+                "provider_unavailable",
+                f"The provider's list is not to be had: {error.message}",
+            ) from error
+        vms = self._state().vms
+        for vm_id, listing in listed.items():
+            if (
+                vm_id not in vms
+                and self._clock() - listing.created_at > self._config.orphan_grace_s
+            ):
+                log.warning(
+                    "orphan_reaped", extra={"vm_id": vm_id, "state": listing.state}
+                )
+                await self._provider.destroy(vm_id)
+        for vm in list(vms.values()):
+            listing_of = listed.get(vm.vm_id)
+            gone = listing_of is None or listing_of.state == "stopped"
+            if gone and vm.status in ("ready", "acquired"):
+                await self._send(
+                    RecordVmLost(
+                        vm_id=vm.vm_id, detail="The provider no longer has it."
+                    ),
+                    cause,
+                    vm.vm_id,
+                )
+
+    async def _send(self, command: Command, cause: Cause, *names: str) -> None:
+        command_id = derive(cause.causation_id, type(command).__name__, *names)
+        await self._send_command(replace(command, id=command_id), cause)

@@ -1,0 +1,102 @@
+"""Event and state to effects, as data. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from services.pool.state import State
+from shared.codec import Recorded
+from shared.effects import Send
+from shared.commands import MaintainPool
+from shared.events import (
+    ClaimQueued,
+    Event,
+    PoolResized,
+    VmAcquired,
+    VmBooted,
+    VmBootFailed,
+    VmCreationStarted,
+    VmDestroyed,
+    VmLost,
+    VmReleased,
+    VmRetired,
+)
+from shared.ids import VmId
+from shared.ports import TimerFired
+
+
+class CreateVm(msgspec.Struct, frozen=True):
+    """Ask the provider for this VM and report what came of it."""
+
+    vm_id: VmId
+
+
+class DestroyVm(msgspec.Struct, frozen=True):
+    """Have the provider destroy this VM, until it agrees."""
+
+    vm_id: VmId
+
+
+class CheckHealth(msgspec.Struct, frozen=True):
+    """Ask these agents whether they live: (vm, host, port)."""
+
+    vms: tuple[tuple[VmId, str, int], ...]
+
+
+class Reconcile(msgspec.Struct, frozen=True):
+    """Compare the provider's list with the state."""
+
+
+Effect = Send | CreateVm | DestroyVm | CheckHealth | Reconcile
+
+REACTS_TO: tuple[type[Event], ...] = (
+    VmCreationStarted,
+    VmBooted,
+    VmBootFailed,
+    VmAcquired,
+    VmReleased,
+    VmRetired,
+    VmLost,
+    VmDestroyed,
+    ClaimQueued,
+    PoolResized,
+)
+
+
+def react(state: State, recorded: Recorded) -> Sequence[Effect]:
+    """What has to happen because of this event."""
+    match recorded.event:
+        case VmCreationStarted(vm_id=vm_id):
+            vm = state.vms.get(vm_id)
+            return (
+                [CreateVm(vm_id)] if vm is not None and vm.status == "booting" else []
+            )
+        case (
+            VmBootFailed(vm_id=vm_id)
+            | VmReleased(vm_id=vm_id)
+            | VmRetired(vm_id=vm_id)
+            | VmLost(vm_id=vm_id)
+        ):
+            return [DestroyVm(vm_id)] if vm_id in state.vms else []
+        case VmBooted() | VmAcquired() | VmDestroyed() | ClaimQueued() | PoolResized():
+            return [Send(MaintainPool())]
+        case _:
+            return []
+
+
+def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
+    """What has to happen because time has passed."""
+    match fired.name:
+        case "maintain":
+            return [Send(MaintainPool())]
+        case "health":
+            held = tuple(
+                (vm.vm_id, vm.host, vm.port)
+                for vm in state.vms.values()
+                if vm.status in ("ready", "acquired")
+            )
+            return [CheckHealth(held)] if held else []
+        case "reconcile":
+            return [Reconcile()]
+        case _:
+            return []  # a timer of another version of this service

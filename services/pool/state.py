@@ -1,0 +1,137 @@
+"""What the pool knows, folded from the log. Pure."""
+
+from typing import Literal
+
+import msgspec
+
+from shared.codec import Recorded
+from shared.events import (
+    ClaimExpired,
+    ClaimQueued,
+    ClaimWithdrawn,
+    PoolResized,
+    VmAcquired,
+    VmBooted,
+    VmBootFailed,
+    VmCreationStarted,
+    VmDestroyed,
+    VmHealthCheckFailed,
+    VmHealthCheckRecovered,
+    VmLost,
+    VmReleased,
+    VmRetired,
+)
+from shared.ids import OwnerId, PreviewId, VmId
+
+Status = Literal["booting", "ready", "acquired", "going"]
+"""`going`: released, retired, failed or lost; it will be destroyed and counts until the provider agrees."""
+
+
+class Vm(msgspec.Struct, frozen=True, kw_only=True):
+    """One VM that exists, or is being made or destroyed."""
+
+    vm_id: VmId
+    status: Status
+    created_at: float
+    booted_at: float = 0.0
+    host: str = ""
+    port: int = 0
+    preview_id: PreviewId | None = None
+    owner: OwnerId | None = None
+    failures: int = 0
+    checked_by: str = ""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A preview that waits for a VM. `deadline`: seconds, UTC."""
+
+    preview_id: PreviewId
+    owner: OwnerId
+    queued_at: float
+    deadline: float
+
+
+class State(msgspec.Struct, kw_only=True):
+    """All VMs and waiting claims, the claims in the order in which they came."""
+
+    vms: dict[VmId, Vm] = {}
+    claims: dict[PreviewId, Claim] = {}
+    holders: dict[PreviewId, VmId] = {}
+    created: int = 0
+    target: int = 3
+    minimum: int = 1
+    maximum: int = 5
+    boot_failures: int = 0
+    boot_failed_at: float = 0.0
+
+
+def initial() -> State:
+    """A pool before its first event."""
+    return State()
+
+
+def warm(state: State) -> list[Vm]:
+    """The VMs that may be given away, oldest first."""
+    return [vm for vm in state.vms.values() if vm.status == "ready"]
+
+
+def evolve(state: State, recorded: Recorded) -> None:
+    """Fold one event. Deterministic; touches nothing but `state`."""
+    event = recorded.event
+    at = recorded.meta.at
+    match event:
+        case VmCreationStarted(vm_id=vm_id, number=number):
+            state.created = max(state.created, number)
+            state.vms[vm_id] = Vm(vm_id=vm_id, status="booting", created_at=at)
+        case VmBooted(vm_id=vm_id, host=host, port=port):
+            state.boot_failures = 0
+            _change(state, vm_id, status="ready", booted_at=at, host=host, port=port)
+        case VmBootFailed(vm_id=vm_id):
+            state.boot_failures += 1
+            state.boot_failed_at = at
+            _change(state, vm_id, status="going")
+        case VmAcquired(vm_id=vm_id, preview_id=preview_id, owner=owner):
+            state.claims.pop(preview_id, None)
+            # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.
+            state.holders.setdefault(preview_id, vm_id)
+            _change(state, vm_id, status="acquired", preview_id=preview_id, owner=owner)
+        case VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id):
+            _let_go(state, vm_id)
+            _change(state, vm_id, status="going")
+        case VmHealthCheckFailed(vm_id=vm_id, failures=failures):
+            _change(
+                state, vm_id, failures=failures, checked_by=recorded.meta.causation_id
+            )
+        case VmHealthCheckRecovered(vm_id=vm_id):
+            _change(state, vm_id, failures=0)
+        case VmDestroyed(vm_id=vm_id):
+            _let_go(state, vm_id)
+            state.vms.pop(vm_id, None)
+        case ClaimQueued(preview_id=preview_id, owner=owner, deadline=deadline):
+            state.claims[preview_id] = Claim(
+                preview_id=preview_id, owner=owner, queued_at=at, deadline=deadline
+            )
+        case (
+            ClaimExpired(preview_id=preview_id) | ClaimWithdrawn(preview_id=preview_id)
+        ):
+            state.claims.pop(preview_id, None)
+        case PoolResized(target=target, minimum=minimum, maximum=maximum):
+            state.target, state.minimum, state.maximum = target, minimum, maximum
+        case _:
+            return  # another service's event
+
+
+def _change(state: State, vm_id: VmId, **changes: object) -> None:
+    vm = state.vms.get(vm_id)
+    if vm is not None:
+        state.vms[vm_id] = msgspec.structs.replace(vm, **changes)
+
+
+def _let_go(state: State, vm_id: VmId) -> None:
+    vm = state.vms.get(vm_id)
+    if (
+        vm is not None
+        and vm.preview_id is not None
+        and state.holders.get(vm.preview_id) == vm_id
+    ):
+        del state.holders[vm.preview_id]

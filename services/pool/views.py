@@ -1,0 +1,54 @@
+"""What others may read of the pool. Pure."""
+
+from collections import Counter
+
+import msgspec
+
+from services.pool.state import State
+from shared.commands import AcquireVm, ClaimReply, Command, Reply
+
+
+class PoolSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """`GET /health/pool`. Counts of VMs; `waiting`: claims in the queue."""
+
+    available: int
+    in_use: int
+    booting: int
+    going: int
+    waiting: int
+    total: int
+    target: int
+    min: int
+    max: int
+    boot_failures: int
+
+
+def summary(state: State) -> PoolSummary:
+    """The pool in numbers."""
+    count = Counter(vm.status for vm in state.vms.values())
+    return PoolSummary(
+        available=count["ready"],
+        in_use=count["acquired"],
+        booting=count["booting"],
+        going=count["going"],
+        waiting=len(state.claims),
+        total=len(state.vms),
+        target=state.target,
+        min=state.minimum,
+        max=state.maximum,
+        boot_failures=state.boot_failures,
+    )
+
+
+def answer(state: State, command: Command) -> Reply:
+    """What a granted command answers."""
+    if isinstance(command, AcquireVm):
+        vm_id = state.holders.get(command.preview_id)
+        waiting = list(state.claims)
+        position = (
+            waiting.index(command.preview_id) + 1
+            if command.preview_id in state.claims
+            else 0
+        )
+        return ClaimReply(vm_id=vm_id, position=position)
+    return Reply()

@@ -1,0 +1,127 @@
+"""`python -m shared.agent`: one agent, from its arguments to its exit code.
+
+The token comes as one line on standard input, so that no process in the VM can read it from /proc. Exit codes: 0 when
+asked to end, 75 when nobody called for `--orphan-timeout-s`, 2 for wrong use.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from . import quickstart
+
+
+def main() -> int:
+    """Parses, listens, serves. Gives the exit code."""
+    options = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    token = sys.stdin.readline().strip()
+    if not token:
+        print("The agent's token has to be one line on standard input.", file=sys.stderr)
+        return 2
+    _close_stdin()
+    os.umask(0o077)
+    quickstart.import_aiohttp()
+    return asyncio.run(_serve(options, token))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m shared.agent", description=__doc__)
+    parser.add_argument("--vm-id", required=True)
+    parser.add_argument("--root", required=True, type=Path, help="holds app/, home/ and state/; made when missing")
+    parser.add_argument("--app-dir", type=Path, help="the project's folder as jobs see it (default: ROOT/app)")
+    parser.add_argument("--home-dir", type=Path, help="HOME of jobs (default: ROOT/home)")
+    parser.add_argument("--listen", default="127.0.0.1:0", help="host:port; port 0 takes a free one")
+    parser.add_argument("--port-file", type=Path, help="written once the agent listens")
+    parser.add_argument("--orphan-timeout-s", type=float, default=180.0)
+    parser.add_argument("--pass-env", default="", help="names of variables that jobs may see, with commas")
+    parser.add_argument("--files-max", type=int, default=20_000)
+    parser.add_argument("--bytes-max", type=int, default=512 * 1024 * 1024)
+    parser.add_argument("--path-bytes-max", type=int, default=1024)
+    parser.add_argument("--jobs-max", type=int, default=64)
+    parser.add_argument("--log-bytes-max", type=int, default=4 * 1024 * 1024, help="of each job")
+    return parser
+
+
+async def _serve(options: argparse.Namespace, token: str) -> int:
+    from aiohttp import web
+
+    from . import processes
+    from .files import FileLimits, ProjectFiles
+    from .jobs import JobLimits, JobWorld
+    from .server import AgentServer, ServerLimits
+
+    root: Path = options.root.resolve()
+    app_dir: Path = (options.app_dir or root / "app").resolve()
+    home_dir: Path = (options.home_dir or root / "home").resolve()
+    for folder in (app_dir, home_dir, root / "state"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file_limits = FileLimits(
+        files_max=options.files_max, bytes_max=options.bytes_max, path_bytes_max=options.path_bytes_max
+    )
+    pass_env = tuple(name for name in options.pass_env.split(",") if name)
+    server = AgentServer(
+        vm_id=options.vm_id,
+        token=token,
+        world=JobWorld(app_dir=app_dir, home_dir=home_dir, pass_env=pass_env),
+        files=ProjectFiles(app_dir, root / "state", file_limits),
+        job_limits=JobLimits(jobs_max=options.jobs_max, log_bytes_max=options.log_bytes_max),
+        limits=ServerLimits(orphan_timeout_s=options.orphan_timeout_s),
+    )
+    processes.hide_memory()
+    server.jobs.watch_orphans()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop, 0)
+    listener = _listener(options.listen)
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        if options.port_file is not None:
+            _write_port_file(options.port_file, listener.getsockname()[1])
+        return await server.run_until_stopped()
+    finally:
+        await runner.cleanup()
+
+
+def _listener(address: str) -> socket.socket:
+    """A listening socket whose connections notice a dead peer within a minute, also when nothing is sent."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, seconds in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+    listener.bind((host, int(port)))
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def _write_port_file(path: Path, port: int) -> None:
+    import msgspec
+
+    from .protocol import PortFile
+
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(msgspec.json.encode(PortFile(port=port, pid=os.getpid())))
+    fresh.replace(path)
+
+
+def _close_stdin() -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

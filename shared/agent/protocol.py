@@ -1,0 +1,206 @@
+"""The wire between the control plane and an agent: the only place that knows its field names. No behaviour, no I/O.
+
+Every field added later needs a default, so that an older agent and a newer client understand each other.
+"""
+
+from typing import Literal
+
+import msgspec
+
+AGENT_VERSION = "1"
+SYNC_HEADER_NAME = ".drape-sync.json"
+JOB_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+JOB_WAIT_S_MAX = 60.0
+
+JobState = Literal["running", "exited"]
+LogStream = Literal["stdout", "stderr", "agent"]
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of every error. `current` and `paths` are set by the codes that say so."""
+
+    code: str
+    message: str
+    hint: str = ""
+    current: int | None = None
+    """The version that is on disk (`files_version_conflict`)."""
+    paths: tuple[str, ...] = ()
+    """The listed files that are neither in the stream nor on disk (`content_missing`), or the offending paths."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent says of itself. `orphan_in_s`: it ends itself that long from now, if nobody calls again."""
+
+    vm_id: str
+    agent_version: str
+    uptime_s: float
+    orphan_in_s: float
+    files_version: int
+    jobs: dict[str, JobState]
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a version. Of `mode` only "may be executed" is kept: 0755 or 0644."""
+
+    sha256: str
+    size: int
+    mode: int = 0o644
+
+
+class FileSync(msgspec.Struct, frozen=True, kw_only=True):
+    """What the project's folder is to become, sent ahead of the contents.
+
+    `base_version` None: `files` is the whole folder, and what is not in it goes (except node_modules, .git, `keep`).
+    `base_version` N: `files` and `delete` are the changes since version N.
+    """
+
+    version: int
+    base_version: int | None = None
+    files: dict[str, FileEntry] = {}
+    delete: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+
+class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
+    """`stale`: the folder already has this version or a later one, and nothing was done."""
+
+    version: int
+    written: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    stale: bool = False
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A command to run once. `cwd` is relative to the project; "{python}" in `argv` is the agent's interpreter."""
+
+    argv: tuple[str, ...]
+    cwd: str = "."
+    env: dict[str, str] = {}
+    timeout_s: float | None = None
+
+
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Times are Unix seconds. `rss_bytes` is the whole tree's, and only given while it runs and was asked for alone."""
+
+    id: str
+    state: JobState
+    pid: int | None = None
+    started_at: float
+    exited_at: float | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    timed_out: bool = False
+    killed: bool = False
+    log_next_offset: int = 0
+    log_dropped_lines: int = 0
+    rss_bytes: int | None = None
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One line; offsets count lines from 0 and never repeat. To go on reading, ask from `offset + 1`."""
+
+    offset: int
+    at: float
+    stream: LogStream
+    text: str
+
+
+class ReadySpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How to wait for a dev server. `timeout_s` counts from the request, `elapsed_s` in answers from the job's start."""
+
+    port: int | None = None
+    """The port that the server was asked to take; any other port of the job counts too, but must wait its turn."""
+    path: str = "/"
+    timeout_s: float = 120.0
+    error_grace_s: float = 15.0
+    """Answers of 5xx this long without another answer in between mean that it will not get better by itself."""
+    other_port_grace_s: float = 1.5
+    """An answer from another port than `port` is held back this long, in case `port` still opens."""
+
+
+class Listening(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="listening"):
+    """A port of the job is open. Nothing more: it may close again."""
+
+    port: int
+    host: str
+    elapsed_s: float
+
+
+class Answering(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="answering"):
+    """A whole answer with a status of 500 or more; the probe goes on."""
+
+    port: int
+    status: int
+    elapsed_s: float
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="waiting"):
+    """Sent at least every second while nothing else happens. `listening`: some port of the job is open."""
+
+    elapsed_s: float
+    listening: bool
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ready"):
+    """Final: a whole answer below 500. Dial `host`:`port`; `host` is "::1" where only IPv6 answers."""
+
+    port: int
+    host: str
+    status: int
+    listening_s: float
+    first_response_s: float
+    elapsed_s: float
+
+
+class Exited(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="exited"):
+    """Final: the job ended before it was ready, whatever its exit code says."""
+
+    exit_code: int | None
+    signal: str | None
+    elapsed_s: float
+
+
+class Erroring(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="erroring"):
+    """Final: it answers, but with nothing other than 5xx for `error_grace_s`."""
+
+    port: int
+    status: int
+    elapsed_s: float
+
+
+class ReadyTimeout(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="timeout"):
+    """Final: `timeout_s` is over. `reason` says how far it got, in words for a person."""
+
+    port: int | None
+    elapsed_s: float
+    reason: str
+
+
+ReadinessFinal = Ready | Exited | Erroring | ReadyTimeout
+ReadinessUpdate = Listening | Answering | Waiting | Ready | Exited | Erroring | ReadyTimeout
+
+
+class PortFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent writes to `--port-file` once it listens."""
+
+    port: int
+    pid: int
+
+
+class AgentProblem(Exception):
+    """A refusal by the agent, with the status and body that it answers."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        hint: str = "",
+        *,
+        current: int | None = None,
+        paths: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = ErrorBody(code=code, message=message, hint=hint, current=current, paths=paths)

@@ -1,0 +1,309 @@
+"""Every command, grouped by the service that it is addressed to. Names are imperative; the wire's verb is in `verb`.
+
+`id` makes a command idempotent: the same id twice does its work once. `id` and `at` are stamped by the runtime that
+receives the command where the sender left them empty, so that decisions read neither clock nor randomness.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+from shared.ids import CommandId, OwnerId, PreviewId, ProjectId, VmId
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A wish that a service may grant or refuse. `at`: seconds since 1970 (UTC), by the receiver's clock."""
+
+    service: ClassVar[str] = ""
+    verb: ClassVar[str] = ""
+    id: CommandId = ""
+    at: float = 0.0
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a granted command answers. `seq`: the log's sequence at which the answer holds."""
+
+    seq: int = 0
+
+
+class PreviewReply(Reply):
+    """Answer of the commands about a preview."""
+
+    preview_id: PreviewId
+    status: str
+    created: bool = False
+
+
+class ProjectReply(Reply):
+    """Answer of the commands about a project."""
+
+    project_id: ProjectId
+    files_version: int
+
+
+class ClaimReply(Reply):
+    """Answer to `AcquireVm`: the VM, or the place in the queue (1 is next)."""
+
+    vm_id: VmId | None
+    position: int = 0
+
+
+# --- to the pool --------------------------------------------------------------------------------------------------
+
+
+class PoolCommand(Command):
+    service: ClassVar[str] = "pool"
+
+
+class AcquireVm(PoolCommand):
+    """Give this preview a warm VM, or queue its claim for `timeout_s`."""
+
+    verb: ClassVar[str] = "acquire"
+    preview_id: PreviewId
+    owner: OwnerId
+    timeout_s: float = 60.0
+
+
+class ReleaseVm(PoolCommand):
+    """The preview has ended: release its VM, or withdraw its claim."""
+
+    verb: ClassVar[str] = "release"
+    preview_id: PreviewId
+    reason: str = "ended"
+
+
+class CheckVm(PoolCommand):
+    """Somebody could not reach this VM: look after it now instead of at the next health check."""
+
+    verb: ClassVar[str] = "check"
+    vm_id: VmId
+    healthy: bool
+    detail: str = ""
+
+
+class MaintainPool(PoolCommand):
+    """Expire claims, hand out what is warm, create what is missing, retire what is too much or too old."""
+
+    verb: ClassVar[str] = "maintain"
+
+
+class ResizePool(PoolCommand):
+    """Set the pool's size."""
+
+    verb: ClassVar[str] = "resize"
+    target: int
+    minimum: int
+    maximum: int
+
+
+class RecordVmBooted(PoolCommand):
+    verb: ClassVar[str] = "record-booted"
+    vm_id: VmId
+    host: str
+    port: int
+    boot_s: float
+
+
+class RecordVmBootFailed(PoolCommand):
+    verb: ClassVar[str] = "record-boot-failed"
+    vm_id: VmId
+    code: str
+    message: str
+
+
+class RecordVmLost(PoolCommand):
+    verb: ClassVar[str] = "record-lost"
+    vm_id: VmId
+    detail: str
+
+
+class RecordVmDestroyed(PoolCommand):
+    verb: ClassVar[str] = "record-destroyed"
+    vm_id: VmId
+
+
+# --- to the orchestrator ------------------------------------------------------------------------------------------
+
+
+class OrchestratorCommand(Command):
+    service: ClassVar[str] = "orchestrator"
+
+
+class RequestPreview(OrchestratorCommand):
+    """Show this project. A project whose preview is live gets that preview back."""
+
+    verb: ClassVar[str] = "request"
+    project_id: ProjectId
+    owner: OwnerId
+
+
+class StopPreview(OrchestratorCommand):
+    verb: ClassVar[str] = "stop"
+    preview_id: PreviewId
+    reason: str = "asked"
+
+
+class RestartPreview(OrchestratorCommand):
+    """Begin anew, in another VM."""
+
+    verb: ClassVar[str] = "restart"
+    preview_id: PreviewId
+
+
+class RecordProject(OrchestratorCommand):
+    """What detection found."""
+
+    verb: ClassVar[str] = "record-project"
+    preview_id: PreviewId
+    attempt: int
+    framework: str
+    version: str
+    package_manager: str
+    app_root: str
+    dev_command: tuple[str, ...]
+    dev_env: dict[str, str]
+    install_command: tuple[str, ...]
+    evidence: tuple[str, ...]
+
+
+class RecordFilesSynced(OrchestratorCommand):
+    verb: ClassVar[str] = "record-synced"
+    preview_id: PreviewId
+    attempt: int
+    files_version: int
+    written: int
+    deleted: int
+    sync_s: float
+
+
+class RecordInstallCompleted(OrchestratorCommand):
+    verb: ClassVar[str] = "record-installed"
+    preview_id: PreviewId
+    attempt: int
+    install_s: float
+
+
+class RecordInstallFailed(OrchestratorCommand):
+    verb: ClassVar[str] = "record-install-failed"
+    preview_id: PreviewId
+    attempt: int
+    exit_code: int | None
+    code: str
+    message: str
+    hint: str = ""
+
+
+class RecordDevServerReady(OrchestratorCommand):
+    verb: ClassVar[str] = "record-dev-server-ready"
+    preview_id: PreviewId
+    attempt: int
+    host: str
+    port: int
+    status: int
+    boot_s: float
+
+
+class RecordDevServerExited(OrchestratorCommand):
+    verb: ClassVar[str] = "record-dev-server-exited"
+    preview_id: PreviewId
+    attempt: int
+    exit_code: int | None
+    signal: str | None
+
+
+class ConfirmPreview(OrchestratorCommand):
+    """The preview answered through the gateway at `url`."""
+
+    verb: ClassVar[str] = "confirm"
+    preview_id: PreviewId
+    attempt: int
+    url: str
+
+
+class FailPreview(OrchestratorCommand):
+    """End the attempt. Ignored where a later attempt runs, or the preview has ended."""
+
+    verb: ClassVar[str] = "fail"
+    preview_id: PreviewId
+    attempt: int
+    code: str
+    message: str
+    hint: str = ""
+
+
+class ExpireStep(OrchestratorCommand):
+    """The time limit of a step has passed: the preview fails if it is still there."""
+
+    verb: ClassVar[str] = "expire-step"
+    preview_id: PreviewId
+    attempt: int
+    step: str
+
+
+class HandleVmLost(OrchestratorCommand):
+    """The preview's VM is gone: start anew once, else fail."""
+
+    verb: ClassVar[str] = "handle-vm-lost"
+    preview_id: PreviewId
+    vm_id: VmId
+    detail: str
+
+
+# --- to the gateway -----------------------------------------------------------------------------------------------
+
+
+class GatewayCommand(Command):
+    service: ClassVar[str] = "gateway"
+
+
+class CreateProject(GatewayCommand):
+    verb: ClassVar[str] = "create-project"
+    owner: OwnerId
+    name: str
+
+
+class RecordFiles(GatewayCommand):
+    """A new version of the files is in the object store."""
+
+    verb: ClassVar[str] = "record-files"
+    project_id: ProjectId
+    owner: OwnerId
+    base_version: int
+    manifest: str
+    files: int
+    size_bytes: int
+    changed: int
+    deleted: int
+
+
+class DeleteProject(GatewayCommand):
+    verb: ClassVar[str] = "delete-project"
+    project_id: ProjectId
+    owner: OwnerId
+
+
+# --- to telemetry -------------------------------------------------------------------------------------------------
+
+
+class TelemetryCommand(Command):
+    service: ClassVar[str] = "telemetry"
+
+
+class EvaluateAlerts(TelemetryCommand):
+    """Raise what holds and clear what no longer does."""
+
+    verb: ClassVar[str] = "evaluate-alerts"
+
+
+def _leaves(kind: type[Command]) -> list[type[Command]]:
+    below = kind.__subclasses__()
+    return [kind] if not below else [leaf for sub in below for leaf in _leaves(sub)]
+
+
+COMMAND_TYPES: tuple[type[Command], ...] = tuple(_leaves(Command))
+"""Every command."""
+
+
+def commands_of(service: str) -> tuple[type[Command], ...]:
+    """The commands that are addressed to a service."""
+    return tuple(kind for kind in COMMAND_TYPES if kind.service == service)

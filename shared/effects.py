@@ -1,0 +1,20 @@
+"""Effects that every service may ask for, as data. The runtime performs them; a service's own are its `effects.py`'s."""
+
+import msgspec
+
+from shared.commands import Command
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send a command, to this service or another. Its id is derived from what caused it."""
+
+    command: Command
+
+
+class SetTimer(msgspec.Struct, frozen=True):
+    """Be called `delay_s` from now; the same name and id replaces an earlier timer."""
+
+    name: str
+    id: str
+    delay_s: float
+    data: dict[str, str | int] = {}

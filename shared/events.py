@@ -1,0 +1,413 @@
+"""Every event of the system, grouped by the one service that writes it.
+
+These names and fields ARE the storage format. A field may be added with a default; nothing is ever renamed, removed or
+given another type: a new meaning is a new event, or a new version with an upcaster in `shared.codec`.
+Times are seconds since 1970 (UTC). No event carries a secret or a line of a project's log.
+"""
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from shared.ids import OwnerId, PreviewId, ProjectId, VmId
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """A past fact of one aggregate. `schema_version` counts up when its shape changes."""
+
+    service: ClassVar[str] = ""
+    aggregate: ClassVar[str] = ""
+    schema_version: ClassVar[int] = 1
+
+    @property
+    def aggregate_id(self) -> str:
+        """The id of the aggregate that the event belongs to."""
+        raise NotImplementedError
+
+
+def aggregate_key(event: Event) -> str:
+    """`<service>.<aggregate>.<id>`: the unit of optimistic concurrency."""
+    return f"{event.service}.{event.aggregate}.{event.aggregate_id}"
+
+
+# --- pool ---------------------------------------------------------------------------------------------------------
+
+
+class VmEvent(Event):
+    """Of one VM, from the wish to create it to its end."""
+
+    service: ClassVar[str] = "pool"
+    aggregate: ClassVar[str] = "vm"
+    vm_id: VmId
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.vm_id
+
+
+class VmCreationStarted(VmEvent):
+    """The provider will be asked for a VM. It counts against the pool's maximum from here on."""
+
+    provider: str
+    number: int
+
+
+class VmBooted(VmEvent):
+    """The VM's agent answered; the VM is warm. `host` and `port` are the agent's address."""
+
+    host: str
+    port: int
+    boot_s: float
+
+
+class VmBootFailed(VmEvent):
+    """The provider could not create the VM, or its agent never answered."""
+
+    code: str
+    message: str
+
+
+class VmAcquired(VmEvent):
+    """The VM belongs to one preview now. `from_pool`: it was warm when the claim came; `waited_s`: since the claim."""
+
+    preview_id: PreviewId
+    owner: OwnerId
+    from_pool: bool
+    waited_s: float
+    host: str
+    port: int
+
+
+class VmReleased(VmEvent):
+    """The preview no longer needs the VM. What has run for an owner is never given to another: it will be destroyed."""
+
+    preview_id: PreviewId
+    reason: str
+
+
+class VmRetired(VmEvent):
+    """A VM that nobody holds is taken out of the pool, to be destroyed."""
+
+    reason: Literal["surplus", "aged", "unhealthy", "lost", "drained"]
+
+
+class VmCleaned(VmEvent):
+    """A released VM was emptied for the same owner."""
+
+    owner: OwnerId
+
+
+class VmSuspended(VmEvent):
+    """The VM is frozen: it uses memory but no processor."""
+
+
+class VmResumed(VmEvent):
+    """The VM runs again."""
+
+
+class VmHealthCheckFailed(VmEvent):
+    """The agent did not answer its health check; `failures` in a row, this one included."""
+
+    failures: int
+    detail: str
+
+
+class VmHealthCheckRecovered(VmEvent):
+    """The agent answers again after one or more failed checks."""
+
+
+class VmLost(VmEvent):
+    """The VM is gone without our doing: its agent is silent, or the provider no longer has it."""
+
+    preview_id: PreviewId | None
+    detail: str
+
+
+class VmDestroyed(VmEvent):
+    """The provider agrees that the VM is gone."""
+
+
+class ClaimEvent(Event):
+    """Of one preview's claim on a VM while the pool is empty."""
+
+    service: ClassVar[str] = "pool"
+    aggregate: ClassVar[str] = "claim"
+    preview_id: PreviewId
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.preview_id
+
+
+class ClaimQueued(ClaimEvent):
+    """No VM was free: the claim waits in order until `deadline`."""
+
+    owner: OwnerId
+    deadline: float
+
+
+class ClaimExpired(ClaimEvent):
+    """No VM came free before the deadline."""
+
+    waited_s: float
+
+
+class ClaimWithdrawn(ClaimEvent):
+    """The preview ended before it got a VM."""
+
+    reason: str
+
+
+class PoolEvent(Event, kw_only=True):
+    """Of the pool's own settings."""
+
+    service: ClassVar[str] = "pool"
+    aggregate: ClassVar[str] = "pool"
+    pool: str = "default"
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.pool
+
+
+class PoolResized(PoolEvent):
+    """The pool keeps `target` VMs warm; never fewer than `minimum` in all, never more than `maximum`."""
+
+    target: int
+    minimum: int
+    maximum: int
+
+
+# --- orchestrator -------------------------------------------------------------------------------------------------
+
+
+class PreviewEvent(Event):
+    """Of one preview. `attempt` counts from 1; a restart starts the next."""
+
+    service: ClassVar[str] = "orchestrator"
+    aggregate: ClassVar[str] = "preview"
+    preview_id: PreviewId
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.preview_id
+
+
+class PreviewRequested(PreviewEvent):
+    """Somebody wants to see a project."""
+
+    project_id: ProjectId
+    owner: OwnerId
+    files_version: int
+
+
+class PreviewRestarted(PreviewEvent):
+    """The preview begins anew, in another VM. `reason`: `asked` or `vm_lost`."""
+
+    attempt: int
+    reason: Literal["asked", "vm_lost"]
+    files_version: int
+
+
+class ProjectDetected(PreviewEvent):
+    """What the project is and how its dev server is started. `dev_command` is the argv, `{port}` stands for the port."""
+
+    attempt: int
+    framework: str
+    version: str
+    package_manager: str
+    app_root: str
+    dev_command: tuple[str, ...]
+    dev_env: dict[str, str]
+    install_command: tuple[str, ...]
+    evidence: tuple[str, ...]
+
+
+class PreviewWarningRaised(PreviewEvent):
+    """Something that a person should know, and that does not stop the preview."""
+
+    attempt: int
+    code: str
+    message: str
+    version: str = ""
+    recommendation: str = ""
+    link: str = ""
+
+
+class FilesSynced(PreviewEvent):
+    """The VM holds this version of the project's files."""
+
+    attempt: int
+    files_version: int
+    written: int
+    deleted: int
+    sync_s: float
+
+
+class InstallStarted(PreviewEvent):
+    """The dependencies are being installed by the agent's job `job_id`."""
+
+    attempt: int
+    job_id: str
+    command: tuple[str, ...]
+
+
+class InstallSkipped(PreviewEvent):
+    """No install was needed. `reason`: `no_dependencies`, `preserved` or `restored`."""
+
+    attempt: int
+    reason: Literal["no_dependencies", "preserved", "restored"]
+
+
+class InstallCompleted(PreviewEvent):
+    """The package manager ended with 0."""
+
+    attempt: int
+    install_s: float
+
+
+class InstallFailed(PreviewEvent):
+    """The package manager ended otherwise, or ran out of time."""
+
+    attempt: int
+    exit_code: int | None
+    code: str
+    message: str
+    hint: str = ""
+
+
+class DevServerStarted(PreviewEvent):
+    """The dev server's process runs as the agent's job `job_id`; it need not answer yet."""
+
+    attempt: int
+    job_id: str
+    command: tuple[str, ...]
+
+
+class DevServerReady(PreviewEvent):
+    """The dev server answered a whole HTTP request below 500, asked by the agent at `host`:`port`."""
+
+    attempt: int
+    host: str
+    port: int
+    status: int
+    boot_s: float
+
+
+class DevServerExited(PreviewEvent):
+    """The dev server's process ended without being asked to."""
+
+    attempt: int
+    exit_code: int | None
+    signal: str | None
+
+
+class PreviewReady(PreviewEvent):
+    """The dev server answered through the gateway, on the path that the browser uses. `steps`: seconds by step."""
+
+    attempt: int
+    url: str
+    total_s: float
+    from_pool: bool
+    install: Literal["skipped", "completed"]
+    steps: dict[str, float]
+
+
+class PreviewSuspended(PreviewEvent):
+    """Idle: frozen until the next request."""
+
+
+class PreviewResumed(PreviewEvent):
+    """Awake again."""
+
+    resume_s: float
+
+
+class PreviewFailed(PreviewEvent):
+    """The attempt ended without a preview, for a reason that a person can act on."""
+
+    attempt: int
+    code: str
+    message: str
+    hint: str
+    step: str
+
+
+class PreviewStopped(PreviewEvent):
+    """Somebody, or a limit, ended the preview."""
+
+    reason: str
+
+
+# --- gateway ------------------------------------------------------------------------------------------------------
+
+
+class ProjectEvent(Event):
+    """Of one project's files."""
+
+    service: ClassVar[str] = "gateway"
+    aggregate: ClassVar[str] = "project"
+    project_id: ProjectId
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.project_id
+
+
+class ProjectCreated(ProjectEvent):
+    """An owner has a project; it has no files yet."""
+
+    owner: OwnerId
+    name: str
+
+
+class ProjectFilesChanged(ProjectEvent):
+    """A version of the files is stored. `manifest` names the object that lists them."""
+
+    files_version: int
+    manifest: str
+    files: int
+    size_bytes: int
+    changed: int
+    deleted: int
+
+
+class ProjectDeleted(ProjectEvent):
+    """The project and its files are gone."""
+
+
+# --- telemetry ----------------------------------------------------------------------------------------------------
+
+
+class AlertEvent(Event):
+    """Of one alert, by its name."""
+
+    service: ClassVar[str] = "telemetry"
+    aggregate: ClassVar[str] = "alert"
+    alert: str
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.alert
+
+
+class AlertRaised(AlertEvent):
+    """A condition that an operator should look at holds since `since`."""
+
+    message: str
+    since: float
+
+
+class AlertCleared(AlertEvent):
+    """The condition no longer holds."""
+
+    lasted_s: float
+
+
+def _leaves(kind: type[Event]) -> list[type[Event]]:
+    below = kind.__subclasses__()
+    return [kind] if not below else [leaf for sub in below for leaf in _leaves(sub)]
+
+
+EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in _leaves(Event)}
+"""Every event by its name on the wire."""

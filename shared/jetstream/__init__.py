@@ -1,0 +1,1 @@
+"""The ports of `shared.ports` on NATS JetStream. The only package that imports `nats`."""

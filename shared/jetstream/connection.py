@@ -1,0 +1,92 @@
+"""One connection to NATS, and the `Bus` made on it."""
+
+import logging
+from urllib.parse import urlsplit
+
+import nats
+from nats.aio.client import Client
+
+from shared.errors import Unavailable
+from shared.jetstream.commands import NatsCommands
+from shared.jetstream.feeds import NatsPreviewLogs, NatsProgress
+from shared.jetstream.log import NatsEventLog
+from shared.jetstream.objects import NatsObjects
+from shared.jetstream.reactions import NatsReactions
+from shared.jetstream.timers import NatsTimers
+from shared.ports import Bus
+
+log = logging.getLogger("drape.nats")
+
+
+async def connect(url: str, name: str) -> Client:
+    """A connection that comes back by itself for ever. Raises `Unavailable` when the server does not answer at first."""
+    established = False
+
+    async def on_error(error: Exception) -> None:
+        # While the first connection is being made, the caller gets the error; a log line would say it twice.
+        if established:
+            log.warning("nats_error", extra={"error": str(error) or type(error).__name__})
+
+    async def on_disconnected() -> None:
+        log.warning("nats_disconnected", extra={"client": name})
+
+    async def on_reconnected() -> None:
+        log.warning("nats_reconnected", extra={"client": name})
+
+    try:
+        client = await nats.connect(
+            url,
+            name=name,
+            connect_timeout=5,
+            reconnect_time_wait=0.5,
+            max_reconnect_attempts=3,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            drain_timeout=10,
+            # A message that waited through an outage is sent into a changed world: better to fail at once.
+            pending_size=-1,
+            error_cb=on_error,
+            disconnected_cb=on_disconnected,
+            reconnected_cb=on_reconnected,
+            inbox_prefix=f"_INBOX_{name.split('/', 1)[0].replace('-', '_')}",
+        )
+    except Exception as error:
+        raise Unavailable(
+            "nats_unreachable",
+            f"NATS at {public_url(url)} does not answer: {error or type(error).__name__}",
+            "Is it running? `drape status` tells; NATS_URL names another server.",
+        ) from error
+    established = True
+    client.options["max_reconnect_attempts"] = -1
+    return client
+
+
+def public_url(url: str) -> str:
+    """The address without its credentials, fit for logs and errors."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}"
+
+
+def bus_on(client: Client, instance: str) -> Bus:
+    """The ports of one service replica on its connection."""
+    return Bus(
+        log=NatsEventLog(client),
+        reactions=NatsReactions(client),
+        commands=NatsCommands(client, instance),
+        timers=NatsTimers(client),
+        progress=NatsProgress(client),
+        preview_logs=NatsPreviewLogs(client),
+        objects=NatsObjects(client),
+        connected=lambda: client.is_connected,
+        close=lambda: _close(client),
+    )
+
+
+async def _close(client: Client) -> None:
+    """Drain, so that what was accepted is answered; a broken connection has nothing to drain."""
+    if client.is_closed:
+        return
+    if client.is_connected:
+        await client.drain()
+    else:
+        await client.close()

@@ -1,0 +1,105 @@
+"""What is not a fact: progress over core NATS, and the previews' own output in a bounded stream."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import api
+from nats.js.errors import APIError, NotFoundError
+
+from shared.errors import Unavailable
+from shared.ids import PreviewId
+from shared.jetstream.topology import LOG_ROOT, LOGS, PROGRESS_ROOT
+from shared.ports import LogBatch, LogLine, Progress, Subscription
+
+log = logging.getLogger("drape.feeds")
+
+_progress = msgspec.json.Decoder(Progress)
+_lines = msgspec.json.Decoder(tuple[LogLine, ...])
+
+
+class NatsProgress:
+    """`drape.progress.<preview>`: whoever listens hears it, nobody stores it."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def publish(self, progress: Progress) -> None:
+        try:
+            await self._client.publish(f"{PROGRESS_ROOT}.{progress.preview_id}", msgspec.json.encode(progress))
+        except nats.errors.Error as error:
+            log.debug("progress_unsent", extra={"error": str(error)})
+
+    async def subscribe(self, handler: Callable[[Progress], None]) -> Subscription:
+        async def on_message(message: Msg) -> None:
+            handler(_progress.decode(message.data))
+
+        return _Stoppable(await self._client.subscribe(f"{PROGRESS_ROOT}.*", cb=on_message))
+
+
+class NatsPreviewLogs:
+    """The stream `DRAPE_LOGS`, one subject a preview."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._js = client.jetstream(timeout=5)
+
+    async def append(self, preview_id: PreviewId, lines: Sequence[LogLine]) -> None:
+        try:
+            await self._js.publish(f"{LOG_ROOT}.{preview_id}", msgspec.json.encode(lines))
+        except (nats.errors.Error, APIError, TimeoutError) as error:
+            raise Unavailable("logs_unavailable", f"The log stream did not take a batch: {error}") from error
+
+    async def read(self, preview_id: PreviewId, after: int = 0, limit: int = 1000) -> list[LogBatch]:
+        subject = f"{LOG_ROOT}.{preview_id}"
+        batches: list[LogBatch] = []
+        seq = after + 1
+        try:
+            while len(batches) < limit:
+                message = await self._js.get_msg(LOGS, seq=seq, subject=subject, next=True, direct=True)
+                batches.append(LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines.decode(message.data or b"[]")))
+                seq = (message.seq or 0) + 1
+        except NotFoundError:
+            return batches
+        except (nats.errors.Error, APIError, TimeoutError) as error:
+            raise Unavailable("logs_unavailable", f"The log stream does not answer: {error}") from error
+        return batches
+
+    async def last(self, preview_id: PreviewId) -> LogBatch | None:
+        try:
+            message = await self._js.get_last_msg(LOGS, f"{LOG_ROOT}.{preview_id}", direct=True)
+        except NotFoundError:
+            return None
+        except (nats.errors.Error, APIError, TimeoutError) as error:
+            raise Unavailable("logs_unavailable", f"The log stream does not answer: {error}") from error
+        return LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines.decode(message.data or b"[]"))
+
+    async def subscribe(self, handler: Callable[[LogBatch], None]) -> Subscription:
+        async def on_message(message: Msg) -> None:
+            preview_id = message.subject.removeprefix(f"{LOG_ROOT}.")
+            seq = message.metadata.sequence.stream
+            handler(LogBatch(preview_id=preview_id, seq=seq, lines=_lines.decode(message.data)))
+
+        subscription = await self._js.subscribe(
+            f"{LOG_ROOT}.>",
+            stream=LOGS,
+            ordered_consumer=True,
+            idle_heartbeat=1.0,
+            config=api.ConsumerConfig(deliver_policy=api.DeliverPolicy.NEW),
+            cb=on_message,
+        )
+        return _Stoppable(subscription)
+
+
+class _Stoppable:
+    def __init__(self, subscription: object) -> None:
+        self._subscription = subscription
+
+    async def stop(self) -> None:
+        try:
+            await self._subscription.unsubscribe()  # type: ignore[attr-defined]
+        except nats.errors.Error as error:
+            log.debug("unsubscribe_late", extra={"error": str(error)})

@@ -1,0 +1,55 @@
+"""Manifests and bundles in the JetStream object store."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js.errors import APIError, NotFoundError, ObjectNotFoundError
+from nats.js.object_store import ObjectStore
+
+from shared.errors import NotFound, Unavailable
+from shared.jetstream.topology import FILES_BUCKET
+
+TIMEOUT_S = 60.0
+
+T = TypeVar("T")
+
+
+class NatsObjects:
+    """The bucket `drape_files`."""
+
+    def __init__(self, client: Client) -> None:
+        self._js = client.jetstream(timeout=10)
+        self._store: ObjectStore | None = None
+
+    async def put(self, name: str, data: bytes) -> None:
+        store = await self._bucket()
+        await _bounded(store.put(name, data), name)
+
+    async def get(self, name: str) -> bytes:
+        store = await self._bucket()
+        result = await _bounded(store.get(name), name)
+        return result.data or b""
+
+    async def delete(self, name: str) -> None:
+        store = await self._bucket()
+        try:
+            await _bounded(store.delete(name), name)
+        except NotFound:
+            return
+
+    async def _bucket(self) -> ObjectStore:
+        if self._store is None:
+            self._store = await _bounded(self._js.object_store(FILES_BUCKET), FILES_BUCKET)
+        return self._store
+
+
+async def _bounded(work: Awaitable[T], name: str) -> T:
+    try:
+        return await asyncio.wait_for(work, TIMEOUT_S)
+    except (ObjectNotFoundError, NotFoundError) as error:
+        raise NotFound("object_not_found", f"The object store has no {name}.") from error
+    except (nats.errors.Error, APIError, TimeoutError) as error:
+        raise Unavailable("objects_unavailable", f"The object store does not answer: {error}") from error

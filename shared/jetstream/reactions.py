@@ -1,0 +1,172 @@
+"""Durable consumers: a pull loop of our own, since `fetch` waits for full batches and iterators are slow."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from shared.codec import Recorded, decode
+from shared.jetstream.topology import EVENTS, PARKED_ROOT, TIMER_DUE, TIMERS, reactor_name, timer_consumer_name
+from shared.ports import Delivery, Subscription, TimerFired
+
+log = logging.getLogger("drape.reactions")
+
+BATCH = 200
+EXPIRES_S = 5.0
+PULL_RETRY_S = 0.5
+STATUS_HEADER = "Status"
+
+
+class NatsReactions:
+    """The consumers that `topology.provision` made."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def events(self, service: str, handler: Callable[[Recorded, Delivery], Awaitable[None]]) -> Subscription:
+        async def on_message(message: Msg) -> None:
+            delivery = _NatsDelivery(self._client, message, service)
+            headers = message.headers or {}
+            recorded = decode(
+                message.data,
+                seq=message.metadata.sequence.stream,
+                subject=message.subject,
+                traceparent=headers.get("traceparent", ""),
+            )
+            await handler(recorded, delivery)
+
+        return await self._loop(EVENTS, reactor_name(service), on_message)
+
+    async def timers(self, service: str, handler: Callable[[TimerFired, Delivery], Awaitable[None]]) -> Subscription:
+        prefix = f"{TIMER_DUE}.{service}."
+
+        async def on_message(message: Msg) -> None:
+            name, _, timer_id = message.subject.removeprefix(prefix).partition(".")
+            fired = TimerFired(
+                name=name,
+                id=timer_id,
+                key=f"{name}-{timer_id}-{message.metadata.sequence.stream}",
+                data=msgspec.json.decode(message.data or b"{}", type=dict[str, str | int]),
+            )
+            await handler(fired, _NatsDelivery(self._client, message, service))
+
+        return await self._loop(TIMERS, timer_consumer_name(service), on_message)
+
+    async def _loop(self, stream: str, consumer: str, on_message: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        loop = _PullLoop(self._client, stream, consumer, on_message)
+        await loop.start()
+        return loop
+
+
+class _PullLoop:
+    """Keeps one pull request of `BATCH` open and starts a task for each message; the consumer bounds their number."""
+
+    def __init__(
+        self, client: Client, stream: str, consumer: str, on_message: Callable[[Msg], Awaitable[None]]
+    ) -> None:
+        self._client = client
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._consumer = consumer
+        self._on_message = on_message
+        self._inbox = client.new_inbox()
+        self._subscription: NatsSubscription | None = None
+        self._pull_done = asyncio.Event()
+        self._received = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._puller: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._deliver)
+        self._puller = asyncio.create_task(self._pull(), name=f"pull-{self._consumer}")
+
+    async def _pull(self) -> None:
+        request = json.dumps({"batch": BATCH, "expires": int(EXPIRES_S * 1e9)}).encode()
+        while True:
+            self._pull_done.clear()
+            self._received = 0
+            try:
+                await self._client.publish(self._subject, request, reply=self._inbox)
+                # A server that went away never ends the pull: ask again a little after it should have.
+                await asyncio.wait_for(self._pull_done.wait(), EXPIRES_S + 1.0)
+            except TimeoutError:
+                continue
+            except nats.errors.Error:
+                await asyncio.sleep(PULL_RETRY_S)
+
+    async def _deliver(self, message: Msg) -> None:
+        status = (message.headers or {}).get(STATUS_HEADER)
+        if status is not None:
+            if status not in ("404", "408", "409"):
+                log.warning("pull_status", extra={"consumer": self._consumer, "status": status})
+            if status == "409":
+                await asyncio.sleep(PULL_RETRY_S)
+            self._pull_done.set()
+            return
+        self._received += 1
+        if self._received >= BATCH:
+            self._pull_done.set()
+        task = asyncio.create_task(self._run(message), name=f"{self._consumer}-{message.subject}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, message: Msg) -> None:
+        try:
+            await self._on_message(message)
+        except nats.errors.Error as error:
+            # The acknowledgement did not get through: the message comes again after its wait.
+            log.warning("reaction_unacknowledged", extra={"consumer": self._consumer, "error": str(error)})
+        except Exception:
+            log.exception("reaction_broke", extra={"consumer": self._consumer, "subject": message.subject})
+
+    async def stop(self) -> None:
+        """Take no more; what is under way is cancelled and will be delivered to another replica, or to us again."""
+        tasks = [*self._tasks, *([self._puller] if self._puller is not None else [])]
+        if self._subscription is not None:
+            with contextlib.suppress(nats.errors.Error):  # already closed
+                await self._subscription.unsubscribe()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _NatsDelivery:
+    def __init__(self, client: Client, message: Msg, service: str) -> None:
+        self._client = client
+        self._message = message
+        self._service = service
+
+    @property
+    def attempts(self) -> int:
+        return self._message.metadata.num_delivered
+
+    async def ack(self) -> None:
+        await self._message.ack()
+
+    async def retry(self, delay_s: float) -> None:
+        await self._message.nak(delay=delay_s)
+
+    async def in_progress(self) -> None:
+        await self._message.in_progress()
+
+    async def park(self, reason: str) -> None:
+        seq = self._message.metadata.sequence.stream
+        body = {
+            "type": "Parked",
+            "service": self._service,
+            "subject": self._message.subject,
+            "seq": seq,
+            "reason": reason[:2000],
+            "attempts": self.attempts,
+            "at": datetime.now(UTC).isoformat(),
+        }
+        js = self._client.jetstream(timeout=5)
+        await js.publish(f"{PARKED_ROOT}.{self._service}.{seq}", json.dumps(body).encode())
+        await self._message.term()

@@ -1,0 +1,147 @@
+"""Streams, consumers and buckets: their names, settings and descriptions. Made by `provision`, never by a service."""
+
+from collections.abc import Mapping, Sequence
+
+from nats.aio.client import Client
+from nats.js import api
+from nats.js.errors import NotFoundError
+
+from shared.codec import ALL_EVENTS, filter_of_type
+from shared.events import Event
+
+EVENTS = "DRAPE_EVENTS"
+TIMERS = "DRAPE_TIMERS"
+LOGS = "DRAPE_LOGS"
+PARKED = "DRAPE_PARKED"
+FILES_BUCKET = "drape_files"
+
+TIMER_AT = "drape.timer.at"
+TIMER_EVERY = "drape.timer.every"
+TIMER_DUE = "drape.timer.due"
+LOG_ROOT = "drape.log"
+PROGRESS_ROOT = "drape.progress"
+PARKED_ROOT = "drape.parked"
+
+ACK_WAIT_S = 10.0
+"""A replica that dies or hangs has its work given to another after this; long effects report progress every third of it."""
+ACK_PENDING_MAX = 20_000
+"""Reactions under way for one service: each live preview keeps one open, which watches its dev server."""
+
+
+def reactor_name(service: str) -> str:
+    """The durable consumer from which a service reacts to events."""
+    return f"{service}-reactor"
+
+
+def timer_consumer_name(service: str) -> str:
+    """The durable consumer from which a service hears its timers."""
+    return f"{service}-timers"
+
+
+def _streams(replicas: int) -> list[api.StreamConfig]:
+    monitored = {"io.nats.monitor.enabled": "1"}
+    return [
+        api.StreamConfig(
+            name=EVENTS,
+            description="Drape's events, the only source of truth: drape.evt.<service>.<aggregate>.<id>.<EventType>",
+            subjects=[ALL_EVENTS],
+            retention=api.RetentionPolicy.LIMITS,
+            discard=api.DiscardPolicy.NEW,
+            storage=api.StorageType.FILE,
+            compression=api.StoreCompression.S2,
+            num_replicas=replicas,
+            duplicate_window=10 * 60,
+            deny_delete=True,
+            deny_purge=True,
+            allow_direct=True,
+            metadata=monitored,
+        ),
+        api.StreamConfig(
+            name=TIMERS,
+            description="Timers and ticks: schedules under drape.timer.at and .every, what is due under .due",
+            subjects=[f"{TIMER_AT}.>", f"{TIMER_EVERY}.>", f"{TIMER_DUE}.>"],
+            storage=api.StorageType.FILE,
+            num_replicas=replicas,
+            max_age=7 * 24 * 3600,
+            max_bytes=64 * 1024 * 1024,
+            allow_msg_schedules=True,
+            allow_msg_ttl=True,
+            metadata=monitored,
+        ),
+        api.StreamConfig(
+            name=LOGS,
+            description="What previews print (install, dev server), a batch a message: drape.log.<preview>",
+            subjects=[f"{LOG_ROOT}.>"],
+            storage=api.StorageType.FILE,
+            compression=api.StoreCompression.S2,
+            num_replicas=replicas,
+            max_age=24 * 3600,
+            max_bytes=256 * 1024 * 1024,
+            max_msgs_per_subject=5_000,
+            allow_direct=True,
+            metadata=monitored,
+        ),
+        api.StreamConfig(
+            name=PARKED,
+            description="Events whose reaction failed too often: drape.parked.<service>.<seq>",
+            subjects=[f"{PARKED_ROOT}.>"],
+            storage=api.StorageType.FILE,
+            num_replicas=replicas,
+            max_age=30 * 24 * 3600,
+            max_bytes=64 * 1024 * 1024,
+            metadata=monitored,
+        ),
+    ]
+
+
+async def provision(client: Client, reacts_to: Mapping[str, Sequence[type[Event]]], *, replicas: int = 1) -> None:
+    """Make or update everything that the services need. Idempotent. `reacts_to`: the event types each service acts on."""
+    js = client.jetstream(timeout=10)
+    for config in _streams(replicas):
+        try:
+            await js.stream_info(config.name or "")
+            await js.update_stream(config)
+        except NotFoundError:
+            await js.add_stream(config)
+    for service, kinds in reacts_to.items():
+        await js.add_consumer(EVENTS, _reactor(service, kinds))
+        await js.add_consumer(TIMERS, _timer_consumer(service))
+    try:
+        await js.object_store(FILES_BUCKET)
+    except NotFoundError:
+        await js.create_object_store(
+            FILES_BUCKET,
+            config=api.ObjectStoreConfig(
+                description="Projects' files: manifests and bundles",
+                replicas=replicas,
+                storage=api.StorageType.FILE,
+                max_bytes=8 * 1024**3,
+            ),
+        )
+
+
+def _reactor(service: str, kinds: Sequence[type[Event]]) -> api.ConsumerConfig:
+    return api.ConsumerConfig(
+        durable_name=reactor_name(service),
+        description=f"Events that {service} reacts to, shared by its replicas",
+        ack_policy=api.AckPolicy.EXPLICIT,
+        ack_wait=ACK_WAIT_S,
+        max_ack_pending=ACK_PENDING_MAX,
+        deliver_policy=api.DeliverPolicy.ALL,
+        filter_subjects=[filter_of_type(kind) for kind in kinds] or [f"drape.evt.none.{service}"],
+        metadata={"io.nats.monitor.outstanding-ack-critical": str(ACK_PENDING_MAX)},
+    )
+
+
+def _timer_consumer(service: str) -> api.ConsumerConfig:
+    return api.ConsumerConfig(
+        durable_name=timer_consumer_name(service),
+        description=f"Timers and ticks that are due for {service}, shared by its replicas",
+        ack_policy=api.AckPolicy.EXPLICIT,
+        ack_wait=ACK_WAIT_S,
+        max_ack_pending=ACK_PENDING_MAX,
+        deliver_policy=api.DeliverPolicy.ALL,
+        filter_subject=f"{TIMER_DUE}.{service}.>",
+    )
+
+

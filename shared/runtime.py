@@ -1,0 +1,381 @@
+"""The loop that all four services run: command -> decide -> event -> evolve -> react -> effect -> command.
+
+State changes only by folding the log, in the log's order. A command is decided on that state, its event appended with
+the expected revision, and answered once the event has come back and been folded: so an answer can be read at once, and
+every replica, and every replay, sees the same state.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import msgspec
+from opentelemetry.trace import SpanKind
+
+from shared import telemetry
+from shared.codec import Meta, Recorded, event_id
+from shared.commands import Command, Reply
+from shared.effects import Send, SetTimer
+from shared.errors import DrapeError, Invalid, Refused, Unavailable
+from shared.events import Event, aggregate_key
+from shared.ids import derive
+from shared.ports import Bus, Cause, Delivery, Handler, Head, Subscription, Timer, TimerFired, WrongLastSequence
+from shared.ulids import new_id
+
+log = logging.getLogger("drape.runtime")
+
+S = TypeVar("S")
+Effect = msgspec.Struct
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the loop."""
+
+    events_per_command_max: int = 64
+    """A decision that never has enough is a bug: it is stopped here."""
+    conflicts_max: int = 50
+    """Appends that lose to another writer before the caller is told to come again."""
+    fold_wait_s: float = 10.0
+    """How long an appended event may take to come back."""
+    heads_max: int = 200_000
+    """Aggregates whose last revision is remembered; older ones are asked from the log."""
+    recent_events_max: int = 50_000
+    """Event ids remembered, so that a repeated command finds its work done."""
+    reaction_attempts_max: int = 12
+    """After so many failures an event's reaction is parked."""
+    reaction_retry_max_s: float = 5.0
+    """Longest pause between two attempts of a reaction."""
+    progress_report_s: float = 3.0
+    """How often a long reaction tells NATS that it lives (a third of the consumers' ack wait)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition(Generic[S]):
+    """The pure parts of a service, as its rooms hold them."""
+
+    name: str
+    initial: Callable[[], S]
+    evolve: Callable[[S, Recorded], None]
+    decide: Callable[[S, Command], Sequence[Event]]
+    answer: Callable[[S, Command], Reply]
+    react: Callable[[S, Recorded], Sequence[Effect]]
+    on_timer: Callable[[S, TimerFired], Sequence[Effect]]
+    commands: tuple[type[Command], ...]
+    ticks: Mapping[str, float]
+
+
+Perform = Callable[[Effect, Cause], Awaitable[None]]
+
+
+class Runtime(Generic[S]):
+    """One replica of one service."""
+
+    def __init__(
+        self,
+        definition: Definition[S],
+        bus: Bus,
+        *,
+        instance: str = "0",
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.definition = definition
+        self.bus = bus
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.state = definition.initial()
+        self.seq = 0
+        self.ready = False
+        self.replay_s = 0.0
+        self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_folded: list[Callable[[Recorded], None]] = []
+        self._actor = f"{definition.name}/{instance}"
+        self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._recent: OrderedDict[str, int] = OrderedDict()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._tickets = itertools.count()
+        self._appending: dict[str, asyncio.Future[None]] = {}
+        self._subscriptions: list[Subscription] = []
+
+    # --- start and stop ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Replay the log up to now. From here on the state is live; nothing is served yet."""
+        begun = time.monotonic()
+        with telemetry.span(f"replay {self.definition.name}", SpanKind.INTERNAL, "", {}):
+            last = await self.bus.log.last_seq()
+            self._subscriptions.append(await self.bus.log.follow(self.seq, self._fold, self._crash))
+            await self._race(self.until(last, timeout_s=None))
+        self.replay_s = time.monotonic() - begun
+
+    async def serve(self, perform: Perform, queries: Mapping[str, Handler] | None = None) -> None:
+        """Answer commands and queries, react to events, hear timers."""
+
+        async def on_event(recorded: Recorded, delivery: Delivery) -> None:
+            await self._react(recorded, delivery, perform)
+
+        async def on_timer(fired: TimerFired, delivery: Delivery) -> None:
+            await self._on_timer(fired, delivery, perform)
+
+        commands = {kind.verb: self._handler(kind) for kind in self.definition.commands}
+        own = {"status": self._status, **(queries or {})}
+        self._subscriptions.append(await self.bus.commands.serve(self.definition.name, commands, own))
+        self._subscriptions.append(await self.bus.reactions.events(self.definition.name, on_event))
+        self._subscriptions.append(await self.bus.reactions.timers(self.definition.name, on_timer))
+        for name, period_s in self.definition.ticks.items():
+            await self.bus.timers.every(self.definition.name, name, period_s)
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Take nothing new, finish or hand back what is under way."""
+        self.ready = False
+        while self._subscriptions:
+            await self._subscriptions.pop().stop()
+
+    # --- folding ----------------------------------------------------------------------------------------------
+
+    def _fold(self, recorded: Recorded) -> None:
+        head = self._heads.get(recorded.key)
+        if head is not None and recorded.meta.rev <= head.rev:
+            # Two writers got through (ARCHITECTURE.md says how): the lower sequence won, here as everywhere.
+            telemetry.duplicate_revisions.add(1, {"service": self.definition.name})
+            log.error("duplicate_revision", extra={"key": recorded.key, "seq": recorded.seq, "rev": recorded.meta.rev})
+        else:
+            self._remember(recorded)
+            if recorded.event is not None:
+                self.definition.evolve(self.state, recorded)
+        self.seq = recorded.seq
+        while self._waiting and self._waiting[0][0] <= self.seq:
+            _, _, waiter = heapq.heappop(self._waiting)
+            if not waiter.done():
+                waiter.set_result(None)
+        for listener in self.on_folded:
+            listener(recorded)
+
+    def _remember(self, recorded: Recorded) -> None:
+        self._heads[recorded.key] = Head(recorded.seq, recorded.meta.rev)
+        self._heads.move_to_end(recorded.key)
+        self._recent[recorded.meta.id] = recorded.seq
+        if len(self._heads) > self.limits.heads_max:
+            self._heads.popitem(last=False)
+        if len(self._recent) > self.limits.recent_events_max:
+            self._recent.popitem(last=False)
+
+    def _crash(self, error: BaseException) -> None:
+        if not self.crashed.done():
+            self.crashed.set_exception(error)
+
+    async def until(self, seq: int, *, timeout_s: float | None = 10.0) -> None:
+        """Return once the state holds everything up to `seq`: what was written can be read."""
+        if seq <= self.seq:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (seq, next(self._tickets), waiter))
+        try:
+            await asyncio.wait_for(waiter, timeout_s)
+        except TimeoutError as error:
+            raise Unavailable("state_behind", f"The {self.definition.name} service lags behind the log.") from error
+
+    async def _race(self, work: Awaitable[None]) -> None:
+        """Wait for `work`, unless folding crashes first."""
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({task, self.crashed}, return_when=asyncio.FIRST_COMPLETED)
+        if self.crashed.done():
+            task.cancel()
+            self.crashed.result()
+        await task
+
+    # --- commands ---------------------------------------------------------------------------------------------
+
+    async def execute(self, command: Command, cause: Cause | None = None) -> Reply:
+        """Decide, append, fold, until the decision has nothing to add; then answer from the state.
+
+        Raises `Refused` when the decision says no, `Unavailable` when the log does not answer.
+        """
+        cause = cause or Cause()
+        command = msgspec.structs.replace(command, id=command.id or new_id(), at=self.clock())
+        conflicts = 0
+        appended = 0
+        while True:
+            event = self._next_event(command)
+            if event is None:
+                break
+            if appended >= self.limits.events_per_command_max:
+                raise DrapeError("decision_unbounded", f"{type(command).__name__} never had enough events.")
+            key = aggregate_key(event)
+            if key in self._appending:
+                await asyncio.wait({self._appending[key]})
+                continue
+            try:
+                await self._append(event, key, command, cause)
+                appended += 1
+            except WrongLastSequence as error:
+                conflicts += 1
+                telemetry.append_conflicts.add(1, {"service": self.definition.name})
+                if conflicts > self.limits.conflicts_max:
+                    raise Unavailable("contended", f"{key} is being changed by too many writers.") from error
+                await self._catch_up(key)
+        answer = self.definition.answer(self.state, command)
+        return msgspec.structs.replace(answer, seq=self.seq)
+
+    def _next_event(self, command: Command) -> Event | None:
+        """What the decision still wants. An event of this command that is in the log already is not wanted again."""
+        for event in self.definition.decide(self.state, command):
+            if event_id(command.id, event) not in self._recent:
+                return event
+        return None
+
+    async def _append(self, event: Event, key: str, command: Command, cause: Cause) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._appending[key] = done
+        try:
+            head = self._heads.get(key) or await self.bus.log.head(key)
+            meta = Meta(
+                id=event_id(command.id, event),
+                at=command.at,
+                rev=head.rev + 1,
+                correlation_id=cause.correlation_id or event.aggregate_id,
+                causation_id=command.id,
+                actor=cause.actor or self._actor,
+                traceparent=telemetry.carrier() or cause.traceparent,
+            )
+            seq = await self.bus.log.append(event, meta, after=head.seq)
+            await self.until(seq, timeout_s=self.limits.fold_wait_s)
+        finally:
+            del self._appending[key]
+            done.set_result(None)
+
+    async def _catch_up(self, key: str) -> None:
+        head = await self.bus.log.head(key)
+        await self.until(head.seq, timeout_s=self.limits.fold_wait_s)
+
+    async def send(self, command: Command, cause: Cause) -> bytes:
+        """Send a command to whichever service it is for; one for this service takes no detour. Gives the reply's body."""
+        if command.service == self.definition.name:
+            return msgspec.json.encode(await self.execute(command, cause))
+        return await self.bus.commands.send(command, cause)
+
+    def _handler(self, kind: type[Command]) -> Handler:
+        decoder = msgspec.json.Decoder(kind)
+        name = f"process drape.cmd.{kind.service}.{kind.verb}"
+        attributes = {"messaging.system": "nats", "messaging.operation.name": "process", "drape.command": kind.__name__}
+
+        async def handle(body: bytes, headers: Mapping[str, str]) -> bytes:
+            try:
+                command = decoder.decode(body or b"{}")
+            except msgspec.ValidationError as error:
+                raise Invalid("bad_command", f"{kind.__name__}: {error}.") from error
+            except msgspec.DecodeError as error:
+                raise Invalid("bad_json", f"{kind.__name__}: the body is not JSON: {error}.") from error
+            cause = Cause(
+                correlation_id=headers.get("Drape-Correlation-Id", ""),
+                causation_id=headers.get("Drape-Causation-Id", ""),
+                actor=headers.get("Drape-Actor", ""),
+                traceparent=headers.get("traceparent", ""),
+            )
+            begun = time.perf_counter()
+            with telemetry.span(name, SpanKind.SERVER, cause.traceparent, attributes):
+                reply = await self.execute(command, cause)
+            telemetry.process_duration.record(time.perf_counter() - begun, {"drape.command": kind.__name__})
+            return msgspec.json.encode(reply)
+
+        return handle
+
+    async def _status(self, _body: bytes, _headers: Mapping[str, str]) -> bytes:
+        last = await self.bus.log.last_seq()
+        status = {"ready": self.ready, "seq": self.seq, "lag": max(0, last - self.seq), "replay_s": round(self.replay_s, 4)}
+        return msgspec.json.encode(status)
+
+    # --- reactions --------------------------------------------------------------------------------------------
+
+    async def _react(self, recorded: Recorded, delivery: Delivery, perform: Perform) -> None:
+        async def work() -> None:
+            await self.until(recorded.seq, timeout_s=self.limits.fold_wait_s)
+            for index, effect in enumerate(self.definition.react(self.state, recorded)):
+                await self._perform(effect, _cause_of(recorded, index, self._actor), perform)
+
+        attributes = {
+            "messaging.system": "nats",
+            "messaging.operation.name": "process",
+            "messaging.consumer.group.name": f"{self.definition.name}-reactor",
+            "messaging.message.id": recorded.meta.id,
+            "messaging.message.conversation_id": recorded.meta.correlation_id,
+        }
+        name = f"process {recorded.key.rpartition('.')[0]}.{recorded.type}"
+        with telemetry.span(name, SpanKind.CONSUMER, recorded.meta.traceparent, attributes):
+            await self._deliver(f"{recorded.type} seq {recorded.seq}", delivery, work)
+
+    async def _on_timer(self, fired: TimerFired, delivery: Delivery, perform: Perform) -> None:
+        async def work() -> None:
+            for index, effect in enumerate(self.definition.on_timer(self.state, fired)):
+                cause = Cause(causation_id=derive(fired.key, self.definition.name, index), actor=self._actor)
+                await self._perform(effect, cause, perform)
+
+        await self._deliver(f"timer {fired.key}", delivery, work)
+
+    async def _perform(self, effect: Effect, cause: Cause, perform: Perform) -> None:
+        match effect:
+            case Send(command):
+                command_id = command.id or derive(cause.causation_id, type(command).__name__)
+                await self.send(msgspec.structs.replace(command, id=command_id), cause)
+            case SetTimer(name, timer_id, delay_s, data):
+                at = self.clock() + delay_s
+                timer = Timer(service=self.definition.name, name=name, id=timer_id, at=at, data=data)
+                await self.bus.timers.schedule(timer)
+            case _:
+                await perform(effect, cause)
+
+    async def _deliver(self, what: str, delivery: Delivery, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work and acknowledge it; a failure brings it again later, too many failures park it."""
+        alive = asyncio.create_task(_report_progress(delivery, self.limits.progress_report_s))
+        try:
+            await work()
+        except Exception as error:
+            await self._failed(what, delivery, error)
+        else:
+            await delivery.ack()
+        finally:
+            alive.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await alive
+
+    async def _failed(self, what: str, delivery: Delivery, error: Exception) -> None:
+        attempts = delivery.attempts
+        extra = {"what": what, "attempts": attempts, "error": f"{type(error).__name__}: {error}"}
+        if isinstance(error, Refused):
+            # The world has moved on since the event: a decision said so, and will say so again.
+            log.info("reaction_refused", extra=extra)
+            await delivery.ack()
+        elif attempts >= self.limits.reaction_attempts_max:
+            log.error("reaction_parked", extra=extra)
+            await delivery.park(f"{type(error).__name__}: {error}")
+        else:
+            expected = isinstance(error, DrapeError)
+            log.log(logging.WARNING if expected else logging.ERROR, "reaction_failed", extra=extra, exc_info=not expected)
+            await delivery.retry(min(self.limits.reaction_retry_max_s, 0.1 * 2**attempts))
+
+
+def _cause_of(recorded: Recorded, index: int, actor: str) -> Cause:
+    return Cause(
+        correlation_id=recorded.meta.correlation_id,
+        causation_id=derive(recorded.meta.id, "effect", index),
+        actor=actor,
+        traceparent=telemetry.carrier() or recorded.meta.traceparent,
+    )
+
+
+async def _report_progress(delivery: Delivery, period_s: float) -> None:
+    while True:
+        await asyncio.sleep(period_s)
+        try:
+            await delivery.in_progress()
+        except Exception as error:
+            # The connection is away: if it stays away, the work is another replica's.
+            log.debug("progress_unreported", extra={"error": str(error)})

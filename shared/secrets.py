@@ -1,0 +1,25 @@
+"""Secrets that are derived, so that none is ever stored or sent about."""
+
+import hashlib
+import hmac
+
+from shared.ids import PreviewId, VmId
+
+
+def agent_token(secret: str, vm_id: VmId) -> str:
+    """The token of one VM's agent, useless for any other."""
+    return _mac(secret, f"agent/{vm_id}")
+
+
+def probe_token(secret: str, preview_id: PreviewId) -> str:
+    """Lets the orchestrator's readiness probe through the gateway before the preview is open to browsers."""
+    return _mac(secret, f"probe/{preview_id}")
+
+
+def matches(given: str, expected: str) -> bool:
+    """Comparison that takes the same time wherever the two differ."""
+    return hmac.compare_digest(given.encode(), expected.encode())
+
+
+def _mac(secret: str, text: str) -> str:
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,97 @@
+"""Runs one replica of a service as a process: settings, telemetry, connection, loop, and an orderly end."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import uvloop
+
+from shared import telemetry
+from shared.errors import DrapeError
+from shared.jetstream.connection import bus_on, connect
+from shared.ports import Bus, Handler
+from shared.runtime import Definition, Perform, Runtime
+from shared.settings import Common, common
+
+log = logging.getLogger("drape.service")
+
+S = TypeVar("S")
+
+STOP_TIMEOUT_S = 8.0
+TELEMETRY_FLUSH_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a service adds to the loop: how its effects are performed, and what it answers to queries."""
+
+    perform: Perform
+    queries: Mapping[str, Handler]
+
+
+Build = Callable[[Runtime[S], Bus, Common, AsyncExitStack], Awaitable[Parts]]
+"""Makes a service's adapters once its state is live; what must be closed goes on the stack."""
+
+
+class Wiring(Generic[S]):
+    """A service's definition and the function that builds its adapters."""
+
+    def __init__(self, definition: Definition[S], build: Build[S]) -> None:
+        self.definition = definition
+        self.build = build
+
+
+@asynccontextmanager
+async def running(wiring: Wiring[S], bus: Bus, settings: Common) -> AsyncIterator[Runtime[S]]:
+    """One replica on this bus: replayed, serving, and stopped in order at the end."""
+    runtime = Runtime(wiring.definition, bus, instance=settings.drape_instance)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(runtime.stop)
+        await runtime.start()
+        parts = await wiring.build(runtime, bus, settings, stack)
+        await runtime.serve(parts.perform, parts.queries)
+        yield runtime
+
+
+async def _run(wiring: Wiring[S], settings: Common) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    name = wiring.definition.name
+    close_telemetry = telemetry.set_up(name, settings)
+    try:
+        client = await connect(settings.nats_url, f"drape-{name}/{settings.drape_instance}")
+        bus = bus_on(client, settings.drape_instance)
+        try:
+            async with running(wiring, bus, settings) as runtime:
+                log.info("serving", extra={"seq": runtime.seq, "replay_s": round(runtime.replay_s, 3)})
+                stopped = asyncio.create_task(stop.wait())
+                await asyncio.wait({stopped, runtime.crashed}, return_when=asyncio.FIRST_COMPLETED)
+                if runtime.crashed.done():
+                    runtime.crashed.result()
+        finally:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await bus.close()
+    finally:
+        # The exporters block while they flush.
+        await asyncio.wait({loop.run_in_executor(None, close_telemetry)}, timeout=TELEMETRY_FLUSH_S)
+    return 0
+
+
+def main(wiring: Wiring[S]) -> None:
+    """The process: exit 0 after SIGTERM, 1 with the reason on standard error when it cannot go on."""
+    try:
+        code = uvloop.run(_run(wiring, common()))
+    except DrapeError as error:
+        print(f"drape {wiring.definition.name}: {error.message} {error.hint}".rstrip(), file=sys.stderr)
+        code = 1
+    except Exception:
+        log.exception("service_died", extra={"service": wiring.definition.name})
+        code = 1
+    sys.exit(code)

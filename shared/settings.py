@@ -1,0 +1,55 @@
+"""Environment to config: one frozen Struct per service, read once, in its `app.py`."""
+
+import os
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+from shared.errors import Invalid
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def from_env(kind: type[T], prefix: str, env: Mapping[str, str] = os.environ) -> T:
+    """The config with every field that `<PREFIX>_<FIELD>` sets. Raises `Invalid` naming the variable that is wrong."""
+    given: dict[str, str] = {}
+    for field in msgspec.structs.fields(kind):
+        name = f"{prefix}_{field.name}".upper()
+        if env.get(name, "") != "":
+            given[field.name] = env[name]
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Invalid(
+            "bad_setting", f"A setting {prefix.upper()}_… is wrong: {error}.", "See the settings in docs/settings.md."
+        ) from error
+
+
+class Common(msgspec.Struct, frozen=True, kw_only=True):
+    """What every service needs to know."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """Where NATS is, credentials included."""
+    database_url: str = ""
+    """Where PostgreSQL is, credentials included; telemetry needs it."""
+    drape_instance: str = "0"
+    """Which replica this is: part of the connection's name and of traces."""
+    drape_secret: str = ""
+    """Platform secret, hex: agents' tokens and internal signatures are derived from it."""
+    drape_home: str = ""
+    """Where the local provider keeps its VMs."""
+    drape_log_level: str = "WARNING"
+    """Python's level names."""
+    otel_exporter_otlp_endpoint: str = ""
+    """Where traces and metrics go, by OTLP over HTTP; empty: nowhere."""
+
+
+def common(env: Mapping[str, str] = os.environ) -> Common:
+    """The settings that all services share, by their full upper-case names."""
+    given = {
+        field.name: env[field.name.upper()]
+        for field in msgspec.structs.fields(Common)
+        if env.get(field.name.upper(), "") != ""
+    }
+    return msgspec.convert(given, Common, strict=False)
