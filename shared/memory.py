@@ -297,7 +297,9 @@ class _MemoryCommands:
             problem = internal(error)
             raise DrapeError(problem.code, problem.detail) from error
 
-    async def serve(self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]) -> Subscription:
+    async def serve(
+        self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]
+    ) -> Subscription:
         served = [(f"cmd.{service}.{name}", handler) for name, handler in commands.items()]
         served += [(f"query.{service}.{name}", handler) for name, handler in queries.items()]
         for subject, handler in served:

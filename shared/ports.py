@@ -130,9 +130,7 @@ class EventLog(Protocol):
 class Reactions(Protocol):
     """Durable consumers, each shared by the replicas of its service."""
 
-    async def events(
-        self, service: str, handler: Callable[[Recorded, Delivery], Awaitable[None]]
-    ) -> Subscription: ...
+    async def events(self, service: str, handler: Callable[[Recorded, Delivery], Awaitable[None]]) -> Subscription: ...
 
     async def timers(
         self, service: str, handler: Callable[[TimerFired, Delivery], Awaitable[None]]
@@ -148,7 +146,9 @@ class Commands(Protocol):
 
     async def query(self, service: str, name: str, body: bytes = b"{}", *, timeout_s: float = 5.0) -> bytes: ...
 
-    async def serve(self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]) -> Subscription: ...
+    async def serve(
+        self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]
+    ) -> Subscription: ...
 
 
 class Timers(Protocol):

@@ -7,12 +7,13 @@ every replica, and every replay, sees the same state.
 
 import asyncio
 import contextlib
+import hashlib
 import heapq
 import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -125,7 +126,7 @@ class Runtime(Generic[S]):
             await self._on_timer(fired, delivery, perform)
 
         commands = {kind.verb: self._handler(kind) for kind in self.definition.commands}
-        own = {"status": self._status, **(queries or {})}
+        own = {"status": self._status, "digest": self._digest, **(queries or {})}
         self._subscriptions.append(await self.bus.commands.serve(self.definition.name, commands, own))
         self._subscriptions.append(await self.bus.reactions.events(self.definition.name, on_event))
         self._subscriptions.append(await self.bus.reactions.timers(self.definition.name, on_timer))
@@ -290,8 +291,16 @@ class Runtime(Generic[S]):
 
     async def _status(self, _body: bytes, _headers: Mapping[str, str]) -> bytes:
         last = await self.bus.log.last_seq()
-        status = {"ready": self.ready, "seq": self.seq, "lag": max(0, last - self.seq), "replay_s": round(self.replay_s, 4)}
+        status = {
+            "ready": self.ready,
+            "seq": self.seq,
+            "lag": max(0, last - self.seq),
+            "replay_s": round(self.replay_s, 4),
+        }
         return msgspec.json.encode(status)
+
+    async def _digest(self, _body: bytes, _headers: Mapping[str, str]) -> bytes:
+        return msgspec.json.encode({"seq": self.seq, "digest": digest(self.state)})
 
     # --- reactions --------------------------------------------------------------------------------------------
 
@@ -358,8 +367,28 @@ class Runtime(Generic[S]):
             await delivery.park(f"{type(error).__name__}: {error}")
         else:
             expected = isinstance(error, DrapeError)
-            log.log(logging.WARNING if expected else logging.ERROR, "reaction_failed", extra=extra, exc_info=not expected)
+            log.log(
+                logging.WARNING if expected else logging.ERROR, "reaction_failed", extra=extra, exc_info=not expected
+            )
             await delivery.retry(min(self.limits.reaction_retry_max_s, 0.1 * 2**attempts))
+
+
+def digest(state: object) -> str:
+    """A fingerprint of a whole state: two that are equal have the same one."""
+    return hashlib.sha256(msgspec.json.encode(state, order="deterministic")).hexdigest()
+
+
+def replay(definition: Definition[S], events: Iterable[Recorded]) -> S:
+    """The state that these events lead to, by the same rules as the live fold."""
+    state = definition.initial()
+    revisions: dict[str, int] = {}
+    for recorded in events:
+        if recorded.meta.rev <= revisions.get(recorded.key, 0):
+            continue
+        revisions[recorded.key] = recorded.meta.rev
+        if recorded.event is not None:
+            definition.evolve(state, recorded)
+    return state
 
 
 def _cause_of(recorded: Recorded, index: int, actor: str) -> Cause:

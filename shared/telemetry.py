@@ -28,7 +28,9 @@ append_conflicts = _meter.create_counter(
     "drape.append.conflicts", unit="{conflict}", description="Appends that another writer was ahead of"
 )
 duplicate_revisions = _meter.create_counter(
-    "drape.fold.duplicate_revisions", unit="{event}", description="Events ignored because their revision was folded before"
+    "drape.fold.duplicate_revisions",
+    unit="{event}",
+    description="Events ignored because their revision was folded before",
 )
 preview_ready_duration = _meter.create_histogram(
     "drape.preview.ready.duration",
@@ -80,10 +82,16 @@ def _export(service: str, settings: Common) -> Callable[[], None]:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     resource = Resource.create(
-        {"service.name": f"drape-{service}", "service.namespace": "drape", "service.instance.id": settings.drape_instance}
+        {
+            "service.name": f"drape-{service}",
+            "service.namespace": "drape",
+            "service.instance.id": settings.drape_instance,
+        }
     )
     tracers = TracerProvider(resource=resource)
-    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_TIMEOUT_S), schedule_delay_millis=1000))
+    tracers.add_span_processor(
+        BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_TIMEOUT_S), schedule_delay_millis=1000)
+    )
     trace.set_tracer_provider(tracers)
     reader = PeriodicExportingMetricReader(OTLPMetricExporter(timeout=EXPORT_TIMEOUT_S), export_interval_millis=10_000)
     meters = MeterProvider(resource=resource, metric_readers=[reader])
@@ -110,7 +118,12 @@ def span(
     """A span that continues the trace which `traceparent` names; an exception marks it as failed."""
     parent = propagate.extract({"traceparent": traceparent}) if traceparent else None
     with _tracer.start_as_current_span(
-        name, context=parent, kind=kind, attributes=dict(attributes), record_exception=False, set_status_on_exception=False
+        name,
+        context=parent,
+        kind=kind,
+        attributes=dict(attributes),
+        record_exception=False,
+        set_status_on_exception=False,
     ) as current:
         try:
             yield current

@@ -23,7 +23,7 @@ def _services() -> dict[str, tuple[str, ...]]:
 
 
 def _provision() -> tuple[str, ...]:
-    return (sys.executable, "-m", "shared.provision")
+    return (sys.executable, "-m", "deploy.provision")
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):

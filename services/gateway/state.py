@@ -29,9 +29,7 @@ from shared.events import (
 )
 from shared.ids import OwnerId, PreviewId, ProjectId
 
-Status = Literal[
-    "acquiring", "syncing", "installing", "starting", "waiting", "ready", "suspended", "failed", "stopped"
-]
+Status = Literal["acquiring", "syncing", "installing", "starting", "waiting", "ready", "suspended", "failed", "stopped"]
 STEP_OF: dict[str, str] = {
     "acquiring": "acquiring_vm",
     "syncing": "syncing_files",

@@ -182,11 +182,7 @@ def record_installed(state: State, command: RecordInstallCompleted) -> Sequence[
     if preview is None:
         return []
     if preview.status == "installing":
-        return [
-            InstallCompleted(
-                preview_id=preview.preview_id, attempt=preview.attempt, install_s=command.install_s
-            )
-        ]
+        return [InstallCompleted(preview_id=preview.preview_id, attempt=preview.attempt, install_s=command.install_s)]
     return _advance(preview)
 
 
@@ -304,9 +300,7 @@ def _advance(preview: Preview) -> Sequence[Event]:
         return []
     match preview.status:
         case "synced" if not found.install_command:
-            return [
-                InstallSkipped(preview_id=preview.preview_id, attempt=preview.attempt, reason="no_dependencies")
-            ]
+            return [InstallSkipped(preview_id=preview.preview_id, attempt=preview.attempt, reason="no_dependencies")]
         case "synced":
             return [
                 InstallStarted(

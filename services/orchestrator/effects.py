@@ -111,7 +111,9 @@ class OrchestratorEffects:
         if preview is None or project is None or preview.found is not None:
             return
         manifest = await self._store.manifest(project.manifest)
-        texts = await self._store.read(manifest, [p for p in ("package.json", "package-lock.json") if p in manifest.files])
+        texts = await self._store.read(
+            manifest, [p for p in ("package.json", "package-lock.json") if p in manifest.files]
+        )
         package = texts.get("package.json")
         lockfile = texts.get("package-lock.json")
         try:
@@ -240,7 +242,9 @@ class OrchestratorEffects:
                     seen = f"status {status}"
                 await asyncio.sleep(self._config.agent_retry_s)
         message = f"The preview did not answer through the gateway within {self._config.confirm_limit_s:g} s: {seen}."
-        await self._fail(effect.preview_id, effect.attempt, "gateway_unreachable", message, "Is the gateway running?", cause)
+        await self._fail(
+            effect.preview_id, effect.attempt, "gateway_unreachable", message, "Is the gateway running?", cause
+        )
 
     # --- commands ---------------------------------------------------------------------------------------------
 

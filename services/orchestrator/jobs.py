@@ -103,7 +103,9 @@ class JobRunner:
                 silent += 1
                 if self._teller.running(preview_id, attempt) is None:
                     return
-                check = CheckVm(vm_id=vm.vm_id, healthy=False, detail=str(error)[:200], id=f"{cause.causation_id}-{silent}")
+                check = CheckVm(
+                    vm_id=vm.vm_id, healthy=False, detail=str(error)[:200], id=f"{cause.causation_id}-{silent}"
+                )
                 await self._send(check, cause)
                 await asyncio.sleep(self._config.agent_retry_s)
             except AgentError as error:
@@ -203,10 +205,18 @@ def _outcome(effect: RunDevServer, update: Ready | Erroring | ReadyTimeout) -> C
 def install_failure(status: JobStatus, limit_s: float) -> tuple[str, str, str]:
     """(code, message, hint) for an install that did not end with 0."""
     if status.timed_out:
-        return "install_timeout", f"The install had not ended after {limit_s:g} s.", "Is the package registry reachable?"
+        return (
+            "install_timeout",
+            f"The install had not ended after {limit_s:g} s.",
+            "Is the package registry reachable?",
+        )
     if status.exit_code == 127:
         return "package_manager_missing", "The package manager was not found in the VM.", "npm comes with Node."
     if status.signal or status.exit_code == 137:
-        return "install_killed", f"The install was ended by {status.signal or 'SIGKILL'}.", "It may have run out of memory."
+        return (
+            "install_killed",
+            f"The install was ended by {status.signal or 'SIGKILL'}.",
+            "It may have run out of memory.",
+        )
     hint = "The log's last lines are the package manager's own words."
     return "install_failed", f"The package manager ended with code {status.exit_code}.", hint

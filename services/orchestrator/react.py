@@ -136,11 +136,7 @@ def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
     """What has to happen because time has passed."""
     if fired.name != STEP_TIMER:
         return []  # a timer of another version of this service
-    return [
-        Send(
-            ExpireStep(preview_id=fired.id, attempt=int(fired.data["attempt"]), step=str(fired.data["step"]))
-        )
-    ]
+    return [Send(ExpireStep(preview_id=fired.id, attempt=int(fired.data["attempt"]), step=str(fired.data["step"])))]
 
 
 def _limit(preview: Preview, status: str, limit_s: float, config: OrchestratorConfig) -> SetTimer:

@@ -85,9 +85,7 @@ async def _resize(runtime: Runtime[state.State], config: PoolConfig) -> None:
     await runtime.execute(ResizePool(target=target, minimum=minimum, maximum=maximum))
 
 
-def _provider(
-    config: PoolConfig, settings: Common, session: aiohttp.ClientSession
-) -> tuple[Provider, HealthProbe]:
+def _provider(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> tuple[Provider, HealthProbe]:
     if config.provider == "simulated":
         return SimulatedProvider(config.simulated_boot_s), SimulatedHealthProbe()
     if not settings.drape_home or not settings.drape_secret:

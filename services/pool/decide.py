@@ -69,9 +69,7 @@ def decide(state: State, command: Command, config: PoolConfig) -> Sequence[Event
 def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
     """A warm VM at once, or a place in the queue. Nobody overtakes a claim that waits."""
     if not is_token(command.preview_id):
-        raise Invalid(
-            "bad_id", "preview_id must be 1 to 64 characters of a-z, 0-9 and '-'."
-        )
+        raise Invalid("bad_id", "preview_id must be 1 to 64 characters of a-z, 0-9 and '-'.")
     if not 0 < command.timeout_s <= CLAIM_TIMEOUT_MAX_S:
         raise Invalid(
             "bad_timeout",
@@ -81,36 +79,22 @@ def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
         return []
     free = warm(state)
     if free and not state.claims:
-        return [
-            _acquired(
-                free[0], command.preview_id, command.owner, from_pool=True, waited_s=0.0
-            )
-        ]
+        return [_acquired(free[0], command.preview_id, command.owner, from_pool=True, waited_s=0.0)]
     deadline = command.at + command.timeout_s
-    return [
-        ClaimQueued(
-            preview_id=command.preview_id, owner=command.owner, deadline=deadline
-        )
-    ]
+    return [ClaimQueued(preview_id=command.preview_id, owner=command.owner, deadline=deadline)]
 
 
 def release(state: State, command: ReleaseVm) -> Sequence[Event]:
     """Whatever the preview holds: a VM, a claim, or nothing any more."""
     vm_id = state.holders.get(command.preview_id)
     if vm_id is not None:
-        return [
-            VmReleased(
-                vm_id=vm_id, preview_id=command.preview_id, reason=command.reason
-            )
-        ]
+        return [VmReleased(vm_id=vm_id, preview_id=command.preview_id, reason=command.reason)]
     if command.preview_id in state.claims:
         return [ClaimWithdrawn(preview_id=command.preview_id, reason=command.reason)]
     return []
 
 
-def maintain(
-    state: State, command: MaintainPool, config: PoolConfig
-) -> Sequence[Event]:
+def maintain(state: State, command: MaintainPool, config: PoolConfig) -> Sequence[Event]:
     """Everything that the pool owes at this moment."""
     return [
         *_expire_claims(state, command.at),
@@ -124,9 +108,7 @@ def maintain(
 
 def _expire_claims(state: State, at: float) -> list[Event]:
     return [
-        ClaimExpired(
-            preview_id=claim.preview_id, waited_s=round(at - claim.queued_at, 3)
-        )
+        ClaimExpired(preview_id=claim.preview_id, waited_s=round(at - claim.queued_at, 3))
         for claim in state.claims.values()
         if claim.deadline <= at
     ]
@@ -149,9 +131,7 @@ def _release_doubles(state: State) -> list[Event]:
     return [
         VmReleased(vm_id=vm.vm_id, preview_id=vm.preview_id, reason="double")
         for vm in state.vms.values()
-        if vm.status == "acquired"
-        and vm.preview_id is not None
-        and state.holders.get(vm.preview_id) != vm.vm_id
+        if vm.status == "acquired" and vm.preview_id is not None and state.holders.get(vm.preview_id) != vm.vm_id
     ]
 
 
@@ -177,9 +157,7 @@ def _create(state: State, at: float, config: PoolConfig) -> list[Event]:
     wanted = state.target + len(state.claims) - len(warm(state)) - booting
     room = state.maximum - len(state.vms)
     if state.boot_failures:
-        room = min(
-            room, 1 - booting
-        )  # while boots fail, one at a time finds out whether they still do
+        room = min(room, 1 - booting)  # while boots fail, one at a time finds out whether they still do
     return [
         VmCreationStarted(
             vm_id=vm_name(state.created + i),
@@ -197,9 +175,7 @@ def _retire(state: State, at: float, config: PoolConfig) -> list[Event]:
     free = warm(state)
     surplus = free[: max(0, len(free) - state.target)]
     kept = free[len(surplus) :]
-    aged = [vm for vm in kept if at - vm.booted_at > config.warm_age_max_s][
-        : max(0, len(kept) - state.minimum)
-    ]
+    aged = [vm for vm in kept if at - vm.booted_at > config.warm_age_max_s][: max(0, len(kept) - state.minimum)]
     return [
         *(VmRetired(vm_id=vm.vm_id, reason="surplus") for vm in surplus),
         *(VmRetired(vm_id=vm.vm_id, reason="aged") for vm in aged),
@@ -217,11 +193,7 @@ def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]
     failures = vm.failures if counted else vm.failures + 1
     events: list[Event] = []
     if not counted:
-        events.append(
-            VmHealthCheckFailed(
-                vm_id=vm.vm_id, failures=failures, detail=command.detail[:500]
-            )
-        )
+        events.append(VmHealthCheckFailed(vm_id=vm.vm_id, failures=failures, detail=command.detail[:500]))
     if failures >= config.health_failures_max:
         events.append(_given_up(vm, command.detail))
     return events
@@ -229,10 +201,7 @@ def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]
 
 def resize(state: State, command: ResizePool) -> Sequence[Event]:
     """The size must make sense as a whole."""
-    if (
-        not 0 <= command.minimum <= command.target <= command.maximum <= POOL_SIZE_MAX
-        or command.maximum == 0
-    ):
+    if not 0 <= command.minimum <= command.target <= command.maximum <= POOL_SIZE_MAX or command.maximum == 0:
         raise Invalid(
             "bad_pool_size",
             f"0 <= minimum <= target <= maximum must hold, with a maximum of 1 to {POOL_SIZE_MAX}; "
@@ -244,40 +213,28 @@ def resize(state: State, command: ResizePool) -> Sequence[Event]:
         command.maximum,
     ):
         return []
-    return [
-        PoolResized(
-            target=command.target, minimum=command.minimum, maximum=command.maximum
-        )
-    ]
+    return [PoolResized(target=command.target, minimum=command.minimum, maximum=command.maximum)]
 
 
 def record_booted(state: State, command: RecordVmBooted) -> Sequence[Event]:
     vm = state.vms.get(command.vm_id)
     if vm is None or vm.status != "booting":
         return []
-    return [
-        VmBooted(
-            vm_id=vm.vm_id, host=command.host, port=command.port, boot_s=command.boot_s
-        )
-    ]
+    return [VmBooted(vm_id=vm.vm_id, host=command.host, port=command.port, boot_s=command.boot_s)]
 
 
 def record_boot_failed(state: State, command: RecordVmBootFailed) -> Sequence[Event]:
     vm = state.vms.get(command.vm_id)
     if vm is None or vm.status != "booting":
         return []
-    return [
-        VmBootFailed(vm_id=vm.vm_id, code=command.code, message=command.message[:500])
-    ]
+    return [VmBootFailed(vm_id=vm.vm_id, code=command.code, message=command.message[:500])]
 
 
 def record_lost(state: State, command: RecordVmLost) -> Sequence[Event]:
     vm = state.vms.get(command.vm_id)
     if vm is None or vm.status not in ("ready", "acquired"):
         return []
-    return [
-        VmLost(vm_id=vm.vm_id, preview_id=vm.preview_id, detail=command.detail[:500])
-    ]
+    return [VmLost(vm_id=vm.vm_id, preview_id=vm.preview_id, detail=command.detail[:500])]
 
 
 def record_destroyed(state: State, command: RecordVmDestroyed) -> Sequence[Event]:
@@ -289,9 +246,7 @@ def vm_name(number: int) -> str:
     return f"vm-{number:06d}"
 
 
-def _acquired(
-    vm: Vm, preview_id: str, owner: str, *, from_pool: bool, waited_s: float
-) -> VmAcquired:
+def _acquired(vm: Vm, preview_id: str, owner: str, *, from_pool: bool, waited_s: float) -> VmAcquired:
     return VmAcquired(
         vm_id=vm.vm_id,
         preview_id=preview_id,

@@ -71,9 +71,7 @@ class PoolEffects:
             case Reconcile():
                 await self._reconcile(cause)
             case _:
-                raise AssertionError(
-                    f"not an effect of the pool: {type(effect).__name__}"
-                )
+                raise AssertionError(f"not an effect of the pool: {type(effect).__name__}")
 
     async def _create(self, vm_id: VmId, cause: Cause) -> None:
         spec = VmSpec(
@@ -103,9 +101,7 @@ class PoolEffects:
             return
         boot_s = round(self._clock() - begun, 3)
         await self._send(
-            RecordVmBooted(
-                vm_id=vm_id, host=address.host, port=address.port, boot_s=boot_s
-            ),
+            RecordVmBooted(vm_id=vm_id, host=address.host, port=address.port, boot_s=boot_s),
             cause,
         )
 
@@ -127,9 +123,7 @@ class PoolEffects:
                     ) from error
         await self._send(RecordVmDestroyed(vm_id=vm_id), cause)
 
-    async def _check_health(
-        self, vms: tuple[tuple[VmId, str, int], ...], cause: Cause
-    ) -> None:
+    async def _check_health(self, vms: tuple[tuple[VmId, str, int], ...], cause: Cause) -> None:
         gate = asyncio.Semaphore(self._config.health_concurrency_max)
 
         async def check(vm_id: VmId, host: str, port: int) -> None:
@@ -137,9 +131,7 @@ class PoolEffects:
                 wrong = await self._probe(vm_id, host, port)
             vm = self._state().vms.get(vm_id)
             if wrong or (vm is not None and vm.failures):
-                await self._send(
-                    CheckVm(vm_id=vm_id, healthy=not wrong, detail=wrong), cause, vm_id
-                )
+                await self._send(CheckVm(vm_id=vm_id, healthy=not wrong, detail=wrong), cause, vm_id)
 
         async with asyncio.TaskGroup() as group:
             for vm_id, host, port in vms:
@@ -156,22 +148,15 @@ class PoolEffects:
             ) from error
         vms = self._state().vms
         for vm_id, listing in listed.items():
-            if (
-                vm_id not in vms
-                and self._clock() - listing.created_at > self._config.orphan_grace_s
-            ):
-                log.warning(
-                    "orphan_reaped", extra={"vm_id": vm_id, "state": listing.state}
-                )
+            if vm_id not in vms and self._clock() - listing.created_at > self._config.orphan_grace_s:
+                log.warning("orphan_reaped", extra={"vm_id": vm_id, "state": listing.state})
                 await self._provider.destroy(vm_id)
         for vm in list(vms.values()):
             listing_of = listed.get(vm.vm_id)
             gone = listing_of is None or listing_of.state == "stopped"
             if gone and vm.status in ("ready", "acquired"):
                 await self._send(
-                    RecordVmLost(
-                        vm_id=vm.vm_id, detail="The provider no longer has it."
-                    ),
+                    RecordVmLost(vm_id=vm.vm_id, detail="The provider no longer has it."),
                     cause,
                     vm.vm_id,
                 )

@@ -68,15 +68,8 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
     match recorded.event:
         case VmCreationStarted(vm_id=vm_id):
             vm = state.vms.get(vm_id)
-            return (
-                [CreateVm(vm_id)] if vm is not None and vm.status == "booting" else []
-            )
-        case (
-            VmBootFailed(vm_id=vm_id)
-            | VmReleased(vm_id=vm_id)
-            | VmRetired(vm_id=vm_id)
-            | VmLost(vm_id=vm_id)
-        ):
+            return [CreateVm(vm_id)] if vm is not None and vm.status == "booting" else []
+        case VmBootFailed(vm_id=vm_id) | VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id):
             return [DestroyVm(vm_id)] if vm_id in state.vms else []
         case VmBooted() | VmAcquired() | VmDestroyed() | ClaimQueued() | PoolResized():
             return [Send(MaintainPool())]
@@ -91,9 +84,7 @@ def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
             return [Send(MaintainPool())]
         case "health":
             held = tuple(
-                (vm.vm_id, vm.host, vm.port)
-                for vm in state.vms.values()
-                if vm.status in ("ready", "acquired")
+                (vm.vm_id, vm.host, vm.port) for vm in state.vms.values() if vm.status in ("ready", "acquired")
             )
             return [CheckHealth(held)] if held else []
         case "reconcile":

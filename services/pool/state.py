@@ -99,21 +99,15 @@ def evolve(state: State, recorded: Recorded) -> None:
             _let_go(state, vm_id)
             _change(state, vm_id, status="going")
         case VmHealthCheckFailed(vm_id=vm_id, failures=failures):
-            _change(
-                state, vm_id, failures=failures, checked_by=recorded.meta.causation_id
-            )
+            _change(state, vm_id, failures=failures, checked_by=recorded.meta.causation_id)
         case VmHealthCheckRecovered(vm_id=vm_id):
             _change(state, vm_id, failures=0)
         case VmDestroyed(vm_id=vm_id):
             _let_go(state, vm_id)
             state.vms.pop(vm_id, None)
         case ClaimQueued(preview_id=preview_id, owner=owner, deadline=deadline):
-            state.claims[preview_id] = Claim(
-                preview_id=preview_id, owner=owner, queued_at=at, deadline=deadline
-            )
-        case (
-            ClaimExpired(preview_id=preview_id) | ClaimWithdrawn(preview_id=preview_id)
-        ):
+            state.claims[preview_id] = Claim(preview_id=preview_id, owner=owner, queued_at=at, deadline=deadline)
+        case ClaimExpired(preview_id=preview_id) | ClaimWithdrawn(preview_id=preview_id):
             state.claims.pop(preview_id, None)
         case PoolResized(target=target, minimum=minimum, maximum=maximum):
             state.target, state.minimum, state.maximum = target, minimum, maximum
@@ -129,9 +123,5 @@ def _change(state: State, vm_id: VmId, **changes: object) -> None:
 
 def _let_go(state: State, vm_id: VmId) -> None:
     vm = state.vms.get(vm_id)
-    if (
-        vm is not None
-        and vm.preview_id is not None
-        and state.holders.get(vm.preview_id) == vm_id
-    ):
+    if vm is not None and vm.preview_id is not None and state.holders.get(vm.preview_id) == vm_id:
         del state.holders[vm.preview_id]

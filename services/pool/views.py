@@ -45,10 +45,6 @@ def answer(state: State, command: Command) -> Reply:
     if isinstance(command, AcquireVm):
         vm_id = state.holders.get(command.preview_id)
         waiting = list(state.claims)
-        position = (
-            waiting.index(command.preview_id) + 1
-            if command.preview_id in state.claims
-            else 0
-        )
+        position = waiting.index(command.preview_id) + 1 if command.preview_id in state.claims else 0
         return ClaimReply(vm_id=vm_id, position=position)
     return Reply()

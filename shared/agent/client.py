@@ -1,14 +1,15 @@
 """The control plane's side of the wire: one typed method for each of the agent's routes.
 
 Every call has a time-out. A refusal by the agent is an AgentError with its code; anything that keeps the answer from
-coming is AgentUnreachable. Never retries: the caller knows what is idempotent (all of it, by id or version) and how long
-it wants to try.
+coming is AgentUnreachable. Never retries: the caller knows how long it wants to
+try (all of it is idempotent, by id or version).
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -91,7 +92,7 @@ class AgentClient:
 
     async def read_file(self, path: str) -> bytes:
         """A file of the project, at most 1 MiB."""
-        async with self._request("GET", f"/files/{path}", total_s=self._request_timeout_s) as response:
+        async with self._request("GET", f"/files/{quote(path)}", total_s=self._request_timeout_s) as response:
             return await response.read()
 
     async def start_job(self, job_id: str, spec: JobSpec) -> JobStatus:

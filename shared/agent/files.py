@@ -62,11 +62,11 @@ class ProjectFiles:
         reader = TarReader(self._bounded(read))
         members = reader.members()
         sync = self._header(reader, members)
+        check_sync(sync, self._limits)
         if self._is_stale(sync):
             for _ in members:
                 continue
             return SyncResult(version=self.version, stale=True)
-        check_sync(sync, self._limits)
         folder = Folder(self._app_dir)
         try:
             return _Apply(sync, folder, reader, members, self._begin).run(self._finish)

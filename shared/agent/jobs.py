@@ -266,7 +266,7 @@ class JobSupervisor:
             async with asyncio.timeout(self._limits.exit_wait_s):
                 await job.exited.wait()
         except TimeoutError:
-            log.error("a job did not end", extra={"job_id": job.id, "pid": job.pid})
+            log.exception("a job did not end", extra={"job_id": job.id, "pid": job.pid})
 
     def _make_room(self) -> None:
         if self._closing:

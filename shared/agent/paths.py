@@ -69,7 +69,7 @@ class Folder:
     def parent(self, path: str, *, create: bool = False, may_unlink: frozenset[str] | None = frozenset()) -> int:
         """A descriptor of the folder that holds `path`; valid until the next call.
 
-        `create`: makes missing folders. `may_unlink`: names of files or links that may give way to a folder (None: all).
+        `create`: makes missing folders. `may_unlink`: files or links that may give way to a folder (None: all).
         Raises FileNotFoundError (not `create`), or AgentProblem path_through_symlink or path_conflict (409).
         """
         folder = path.rpartition("/")[0]

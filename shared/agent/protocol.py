@@ -81,7 +81,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Times are Unix seconds. `rss_bytes` is the whole tree's, and only given while it runs and was asked for alone."""
+    """Times are Unix seconds. `rss_bytes` is the whole tree's, given by GET while the job runs."""
 
     id: str
     state: JobState
@@ -107,7 +107,7 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadySpec(msgspec.Struct, frozen=True, kw_only=True):
-    """How to wait for a dev server. `timeout_s` counts from the request, `elapsed_s` in answers from the job's start."""
+    """How to wait for a dev server. `timeout_s` counts from the request, `elapsed_s` from the job's start."""
 
     port: int | None = None
     """The port that the server was asked to take; any other port of the job counts too, but must wait its turn."""
@@ -188,7 +188,7 @@ class PortFile(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
 
 
-class AgentProblem(Exception):
+class AgentProblem(Exception):  # noqa: N818 - what a problem document tells
     """A refusal by the agent, with the status and body that it answers."""
 
     def __init__(

@@ -191,7 +191,7 @@ class _Search:
             self._ask(candidate)
 
     def _forget(self, candidate: _Candidate) -> None:
-        """Its socket has closed. A request that hangs on that would hang for ever, and may even keep it from closing."""
+        """Its socket has closed. A request on it would hang for ever, and may even keep it from closing."""
         candidate.open = False
         candidate.answer = None
         candidate.error = candidate.error_since_s = None

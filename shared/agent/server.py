@@ -114,7 +114,7 @@ class AgentServer:
         return exit_code
 
     async def _watch_contact(self) -> None:
-        """Counts the time without contact. Time in which this process was frozen does not count: it could not be called."""
+        """Counts the time without contact. Not that in which it was frozen and could not be called."""
         tick_s = min(1.0, self._limits.orphan_timeout_s / 10)
         before_s = time.monotonic()
         while True:

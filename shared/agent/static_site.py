@@ -210,7 +210,7 @@ def fingerprint(root: Path, files_max: int) -> str:
             if name.endswith(".drape-tmp"):
                 continue  # a file that is just being brought in
             try:
-                found = os.lstat(os.path.join(folder, name))
+                found = os.lstat(f"{folder}/{name}")
             except OSError:
                 continue
             digest.update(f"{folder}/{name}\0{found.st_mtime_ns}\0{found.st_size}\0".encode("utf-8", "surrogateescape"))

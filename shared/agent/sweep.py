@@ -1,4 +1,7 @@
-"""Removes from a folder what a version of the project does not list. Never: follows a symlink, or takes what is protected."""
+"""Removes from a folder what a version of the project does not list.
+
+Never: follows a symlink, or takes what is protected.
+"""
 
 import errno
 import os

@@ -67,7 +67,9 @@ class NatsCommands:
             raise from_problem(msgspec.json.decode(answer.data, type=Problem))
         return answer.data
 
-    async def serve(self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]) -> Subscription:
+    async def serve(
+        self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]
+    ) -> Subscription:
         micro = await add_service(
             self._client,
             ServiceConfig(

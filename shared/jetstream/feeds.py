@@ -60,7 +60,9 @@ class NatsPreviewLogs:
         try:
             while len(batches) < limit:
                 message = await self._js.get_msg(LOGS, seq=seq, subject=subject, next=True, direct=True)
-                batches.append(LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines.decode(message.data or b"[]")))
+                batches.append(
+                    LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines.decode(message.data or b"[]"))
+                )
                 seq = (message.seq or 0) + 1
         except NotFoundError:
             return batches

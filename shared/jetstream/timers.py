@@ -30,13 +30,9 @@ class NatsTimers:
         key = f"{service}.{name}"
         # A tick that nobody heard is of no use later: it lives for one period, a second at least.
         ttl = f"{max(1, round(period_s))}s"
-        await self._publish(
-            f"{TIMER_EVERY}.{key}", f"{TIMER_DUE}.{key}.tick", f"@every {round(period_s)}s", ttl, {}
-        )
+        await self._publish(f"{TIMER_EVERY}.{key}", f"{TIMER_DUE}.{key}.tick", f"@every {round(period_s)}s", ttl, {})
 
-    async def _publish(
-        self, subject: str, target: str, schedule: str, ttl: str, data: dict[str, str | int]
-    ) -> None:
+    async def _publish(self, subject: str, target: str, schedule: str, ttl: str, data: dict[str, str | int]) -> None:
         headers = {"Nats-Schedule": schedule, "Nats-Schedule-Target": target, "Nats-Schedule-TTL": ttl}
         try:
             await self._js.publish(subject, msgspec.json.encode(data), headers=headers)

@@ -143,5 +143,3 @@ def _timer_consumer(service: str) -> api.ConsumerConfig:
         deliver_policy=api.DeliverPolicy.ALL,
         filter_subject=f"{TIMER_DUE}.{service}.>",
     )
-
-

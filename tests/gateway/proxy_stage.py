@@ -1,6 +1,7 @@
 """A stage for the proxy's tests: a real dev server, the proxy in front of it, and clients, all on real sockets."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -121,8 +122,6 @@ async def raw_server(
 
 def free_port_refusing() -> int:
     """A port on which nothing listens."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])

@@ -47,9 +47,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             )
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and origin.split("://", 1)[-1].lower() != request.host.lower():
-            raise Refused(
-                "origin_not_allowed", "Pages of another origin may not use this API.", status=403
-            )
+            raise Refused("origin_not_allowed", "Pages of another origin may not use this API.", status=403)
         if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and request.path.startswith("/api"):
             raise Refused("origin_not_allowed", "Pages of another origin may not use this API.", status=403)
 

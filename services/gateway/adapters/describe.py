@@ -54,7 +54,11 @@ def _project_paths(problem: Json) -> Json:
         "/api/projects": {
             "get": _operation("The owner's projects", problem, {"200": _ok("Projects", many)}),
             "post": _operation(
-                "Create a project", problem, {"201": _ok("Created", project)}, requestBody=create_body, parameters=[_KEY]
+                "Create a project",
+                problem,
+                {"201": _ok("Created", project)},
+                requestBody=create_body,
+                parameters=[_KEY],
             ),
         },
         "/api/projects/{id}": {

@@ -69,7 +69,11 @@ class Feed:
     """All subscribers of this gateway."""
 
     def __init__(
-        self, state: Callable[[], State], seq: Callable[[], int], config: GatewayConfig, clock: Callable[[], float] = time.time
+        self,
+        state: Callable[[], State],
+        seq: Callable[[], int],
+        config: GatewayConfig,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._state = state
         self._seq = seq
@@ -159,7 +163,9 @@ class Feed:
         """A queue that begins with the current state, then what came after `since`, then what comes."""
         if len(self._subscribers) >= self._config.websocket_clients_max:
             raise Unavailable(
-                "too_many_clients", f"{self._config.websocket_clients_max} clients are connected already.", retry_after_s=5
+                "too_many_clients",
+                f"{self._config.websocket_clients_max} clients are connected already.",
+                retry_after_s=5,
             )
         subscriber = Subscriber(owner, project_id, preview_id, self._config.websocket_queue_max)
         subscriber.offer(self.snapshot(subscriber, since))

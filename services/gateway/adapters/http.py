@@ -288,9 +288,7 @@ class Api:
     async def _with_tail(self, preview: Preview) -> Json:
         tail = await log_tail(self._bus, preview, self._config.log_tail_lines)
         now = time.time()
-        return views.preview_view(
-            self._runtime.state, preview, self._feed.progress.get(preview.preview_id), now, tail
-        )
+        return views.preview_view(self._runtime.state, preview, self._feed.progress.get(preview.preview_id), now, tail)
 
     async def _execute(self, command: Command, kind: type[R]) -> R:
         """A command to ourselves; the state holds what it did when this returns."""
@@ -320,7 +318,9 @@ async def _body(request: web.Request, kind: type[Any]) -> Any:
     """The JSON body. Raises `Invalid` saying what is wrong with it."""
     if request.content_type != "application/json":
         raise Invalid(
-            "unsupported_media_type", f"The body is {request.content_type!r}, not JSON.", "Set Content-Type: application/json."
+            "unsupported_media_type",
+            f"The body is {request.content_type!r}, not JSON.",
+            "Set Content-Type: application/json.",
         )
     try:
         return msgspec.json.decode(await request.read(), type=kind)

@@ -1,4 +1,4 @@
-"""The few pages that the gateway shows on a preview's host when the dev server cannot speak: starting, failed, not found.
+"""The few pages that the gateway shows on a preview's host while no dev server speaks: starting, failed, not found.
 
 Every text put into them is escaped: messages and log lines come from programs that the gateway does not trust.
 """
@@ -25,7 +25,8 @@ _TERMINAL_CODES = re.compile(
 PAGE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'"
     ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

@@ -39,8 +39,8 @@ _PORT = re.compile(r":\d{1,5}\Z")
 def runner_options(config: ProxyConfig) -> dict[str, Any]:
     """Keyword arguments for the `web.AppRunner` that serves this proxy.
 
-    `auto_decompress` off is what lets a compressed upload through unchanged; with it on, its body would no longer be what
-    its headers say.
+    `auto_decompress` off is what lets a compressed upload through unchanged; with it on, its body would no longer be
+    what its headers say.
     """
     return {
         "auto_decompress": False,
@@ -82,8 +82,8 @@ class PreviewProxy:
     def preview_id(self, host_header: str) -> str | None:
         """`"<id>.preview.localhost:8080"` -> id; None for a host that is no preview's.
 
-        Any name below the base domain belongs to the proxy, also one that no id can have (`handle` answers 404 there), so
-        that none of them reaches the gateway's own routes.
+        Any name below the base domain belongs to the proxy, also one that no id can have (`handle` answers 404 there),
+        so that none of them reaches the gateway's own routes.
         """
         host = _PORT.sub("", host_header.strip().lower()).removesuffix(".")
         return host.removesuffix(self._suffix) if host.endswith(self._suffix) and host != self._suffix else None

@@ -1,4 +1,4 @@
-"""What the preview proxy says itself, when there is no dev server to speak: pages for people, problem JSON for programs."""
+"""What the preview proxy says itself when no dev server speaks: pages for people, problem JSON for programs."""
 
 from typing import Any
 

@@ -28,8 +28,8 @@ Ended = Literal["client_gone", "too_slow", "too_large"]
 class Exchange:
     """One HTTP request to the dev server and its answer, with a watch on both ends.
 
-    Every byte that moves counts as progress; a timer looks now and then whether the browser left or nothing has moved for
-    too long, and ends the exchange. One timer for all waits costs less than a time-out around each of them.
+    Every byte that moves counts as progress; a timer looks now and then whether the browser left or nothing has moved
+    for too long, and ends the exchange. One timer for all waits costs less than a time-out around each of them.
     """
 
     def __init__(self, request: web.Request, route: Route, config: ProxyConfig) -> None:
@@ -99,7 +99,7 @@ class Exchange:
                 sent_bytes += len(chunk)
                 if sent_bytes > self._config.request_body_bytes_max:
                     self._ended = "too_large"
-                    raise _BodyRefused
+                    raise _BodyTooLargeError
                 self._moved_at = self._loop.time()
                 yield chunk
         except (ConnectionError, aiohttp.ClientError, web.RequestPayloadError):
@@ -141,16 +141,16 @@ class Exchange:
         raise unreachable(preview_id, error) from error
 
     def _abort(self) -> None:
-        """Reset the browser's connection: a plain close is a clean end where the end of the body is the end of the data."""
+        """Reset the browser's connection: a plain close is a clean end for a body that ends with its connection."""
         transport = self._request.transport
-        if isinstance(transport, asyncio.WriteTransport):
+        if transport is not None:
             sock = transport.get_extra_info("socket")
             if sock is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
 
 
-class _BodyRefused(Exception):
+class _BodyTooLargeError(Exception):
     """The request's body went past its limit on the way."""
 
 

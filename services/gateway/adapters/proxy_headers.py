@@ -29,6 +29,7 @@ _WEBSOCKET = frozenset(
 )
 _URL = re.compile(r"(?:(https?):)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
 _DEFAULT_PORT = {"http": "80", "https": "443"}
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "0.0.0.0"})  # noqa: S104 - compared with, never bound
 _DOMAIN = re.compile(r";\s*domain\s*=[^;]*", re.IGNORECASE)
 
 
@@ -68,11 +69,8 @@ def request_headers(headers: MultiMapping[str], route: Route, *, trust_forwarded
         lower = name.lower()
         if lower in drop:
             continue
-        if lower == "origin" and _is_own(value, route):
-            own_origin, value = True, route.local_origin
-        elif lower == "referer":
-            value = _to_local(value, route)
-        passed.add(name, _sendable(value))
+        own_origin = own_origin or (lower == "origin" and _is_own(value, route))
+        passed.add(name, _sendable(_to_local(value, route) if lower in {"origin", "referer"} else value))
     # Frameworks that guard forms (Next, React Router) compare Origin with X-Forwarded-Host first: two different names
     # there would refuse the user's own form.
     if not own_origin:
@@ -89,17 +87,20 @@ def response_headers(headers: MultiMapping[str], route: Route) -> CIMultiDict[st
     passed: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         lower = name.lower()
-        if lower in drop:
-            continue
-        if lower in {"location", "content-location"}:
-            value = _to_public(value, route)
-        elif lower == "access-control-allow-origin" and value == route.local_origin:
-            value = route.public_origin
-        elif lower == "set-cookie":
-            # Any Domain a preview may name is wider than the preview: without it the cookie stays its own.
-            value = _DOMAIN.sub("", value)
-        passed.add(name, _sendable(value))
+        if lower not in drop:
+            passed.add(name, _sendable(_answered(lower, value, route)))
     return passed
+
+
+def _answered(name: str, value: str, route: Route) -> str:
+    if name in {"location", "content-location"}:
+        return _to_public(value, route)
+    if name == "access-control-allow-origin" and value == route.local_origin:
+        return route.public_origin
+    if name == "set-cookie":
+        # Any Domain that a preview may name is wider than the preview: without it the cookie stays its own.
+        return _DOMAIN.sub("", value)
+    return value
 
 
 def offered_protocols(headers: MultiMapping[str]) -> tuple[str, ...]:
@@ -147,8 +148,7 @@ def _to_public(url: str, route: Route) -> str:
     if match is None:
         return url
     host, port = _authority(match[2], (match[1] or "http").lower())
-    local = {"localhost", "127.0.0.1", "[::1]", "0.0.0.0", route.upstream_host.lower()}
-    if host not in local or port != str(route.upstream_port):
+    if host not in _LOCAL_NAMES | {route.upstream_host.lower()} or port != str(route.upstream_port):
         return url
     return f"{route.public_origin}{match[3]}"
 

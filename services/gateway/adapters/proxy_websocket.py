@@ -43,7 +43,7 @@ class BrowserSocket(web.WebSocketResponse):
 async def join(
     browser: web.WebSocketResponse, server: aiohttp.ClientWebSocketResponse, *, close_timeout_s: float
 ) -> None:
-    """Carry messages both ways until one side ends, then end the other with the same code. Never raises for a lost peer."""
+    """Carry messages both ways until one side ends, then end the other with the same code. A lost peer is no error."""
     up = asyncio.ensure_future(_carry(browser, server, lost=Ending(WSCloseCode.GOING_AWAY)))
     down = asyncio.ensure_future(
         _carry(server, browser, lost=Ending(WSCloseCode.INTERNAL_ERROR, b"the dev server went away"))

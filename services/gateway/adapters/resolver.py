@@ -65,5 +65,3 @@ class PreviewResolver:
         except Unavailable:
             tail = ()  # the reason alone is better than no page
         return Holding("failed", preview.preview_id, code=code, message=message, hint=hint, log_tail=tail, step=step)
-
-

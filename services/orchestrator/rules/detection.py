@@ -84,7 +84,9 @@ def detect(paths: Collection[str], package_json: str | None, lockfile: str | Non
     Raises `Invalid`: `empty_project`, `bad_package_json`, `no_dev_script`, `not_a_web_project`.
     """
     if not paths:
-        raise Invalid("empty_project", "The project has no files.", "Upload a folder with an index.html or a package.json.")
+        raise Invalid(
+            "empty_project", "The project has no files.", "Upload a folder with an index.html or a package.json."
+        )
     if package_json is not None:
         return _detect_node(paths, parse_package_json(package_json), lockfile)
     if "index.html" in paths:

@@ -35,7 +35,9 @@ def node_dir(configured: str) -> Path | None:
 
 def _major(binary: str) -> int:
     try:
-        run = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False)
+        run = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return 0
     match = re.match(r"v(\d+)\.", run.stdout)

@@ -12,9 +12,7 @@ class SimulatedProvider:
 
     name = "simulated"
 
-    def __init__(
-        self, boot_s: float = 0.05, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, boot_s: float = 0.05, clock: Callable[[], float] = time.time) -> None:
         self.boot_s = boot_s
         self.boot_faults: list[str] = []
         self.destroy_faults: list[str] = []
@@ -24,9 +22,7 @@ class SimulatedProvider:
     async def create(self, spec: VmSpec) -> VmAddress:
         await asyncio.sleep(self.boot_s)
         if self.boot_faults:
-            raise ProviderError(
-                self.boot_faults.pop(0), "A simulated boot failed.", retryable=True
-            )
+            raise ProviderError(self.boot_faults.pop(0), "A simulated boot failed.", retryable=True)
         address = VmAddress("127.0.0.1", 1)
         self.vms[spec.vm_id] = VmListing(
             vm_id=spec.vm_id,

@@ -92,7 +92,7 @@ BAD_JOBS = [
     ("j", JobSpec(argv=("true",), env={"A=B": "x"}), "job_spec_invalid"),
     ("j", JobSpec(argv=("true",), timeout_s=0), "job_spec_invalid"),
     ("j", JobSpec(argv=("true",), cwd="../home"), "job_cwd_invalid"),
-    ("j", JobSpec(argv=("true",), cwd="/tmp"), "job_cwd_invalid"),  # noqa: S108
+    ("j", JobSpec(argv=("true",), cwd="/tmp"), "job_cwd_invalid"),
     ("j", JobSpec(argv=("true",), cwd="nowhere"), "job_cwd_invalid"),
     ("j", JobSpec(argv=("true",), cwd="out"), "job_cwd_invalid"),
 ]

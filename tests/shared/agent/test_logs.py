@@ -38,7 +38,7 @@ async def test_lines_are_cut_where_they_end(chunks: tuple[bytes, ...], lines: li
 
 
 async def test_a_partial_line_is_told_after_a_silence() -> None:
-    """A prompt shows; a character of which half has come waits for its other half; the line's end adds no empty line."""
+    """A prompt shows; half a character waits for its other half; the line's end adds no empty line."""
     lines: list[str] = []
     told = asyncio.Event()
 

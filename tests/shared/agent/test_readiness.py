@@ -173,7 +173,12 @@ async def test_steady_errors_end_it_and_passing_ones_do_not(agent: RunningAgent)
 
     await agent.client.stop_job("dev")
     port = free_port()
-    passing = "n=0\ndef answer(r):\n    global n; n+=1; return page('503 Busy') if n<3 else page('404 No')\nserve(listen(), answer)"
+    passing = """
+n = 0
+def answer(r):
+    global n; n += 1; return page('503 Busy') if n < 3 else page('404 No')
+serve(listen(), answer)
+"""
     await agent.client.start_job("later", JobSpec(argv=("{python}", "-c", PRELUDE + passing, str(port))))
     spec = ReadySpec(port=port, timeout_s=15)
     later = [update async for update in agent.client.ready("later", spec)]
@@ -235,7 +240,10 @@ async def test_a_timeout_says_how_far_it_got(agent: RunningAgent, code: str, rea
 
 async def test_a_redirect_counts_and_is_not_followed(agent: RunningAgent) -> None:
     """3xx is an answer; whoever it points to is not asked."""
-    code = "serve(listen(), lambda r: b'HTTP/1.1 302 Found\\r\\nLocation: http://192.0.2.1/\\r\\nContent-Length: 0\\r\\n\\r\\n')"
+    code = """
+answer = b'HTTP/1.1 302 Found\\r\\nLocation: http://192.0.2.1/\\r\\nContent-Length: 0\\r\\n\\r\\n'
+serve(listen(), lambda r: answer)
+"""
     seen = await watch(agent, code, free_port())
 
     assert isinstance(seen[-1], Ready)
@@ -262,7 +270,11 @@ async def test_a_server_on_ipv6_only_is_found_there(agent: RunningAgent) -> None
 
 async def test_a_grandchild_that_serves_is_found(agent: RunningAgent) -> None:
     """The port belongs to the tree, not to the first process: npm runs sh, sh runs the server."""
-    code = "import subprocess\nif len(sys.argv) < 3: subprocess.run([sys.executable, '-c', sys.orig_argv[2], sys.argv[1], 'child'], start_new_session=True)\nelse: serve(listen())"
+    code = """
+import subprocess
+child = [sys.executable, '-c', sys.orig_argv[2], sys.argv[1], 'child']
+subprocess.run(child, start_new_session=True) if len(sys.argv) < 3 else serve(listen())
+"""
     seen = await watch(agent, code, free_port())
 
     assert isinstance(seen[-1], Ready)

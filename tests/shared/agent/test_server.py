@@ -1,6 +1,7 @@
 """The agent as a process: its start, its token, its end, and the client's view of trouble."""
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -63,13 +64,13 @@ async def test_without_the_token_nothing_is_told(
     ],
 )
 async def test_errors_have_a_body_with_a_code(
-    agent_shared: RunningAgent, method: str, path: str, body: bytes, status: int, code: str
+    agent_shared: RunningAgent, method: str, path: str, body: bytes, *, status: int, code: str
 ) -> None:
     """Whatever is wrong, the answer says so in one form."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with (
         aiohttp.ClientSession() as session,
-        session.request(method, agent_shared.url + path, headers=headers, data=body) as answer,
+        session.request(method, agent_shared.url + path, headers=headers, data=io.BytesIO(body)) as answer,
     ):
         told = await answer.json(content_type="application/problem+json")
 

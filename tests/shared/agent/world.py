@@ -17,7 +17,7 @@ from shared.agent.client import AgentClient
 from shared.agent.protocol import FileEntry, FileSync, SyncResult
 
 REPOSITORY = Path(__file__).parents[3]
-TOKEN = "a-token-for-tests"  # noqa: S105 - of a process that lives for one test
+TOKEN = "a-token-for-tests"
 
 
 class RunningAgent:
@@ -105,13 +105,13 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def until(condition: Callable[[], bool], timeout_s: float) -> None:
     """Waits for a condition, bounded; looks every few milliseconds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in other processes
             await asyncio.sleep(0.005)
 
 
 def gone(pid: int) -> bool:
     """True when no living process has this number."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True

@@ -63,4 +63,8 @@ async function wait() {
   put("note", "This page has stopped asking. Reload it to look again.");
 }
 
+// The last lines say most.
+const log = document.querySelector("pre");
+if (log) log.scrollTop = log.scrollHeight;
+
 await wait();

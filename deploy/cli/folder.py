@@ -1,0 +1,135 @@
+"""A project's folder on this machine: what of it is sent, and what is wrong with it."""
+
+import io
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import msgspec
+import pathspec
+
+from shared.errors import Invalid
+from shared.project_files import LEFT_OUT, clean_path
+
+BYTES_MAX = 512 * 1024 * 1024
+FILES_MAX = 20_000
+PATCH_MEMBER = ".drape-patch.json"
+
+
+class LocalFile(msgspec.Struct, frozen=True):
+    """A file as it was when the folder was read. `stamp` changes when the file does."""
+
+    path: Path
+    size: int
+    mode: int
+    stamp: tuple[int, int]
+
+
+def read_folder(root: Path) -> dict[str, LocalFile]:
+    """The files to send, by path in the project. `.gitignore` is respected at the top of the project.
+
+    Raises `Invalid`: `no_such_folder`, `not_a_folder`, `empty_project`, `project_too_large`, `too_many_files`,
+    `symlink_outside`, `bad_path`.
+    """
+    if not root.exists():
+        raise Invalid("no_such_folder", f"There is no folder {root}.", "Check the path.")
+    if not root.is_dir():
+        raise Invalid("not_a_folder", f"{root} is not a folder.", "Give the folder that holds package.json or index.html.")
+    ignored = _ignore_rules(root)
+    files: dict[str, LocalFile] = {}
+    total = 0
+    for folder, names, found in os.walk(root, followlinks=False):
+        names[:] = sorted(
+            name for name in names if name not in LEFT_OUT and not _is_ignored(ignored, root, Path(folder) / name, True)
+        )
+        for name in sorted([*found, *(each for each in names if (Path(folder) / each).is_symlink())]):
+            path = Path(folder) / name
+            if name in LEFT_OUT or _is_ignored(ignored, root, path, False):
+                continue
+            file = _look(root, path)
+            if file is None:
+                continue
+            total += file.size
+            files[clean_path(path.relative_to(root).as_posix())] = file
+            _check_limits(len(files), total)
+    if not files:
+        raise Invalid("empty_project", f"There are no files in {root}.", "Give the folder that holds the project.")
+    return files
+
+
+def _ignore_rules(root: Path) -> pathspec.GitIgnoreSpec:
+    try:
+        lines = (root / ".gitignore").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    return pathspec.GitIgnoreSpec.from_lines(lines)
+
+
+def _is_ignored(rules: pathspec.GitIgnoreSpec, root: Path, path: Path, folder: bool) -> bool:
+    name = path.relative_to(root).as_posix() + ("/" if folder else "")
+    # Env files are ignored by every template's .gitignore, and no dev server works without them.
+    return rules.match_file(name) and not path.name.startswith(".env")
+
+
+def _look(root: Path, path: Path) -> LocalFile | None:
+    """The file, or what a link inside the project stands for; None for what is no file."""
+    info = path.lstat()
+    if stat.S_ISLNK(info.st_mode):
+        target = path.resolve()
+        if not target.is_relative_to(root.resolve()):
+            raise Invalid(
+                "symlink_outside",
+                f"{path.relative_to(root)} is a symbolic link to {target}, outside the project.",
+                "Replace it by what it stands for, or remove it.",
+            )
+        if not target.is_file():
+            return None  # a link to a folder of the project: its files are sent under their own names
+        info = target.stat()
+    if not stat.S_ISREG(info.st_mode):
+        return None
+    return LocalFile(path, info.st_size, 0o755 if info.st_mode & 0o111 else 0o644, (info.st_mtime_ns, info.st_ino))
+
+
+def _check_limits(files: int, size_bytes: int) -> None:
+    if files > FILES_MAX:
+        raise Invalid(
+            "too_many_files",
+            f"The project has more than {FILES_MAX} files.",
+            "Leave out what the dev server does not need, for example by .gitignore; node_modules and .git do not count.",
+        )
+    if size_bytes > BYTES_MAX:
+        raise Invalid(
+            "project_too_large",
+            f"The project is larger than the limit of {BYTES_MAX // 1024**2} MiB.",
+            "Leave out what the dev server does not need, for example by .gitignore; node_modules and .git do not count.",
+        )
+
+
+def pack_folder(files: dict[str, LocalFile]) -> bytes:
+    """The whole folder as a tar."""
+    return _pack(files, None)
+
+
+def pack_changes(files: dict[str, LocalFile], base_version: int, deleted: list[str]) -> bytes:
+    """Changed files and deletions as a tar that `PATCH /files` takes."""
+    header = msgspec.json.encode({"base_version": base_version, "delete": deleted})
+    return _pack(files, header)
+
+
+def _pack(files: dict[str, LocalFile], header: bytes | None) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        if header is not None:
+            info = tarfile.TarInfo(PATCH_MEMBER)
+            info.size = len(header)
+            tar.addfile(info, io.BytesIO(header))
+        for name, file in files.items():
+            info = tarfile.TarInfo(name)
+            try:
+                content = file.path.read_bytes()
+            except OSError as error:
+                raise Invalid("unreadable_file", f"{file.path} can't be read: {error.strerror}.") from error
+            info.size, info.mode = len(content), file.mode
+            tar.addfile(info, io.BytesIO(content))
+    return raw.getvalue()

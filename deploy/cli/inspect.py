@@ -1,0 +1,191 @@
+"""`ps`, `logs`, `stop`, `restart`, `pool`, `stats`, `events`: look at what runs, and act on one preview."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import click
+import msgspec
+from rich.table import Table
+
+from deploy.cli.api import Api
+from deploy.cli.main import command
+from deploy.cli.output import Output
+from deploy.cli.platform import require_running
+from deploy.cli.preview import follow
+from shared.codec import Recorded
+from shared.jetstream.connection import bus_on, connect
+
+EVENTS_MAX = 100_000
+
+
+@asynccontextmanager
+async def _api() -> AsyncIterator[Api]:
+    running = require_running()
+    async with aiohttp.ClientSession() as session:
+        yield Api(running.gateway, session)
+
+
+@click.command()
+@command
+async def ps(output: Output) -> int:
+    """The previews, newest last."""
+    async with _api() as api:
+        previews = (await api.call("GET", "/api/previews"))["previews"]
+    table = Table("preview", "project", "status", "framework", "seconds", "url", box=None, pad_edge=False)
+    for each in previews:
+        output.emit({"type": "preview", **each})
+        what = each["error"]["code"] if each["error"] else each["url"] or each["message"]
+        table.add_row(
+            each["preview_id"],
+            each["project_name"],
+            each["status"],
+            f"{each['framework']} {each['version']}".strip(),
+            f"{each['elapsed_s']:.1f}" if each["status"] != "ready" else f"{each['total_s']:.1f}",
+            what,
+        )
+    if not output.as_json:
+        output.console.print(table if previews else "No previews.")
+    return 0
+
+
+@click.command()
+@click.argument("preview_id")
+@click.option("--follow", "-f", is_flag=True, help="Go on as it comes, until Ctrl-C.")
+@command
+async def logs(output: Output, preview_id: str, follow: bool) -> int:
+    """What a preview's install and dev server printed."""
+    async with _api() as api:
+        if follow:
+            last_id = ""
+            async for _, event_id, message in api.stream(f"/api/previews/{preview_id}/logs", last_id):
+                last_id = event_id or last_id
+                _print_lines(output, message["lines"])
+            return 0
+        after = 0
+        while True:
+            page = await api.call("GET", f"/api/previews/{preview_id}/logs?since={after}")
+            if not page["lines"]:
+                return 0
+            _print_lines(output, page["lines"])
+            after = page["next"]
+
+
+def _print_lines(output: Output, lines: list[dict[str, Any]]) -> None:
+    for line in lines:
+        output.emit({"type": "log", **line})
+        at = datetime.fromtimestamp(line["at"], UTC).strftime("%H:%M:%S")
+        output.say(f"{at} {line['step']:<10} {line['text']}")
+
+
+@click.command()
+@click.argument("preview_id")
+@command
+async def stop(output: Output, preview_id: str) -> int:
+    """End a preview."""
+    async with _api() as api:
+        view = await api.call("DELETE", f"/api/previews/{preview_id}")
+    output.result({"type": "stopped", "preview_id": preview_id, "status": view["status"]}, f"It is {view['status']}.")
+    return 0
+
+
+@click.command()
+@click.argument("preview_id")
+@command
+async def restart(output: Output, preview_id: str) -> int:
+    """Begin a preview anew, with the newest files."""
+    async with _api() as api:
+        await api.call("POST", f"/api/previews/{preview_id}/restart")
+        view = await follow(output, api, preview_id)
+    ready = view["status"] == "ready"
+    output.emit({"type": "preview_ready" if ready else "preview_failed", "preview_id": preview_id, "url": view["url"]})
+    output.say(f"Ready: {view['url']}" if ready else f"It {view['status']}: {view['message']}")
+    return 0 if ready else 1
+
+
+@click.command()
+@command
+async def pool(output: Output) -> int:
+    """The pool in numbers."""
+    async with _api() as api:
+        numbers = (await api.call("GET", "/health/pool"))["pool"]
+    text = (
+        f"{numbers['available']} warm, {numbers['booting']} booting, {numbers['inUse']} in use, "
+        f"{numbers['waiting']} waiting (target {numbers['target']}, at least {numbers['min']}, at most {numbers['max']})"
+    )
+    output.result({"type": "pool", **numbers}, text)
+    return 0
+
+
+@click.command()
+@click.option("--days", type=click.IntRange(1, 365), default=7, show_default=True)
+@command
+async def stats(output: Output, days: int) -> int:
+    """What previews took, and how they ended."""
+    async with _api() as api:
+        figures = await api.call("GET", f"/metrics/stats?days={days}")
+    text = msgspec.json.format(msgspec.json.encode(figures)).decode()
+    output.result({"type": "stats", **figures}, text)
+    return 0
+
+
+@click.command()
+@click.option("--preview", "preview_id", help="Only this preview's events, and those of its VM that name it.")
+@click.option("--type", "kind", help="Only this type of event.")
+@click.option("--since", type=click.IntRange(0), default=0, help="Only events after this sequence.")
+@click.option("--follow", "-f", is_flag=True, help="Go on as they come, until Ctrl-C.")
+@command
+async def events(output: Output, preview_id: str | None, kind: str | None, since: int, follow: bool) -> int:
+    """The event log."""
+    client = await connect(require_running().nats, "drape-cli")
+    log = bus_on(client, "cli").log
+    try:
+        if follow:
+            queue: asyncio.Queue[Recorded | BaseException] = asyncio.Queue(maxsize=EVENTS_MAX)
+            subscription = await log.follow(since, queue.put_nowait, queue.put_nowait)
+            try:
+                while True:
+                    item = await queue.get()
+                    if isinstance(item, BaseException):
+                        raise item
+                    _print_event(output, item, preview_id, kind)
+            finally:
+                await subscription.stop()
+        async for recorded in log.read(since):
+            _print_event(output, recorded, preview_id, kind)
+    finally:
+        await client.close()
+    return 0
+
+
+def _print_event(output: Output, recorded: Recorded, preview_id: str | None, kind: str | None) -> None:
+    event = recorded.event
+    if kind is not None and recorded.type != kind:
+        return
+    if preview_id is not None and getattr(event, "preview_id", None) != preview_id:
+        return
+    data = msgspec.to_builtins(event) if event is not None else {}
+    meta = recorded.meta
+    output.emit(
+        {
+            "type": recorded.type,
+            "seq": recorded.seq,
+            "at": meta.at,
+            "key": recorded.key,
+            "rev": meta.rev,
+            "id": meta.id,
+            "correlation_id": meta.correlation_id,
+            "causation_id": meta.causation_id,
+            "actor": meta.actor,
+            "data": data,
+        }
+    )
+    at = datetime.fromtimestamp(meta.at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    fields = " ".join(f"{name}={value}" for name, value in data.items() if value not in ("", None, [], {}))
+    output.say(f"{recorded.seq:>6} {at} {recorded.type:<22} {fields[:160]}")
+
+
+COMMANDS = (ps, logs, stop, restart, pool, stats, events)

@@ -1,0 +1,132 @@
+"""`up`, `down`, `status`, `provision`: the platform on this machine."""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import click
+
+from deploy.cli.main import command
+from deploy.cli.output import Output
+from deploy.cli.platform import STATUS_FUNCTION, require_running, running_or_none, service_status
+from deploy.local.detach import down as stop_all
+from deploy.local.detach import up_detached
+from deploy.local.launcher import run
+from deploy.local.options import SERVICES, AlreadyRunning, RunStatus, UpOptions
+from deploy.local.paths import Home
+from deploy.provision import provision as make_streams
+
+
+@click.command()
+@click.option("--detach", is_flag=True, help="Return once everything is ready.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the gateway; 0 takes a free one. Default 8080.")
+@click.option("--host", help="Address of the gateway. Default 127.0.0.1.")
+@click.option("--replicas", type=click.IntRange(1, 16), default=1, show_default=True, help="Processes of each service.")
+@command
+async def up(output: Output, detach: bool, port: int | None, host: str | None, replicas: int) -> int:
+    """Start everything on this machine: NATS, PostgreSQL, the four services."""
+    options = UpOptions.from_env(host=host, port=port, replicas=replicas)
+    home = Home.from_env()
+    try:
+        if detach:
+            status = await up_detached(options, home, STATUS_FUNCTION)
+            _announce(output, status)
+        else:
+            await _foreground(output, options, home)
+    except AlreadyRunning as error:
+        if error.status is None:
+            raise
+        output.result(
+            {"type": "already_running", "gateway": error.status.gateway}, f"{error.message} Nothing was started."
+        )
+    return 0
+
+
+async def _foreground(output: Output, options: UpOptions, home: Home) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop.set)
+
+    def on_ready(status: RunStatus) -> None:
+        _announce(output, status)
+        output.say("Ctrl-C ends it.")
+
+    await run(options, home, on_ready, stop, service_status)
+    output.say("Stopped.")
+
+
+def _announce(output: Output, status: RunStatus) -> None:
+    total_s = status.timings_s.get("total", 0.0)
+    output.result(
+        {"type": "up", "gateway": status.gateway, "nats": status.nats, "postgres": status.postgres, "total_s": total_s},
+        f"Drape is up after {total_s:.1f} s: {status.gateway}/",
+    )
+
+
+@click.command()
+@command
+async def down(output: Output) -> int:
+    """Stop everything that `up` started, VMs included."""
+    report = await stop_all(Home.from_env())
+    if report.supervisor == "not_running" and not report.ended:
+        text = "Nothing was running."
+    else:
+        text = f"Stopped: {', '.join(report.ended) or 'everything'}."
+    output.result({"type": "down", "supervisor": report.supervisor, "ended": report.ended, "vms": report.vms}, text)
+    return 0
+
+
+@click.command()
+@command
+async def status(output: Output) -> int:
+    """What runs, where, and whether each service has caught up with the log."""
+    running = running_or_none()
+    if running is None:
+        output.result({"type": "status", "running": False}, "Drape is not running. Start it with `drape up --detach`.")
+        return 1
+    services = await services_of(running.nats)
+    output.result(
+        {
+            "type": "status",
+            "running": True,
+            "gateway": running.gateway,
+            "nats": running.nats,
+            "postgres": running.postgres,
+            "services": services,
+            "pids": running.pids,
+        },
+        _status_text(running, services),
+    )
+    return 0 if all(each["ready"] for each in services.values()) else 1
+
+
+async def services_of(nats_url: str) -> dict[str, dict[str, Any]]:
+    try:
+        found = await service_status(nats_url)
+    except Exception:
+        found = {}  # NATS is away: no service is ready, which is what the table then says
+    silent = {"ready": False, "seq": 0, "lag": 0}
+    return {name: {**silent, **found.get(name, {})} for name in SERVICES}
+
+
+def _status_text(running: RunStatus, services: dict[str, dict[str, Any]]) -> str:
+    lines = [f"gateway     {running.gateway}/"]
+    for name, each in services.items():
+        state = "ready" if each["ready"] else "not ready"
+        lines.append(f"{name:<13} {state:<10} seq {each['seq']}, lag {each['lag']}, pid {running.pids.get(name, '-')}")
+    return "\n".join(lines)
+
+
+@click.command()
+@command
+async def provision(output: Output) -> int:
+    """Make the streams, consumers and buckets on the NATS of NATS_URL (or the one that runs here)."""
+    url = os.environ.get("NATS_URL") or require_running().nats
+    await make_streams(url, int(os.environ.get("DRAPE_STREAM_REPLICAS", "1")))
+    output.result({"type": "provisioned"}, "Streams, consumers and buckets are there.")
+    return 0
+
+
+COMMANDS = (up, down, status, provision)

@@ -1,0 +1,63 @@
+"""`drape`: finds the command, shows errors without a traceback."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+import click
+
+from deploy.cli.output import Output
+from deploy.local.errors import LauncherError
+from shared.errors import DrapeError, internal
+
+P = ParamSpec("P")
+
+INTERRUPTED = 130
+
+
+def command(work: Callable[Concatenate[Output, P], Coroutine[Any, Any, int | None]]) -> Callable[P, None]:
+    """An async function as a click command with `--json`; its errors become exit code 1 with the reason."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, the result last.")
+    @wraps(work)
+    def run(*args: Any, as_json: bool, **kwargs: Any) -> None:
+        output = Output(as_json=as_json)
+        try:
+            code = asyncio.run(work(output, *args, **kwargs))
+        except DrapeError as error:
+            output.fail(error)
+        except LauncherError as error:
+            output.fail(DrapeError(error.code, error.message, error.hint))
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            sys.exit(1)  # whoever read us has gone
+        except Exception as error:
+            problem = internal(error)
+            output.fail(DrapeError(problem.code, f"Something failed inside the command: {error!r}."))
+        sys.exit(code or 0)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option("0.1.0", prog_name="drape")
+def cli() -> None:
+    """Live previews of web projects in seconds."""
+
+
+def main() -> None:
+    """The console script."""
+    # Imported here: each adds its commands to the group, and they import this module.
+    from deploy.cli import bench, doctor, inspect, lifecycle, preview
+
+    for module in (lifecycle, preview, inspect, doctor, bench):
+        for each in module.COMMANDS:
+            cli.add_command(each)
+    cli()
+
+
+if __name__ == "__main__":
+    main()

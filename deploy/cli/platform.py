@@ -1,0 +1,66 @@
+"""What a command needs of the platform: is it running, where, and what do its services say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import nats
+import nats.errors
+
+from deploy.local.detach import up_detached
+from deploy.local.errors import LauncherError
+from deploy.local.options import SERVICES, RunStatus, UpOptions
+from deploy.local.paths import Home
+from deploy.local.status import read_status
+from shared.errors import DrapeError, Unavailable
+
+STATUS_TIMEOUT_S = 1.0
+STATUS_FUNCTION = "deploy.cli.platform:service_status"
+
+_clients: dict[str, Any] = {}
+
+
+async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
+    """{"ready", "seq", "lag"} of each service that answers. Raises `OSError` or a NATS error when NATS does not."""
+    client = _clients.get(nats_url)
+    if client is None or client.is_closed:
+        client = await nats.connect(nats_url, name="drape-launcher", connect_timeout=2, max_reconnect_attempts=2)
+        _clients[nats_url] = client
+    found: dict[str, Mapping[str, object]] = {}
+    for name in SERVICES:
+        try:
+            answer = await client.request(f"drape.query.{name}.status", b"{}", timeout=STATUS_TIMEOUT_S)
+        except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
+            continue
+        if "Nats-Service-Error-Code" not in (answer.headers or {}):
+            found[name] = msgspec.json.decode(answer.data)
+    return found
+
+
+def launcher_problem(error: LauncherError) -> DrapeError:
+    """The launcher's error in the shape that all commands show."""
+    return DrapeError(error.code, error.message, error.hint)
+
+
+def running_or_none() -> RunStatus | None:
+    """What runs on this machine, in this `DRAPE_HOME`."""
+    return read_status(Home.from_env())
+
+
+def require_running() -> RunStatus:
+    """What runs. Raises `Unavailable` saying how to start it."""
+    status = running_or_none()
+    if status is None:
+        raise Unavailable("not_running", "Drape is not running.", "Start it with `drape up --detach`.")
+    return status
+
+
+async def ensure_running() -> RunStatus:
+    """What runs; starts it in the background where nothing does."""
+    status = running_or_none()
+    if status is not None:
+        return status
+    try:
+        return await up_detached(UpOptions.from_env(), Home.from_env(), STATUS_FUNCTION)
+    except LauncherError as error:
+        raise launcher_problem(error) from error

@@ -1,0 +1,45 @@
+"""`python -m deploy.provision`: makes the streams, consumers and buckets. Its own step, with its own identity."""
+
+import asyncio
+import os
+import sys
+
+from services.gateway import react as gateway
+from services.orchestrator import react as orchestrator
+from services.pool import react as pool
+from services.telemetry import react as telemetry
+from shared.errors import DrapeError
+from shared.events import Event
+from shared.jetstream import topology
+from shared.jetstream.connection import connect
+
+REACTS_TO: dict[str, tuple[type[Event], ...]] = {
+    "pool": pool.REACTS_TO,
+    "orchestrator": orchestrator.REACTS_TO,
+    "gateway": gateway.REACTS_TO,
+    "telemetry": telemetry.REACTS_TO,
+}
+"""The event types that each service's durable consumer delivers."""
+
+
+async def provision(nats_url: str, replicas: int = 1) -> None:
+    """Make or update everything. Idempotent. Raises `Unavailable` when NATS does not answer."""
+    client = await connect(nats_url, "drape-provision")
+    try:
+        await topology.provision(client, REACTS_TO, replicas=replicas)
+    finally:
+        await client.close()
+
+
+def main() -> None:
+    """Provision the NATS of `NATS_URL`."""
+    url = os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
+    try:
+        asyncio.run(provision(url, int(os.environ.get("DRAPE_STREAM_REPLICAS", "1"))))
+    except DrapeError as error:
+        print(f"provision: {error.message} {error.hint}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

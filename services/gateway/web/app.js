@@ -1,0 +1,123 @@
+// The page of the gateway: it wires the pieces together and decides what is looked at.
+
+import { call, onUnauthorized } from "./api.js";
+import { Detail, warningText } from "./detail.js";
+import { byId, make, put } from "./dom.js";
+import { drawPool, drawPreviews, drawProjects } from "./lists.js";
+import { Live } from "./live.js";
+import { Opening } from "./opening.js";
+import { Store } from "./store.js";
+import { askForToken } from "./token.js";
+
+const TOAST_MS = 15000;
+const TICK_MS = 1000;
+const LINK = { connecting: "Connecting", open: "Live", reconnecting: "Connection lost, reconnecting" };
+
+const store = new Store();
+let chosenId = location.hash.slice(1) || null;
+let detail = null;
+let drawing = false;
+
+const live = new Live({
+  hear(message) {
+    store.take(message).forEach(warn);
+    draw();
+  },
+  show(state) {
+    const element = byId("link");
+    element.dataset.state = state;
+    put(element, LINK[state]);
+  },
+  // A handshake that fails tells the page nothing of the reason; a request does, and asks for a token on 401.
+  async refused() {
+    try {
+      await call("GET", "/api/previews");
+    } catch {
+      return;
+    }
+  },
+});
+
+// Many messages in one frame are drawn once.
+function draw() {
+  if (drawing) return;
+  drawing = true;
+  // A timer beside the frame: a hidden tab gets no frames, and its state should still be right when it is looked at.
+  const timer = setTimeout(drawNow, 250);
+  const frame = requestAnimationFrame(drawNow);
+  function drawNow() {
+    clearTimeout(timer);
+    cancelAnimationFrame(frame);
+    drawing = false;
+    drawPreviews(store.previews, chosenId, choose);
+    drawProjects(store.projects, start);
+    drawPool(store.pool);
+    drawDetail();
+  }
+}
+
+function drawDetail() {
+  const view = chosenId ? store.previews.get(chosenId) : null;
+  const place = byId("detail");
+  if (!view) {
+    if (detail) place.replaceChildren(make("p", { class: "empty" }, "Choose a preview, or open a project."));
+    detail = null;
+    live.followLogs(null);
+    return;
+  }
+  if (detail?.previewId !== view.preview_id) detail = new Detail(place, view, { stop, restart });
+  live.followLogs(view.preview_id);
+  detail.draw(view, store.logs.get(view.preview_id));
+}
+
+function choose(previewId) {
+  chosenId = previewId;
+  history.replaceState(null, "", `#${encodeURIComponent(previewId)}`);
+  draw();
+  // On a narrow screen the detail is below the lists.
+  if (matchMedia("(max-width: 55rem)").matches) byId("detail").scrollIntoView({ block: "start" });
+}
+
+function take(view) {
+  if (!view?.preview_id) return;
+  store.takePreview(view).forEach(warn);
+  choose(view.preview_id);
+}
+
+async function act(doing) {
+  try {
+    await doing();
+  } catch (error) {
+    toast("bad", make("strong", {}, error.message), error.hint ? make("p", {}, error.hint) : "");
+  }
+}
+
+const pathOf = (previewId) => `/api/previews/${encodeURIComponent(previewId)}`;
+const start = (projectId) => act(async () => take(await call("POST", "/api/previews", { project_id: projectId })));
+const stop = (previewId) => act(() => call("DELETE", pathOf(previewId)));
+const restart = (previewId) => act(async () => take(await call("POST", `${pathOf(previewId)}/restart`)));
+
+function warn({ preview, warning }) {
+  toast("warning", make("p", { class: "quiet" }, String(preview.project_name ?? "")), ...warningText(warning));
+}
+
+function toast(kind, ...content) {
+  const close = make("button", { type: "button", class: "close", "aria-label": "Dismiss", onclick: () => element.remove() }, "×");
+  const element = make("div", { class: `toast ${kind}` }, make("div", {}, ...content), close);
+  byId("toasts").append(element);
+  setTimeout(() => element.remove(), TOAST_MS);
+}
+
+onUnauthorized(askForToken);
+new Opening(take);
+addEventListener("hashchange", () => {
+  chosenId = decodeURIComponent(location.hash.slice(1)) || null;
+  draw();
+});
+setInterval(() => {
+  const view = chosenId ? store.previews.get(chosenId) : null;
+  if (view) detail?.tick(view);
+}, TICK_MS);
+// The token is asked for before the socket is tried, whose refusal would say less.
+await live.refused();
+live.connect();

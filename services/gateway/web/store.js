@@ -1,0 +1,106 @@
+// What the gateway has said so far. It takes messages and says what they changed; it draws nothing.
+
+export const LOG_LINES_MAX = 1000;
+
+export class Store {
+  constructor() {
+    this.projects = new Map();
+    this.previews = new Map();
+    this.pool = null;
+    this.logs = new Map();
+    this.warned = new Set();
+  }
+
+  // Takes one message. Returns the new warnings in it, as [{preview, warning}]; a type it doesn't know changes nothing.
+  take(message) {
+    switch (message.type) {
+      case "state":
+        this.projects = new Map(list(message.projects).map((project) => [project.project_id, project]));
+        this.previews = new Map(list(message.previews).map((view) => [view.preview_id, received(view)]));
+        this.pool = message.pool ?? this.pool;
+        for (const id of this.logs.keys()) if (!this.previews.has(id)) this.logs.delete(id);
+        return [...this.previews.values()].flatMap((view) => this.newWarnings(view));
+      case "preview":
+        return this.takePreview(message.preview);
+      case "project":
+        if (message.project?.project_id) this.projects.set(message.project.project_id, message.project);
+        return [];
+      case "pool":
+        this.pool = message.pool ?? this.pool;
+        return [];
+      case "preview_progress":
+        this.takeProgress(message);
+        return [];
+      case "log":
+        this.takeLog(message);
+        return [];
+      case "nextjs_version":
+        return this.takeWarning(message);
+      default:
+        return [];
+    }
+  }
+
+  takePreview(view) {
+    if (!view?.preview_id) return [];
+    const known = this.previews.get(view.preview_id);
+    // The answer of a request may come after the event that followed it.
+    if (known && Number.isFinite(view.seq) && Number.isFinite(known.seq) && view.seq < known.seq) return [];
+    this.previews.set(view.preview_id, received(view));
+    return this.newWarnings(view);
+  }
+
+  takeProgress(message) {
+    const view = this.previews.get(message.preview_id);
+    if (!view) return;
+    const news = { step: message.step, percent: message.percent, message: message.message, elapsed_s: message.elapsed };
+    for (const [name, value] of Object.entries(news)) if (value !== undefined && value !== null) view[name] = value;
+    received(view);
+  }
+
+  takeWarning(message) {
+    const view = this.previews.get(message.preview_id);
+    if (!view) return [];
+    const same = (warning) => warning.type === message.type && warning.version === message.version;
+    if (!list(view.warnings).some(same)) view.warnings = [...list(view.warnings), message];
+    return this.newWarnings(view);
+  }
+
+  // A gateway may send the log's tail again after a reconnect: a line that is kept already is not kept twice.
+  takeLog(message) {
+    const log = this.logs.get(message.preview_id) ?? { lines: [], kept: new Set(), dropped: 0 };
+    this.logs.set(message.preview_id, log);
+    for (const line of list(message.lines)) {
+      const key = `${line.at}\n${line.stream}\n${line.text}`;
+      if (line.at !== undefined && log.kept.has(key)) continue;
+      log.kept.add(key);
+      log.lines.push({ ...line, key });
+    }
+    const surplus = log.lines.length - LOG_LINES_MAX;
+    if (surplus > 0) {
+      for (const line of log.lines.splice(0, surplus)) log.kept.delete(line.key);
+      log.dropped += surplus;
+    }
+  }
+
+  newWarnings(view) {
+    const fresh = [];
+    for (const warning of list(view.warnings)) {
+      const key = `${view.preview_id}\n${warning.type}\n${warning.version}`;
+      if (this.warned.has(key)) continue;
+      this.warned.add(key);
+      fresh.push({ preview: view, warning });
+    }
+    return fresh;
+  }
+}
+
+export function list(value) {
+  return Array.isArray(value) ? value : [];
+}
+
+// Elapsed time runs on between messages: remember when this one came.
+function received(view) {
+  view.receivedAt = performance.now();
+  return view;
+}
