@@ -73,8 +73,8 @@ class JobRunner:
                 return
             env = {**BASE_ENV, **preview.found.dev_env}
             spec = JobSpec(argv=preview.found.dev_command, env=env)
-            await self._workspace.start_job(vm, effect.job_id, spec)
-            watching = asyncio.create_task(self._watch_ready(effect, vm, cause))
+            port = (await self._workspace.start_job(vm, effect.job_id, spec)).port
+            watching = asyncio.create_task(self._watch_ready(effect, vm, port, cause))
             try:
                 status = await self._follow(effect.preview_id, effect.attempt, vm, effect.job_id, spec, DEV_SERVER)
             finally:
@@ -154,12 +154,12 @@ class JobRunner:
             cause,
         )
 
-    async def _watch_ready(self, effect: RunDevServer, vm: Vm, cause: Cause) -> None:
+    async def _watch_ready(self, effect: RunDevServer, vm: Vm, port: int | None, cause: Cause) -> None:
         """Tell how the wait goes; report its end. A process that ends is reported by whoever waits for the job."""
         preview = self._teller.running(effect.preview_id, effect.attempt)
         if preview is None or preview.status != "booting":
             return
-        spec = ReadySpec(timeout_s=self._config.boot_limit_s, error_grace_s=self._config.steady_error_s)
+        spec = ReadySpec(port=port, timeout_s=self._config.boot_limit_s, error_grace_s=self._config.steady_error_s)
         async with self._teller.telling(effect.preview_id, effect.attempt):
             updates = self._workspace.wait_ready(vm, effect.job_id, spec)
             async for update in updates:

@@ -16,7 +16,7 @@ from services.pool.adapters.simulated import SimulatedProvider
 from services.pool.config import PoolConfig
 from services.pool.effects import HealthProbe, PoolEffects
 from services.pool.ports import Provider
-from shared.commands import ResizePool, commands_of
+from shared.commands import MaintainPool, ResizePool, commands_of
 from shared.errors import Invalid
 from shared.ports import Bus, Handler
 from shared.runtime import Definition, Runtime
@@ -60,6 +60,7 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
             clock=runtime.clock,
         )
         await _resize(runtime, config)
+        await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
         return Parts(effects.perform, queries(runtime))
 
     return Wiring(definition(config), build)

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Coroutine, Mapping
@@ -24,8 +25,17 @@ from .protocol import JOB_ID_PATTERN, AgentProblem, JobSpec, JobState, JobStatus
 
 log = logging.getLogger("drape.agent.jobs")
 
+PYTHON = "{python}"
+PORT = "{port}"
 EXIT_NOT_FOUND = 127
 EXIT_NOT_RUNNABLE = 126
+
+
+def _free_port() -> int:
+    """A port that nothing listens on now. Where VMs share the machine's network, only their agents can tell."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class JobLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +71,7 @@ class Job:
         self.spec = spec
         self.log = LogBuffer(limits.log_bytes_max)
         self.pid: int | None = None
+        self.port = _free_port() if any(PORT in text for text in (*spec.argv, *spec.env.values())) else None
         self.started_at = time.time()
         self.started_monotonic_s = time.monotonic()
         self.exited_at: float | None = None
@@ -114,6 +125,7 @@ class Job:
             killed=self.killed,
             log_next_offset=self.log.next_offset,
             log_dropped_lines=self.log.dropped_lines,
+            port=self.port,
             rss_bytes=rss_bytes,
         )
 
@@ -293,7 +305,7 @@ class JobSupervisor:
         return cwd
 
     async def _spawn(self, job: Job, cwd: Path) -> None:
-        argv = [sys.executable if word == "{python}" else word for word in job.spec.argv]
+        argv = [sys.executable if word == PYTHON else word.replace(PORT, str(job.port)) for word in job.spec.argv]
         self._spawning += 1
         try:
             await self._loop.subprocess_exec(
@@ -326,7 +338,10 @@ class JobSupervisor:
             "TMPDIR": own.get("TMPDIR", "/tmp"),  # noqa: S108 - the VM's own /tmp
         }
         passed = {key: own[key] for key in self._world.pass_env if key in own}
-        return {**base, **passed, **job.spec.env, processes.JOB_MARK: job.id}
+        asked = {key: value.replace(PORT, str(job.port)) for key, value in job.spec.env.items()}
+        # Only our own programs, run by our own interpreter, may find our code.
+        code = {"PYTHONPATH": own["PYTHONPATH"]} if job.spec.argv[0] == PYTHON and "PYTHONPATH" in own else {}
+        return {**base, **passed, **code, **asked, processes.JOB_MARK: job.id}
 
     def _time_out(self, job: Job) -> None:
         if job.exited.is_set():

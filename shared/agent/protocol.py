@@ -72,7 +72,8 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A command to run once. `cwd` is relative to the project; "{python}" in `argv` is the agent's interpreter."""
+    """A command to run once. `cwd` is relative to the project; "{python}" in `argv` is the agent's interpreter,
+    "{port}" in `argv` and `env` a free port that the agent chooses."""
 
     argv: tuple[str, ...]
     cwd: str = "."
@@ -94,6 +95,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     killed: bool = False
     log_next_offset: int = 0
     log_dropped_lines: int = 0
+    port: int | None = None
     rss_bytes: int | None = None
 
 
