@@ -16,6 +16,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     service: ClassVar[str] = ""
     verb: ClassVar[str] = ""
+    coalesced: ClassVar[bool] = False
+    """True where one run does the work of all that were asked for before it began."""
     id: CommandId = ""
     at: float = 0.0
 
@@ -26,7 +28,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     seq: int = 0
 
 
-class PreviewReply(Reply):
+class PreviewReply(Reply, frozen=True, kw_only=True):
     """Answer of the commands about a preview."""
 
     preview_id: PreviewId
@@ -34,14 +36,14 @@ class PreviewReply(Reply):
     created: bool = False
 
 
-class ProjectReply(Reply):
+class ProjectReply(Reply, frozen=True, kw_only=True):
     """Answer of the commands about a project."""
 
     project_id: ProjectId
     files_version: int
 
 
-class ClaimReply(Reply):
+class ClaimReply(Reply, frozen=True, kw_only=True):
     """Answer to `AcquireVm`: the VM, or the place in the queue (1 is next)."""
 
     vm_id: VmId | None
@@ -51,20 +53,25 @@ class ClaimReply(Reply):
 # --- to the pool --------------------------------------------------------------------------------------------------
 
 
-class PoolCommand(Command):
+class PoolCommand(Command, frozen=True, kw_only=True):
     service: ClassVar[str] = "pool"
 
 
-class AcquireVm(PoolCommand):
-    """Give this preview a warm VM, or queue its claim for `timeout_s`."""
+class AcquireVm(PoolCommand, frozen=True, kw_only=True):
+    """Give this preview a warm VM, or queue its claim for `timeout_s`.
+
+    `busy` is stamped by the runtime: aggregates that it is writing to at this moment. Another VM is better then, or
+    claims that come at once would all wait for the same one.
+    """
 
     verb: ClassVar[str] = "acquire"
     preview_id: PreviewId
     owner: OwnerId
     timeout_s: float = 60.0
+    busy: frozenset[str] = frozenset()
 
 
-class ReleaseVm(PoolCommand):
+class ReleaseVm(PoolCommand, frozen=True, kw_only=True):
     """The preview has ended: release its VM, or withdraw its claim."""
 
     verb: ClassVar[str] = "release"
@@ -72,7 +79,7 @@ class ReleaseVm(PoolCommand):
     reason: str = "ended"
 
 
-class CheckVm(PoolCommand):
+class CheckVm(PoolCommand, frozen=True, kw_only=True):
     """Somebody could not reach this VM: look after it now instead of at the next health check."""
 
     verb: ClassVar[str] = "check"
@@ -81,13 +88,14 @@ class CheckVm(PoolCommand):
     detail: str = ""
 
 
-class MaintainPool(PoolCommand):
+class MaintainPool(PoolCommand, frozen=True, kw_only=True):
     """Expire claims, hand out what is warm, create what is missing, retire what is too much or too old."""
 
     verb: ClassVar[str] = "maintain"
+    coalesced: ClassVar[bool] = True
 
 
-class ResizePool(PoolCommand):
+class ResizePool(PoolCommand, frozen=True, kw_only=True):
     """Set the pool's size."""
 
     verb: ClassVar[str] = "resize"
@@ -96,7 +104,7 @@ class ResizePool(PoolCommand):
     maximum: int
 
 
-class RecordVmBooted(PoolCommand):
+class RecordVmBooted(PoolCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-booted"
     vm_id: VmId
     host: str
@@ -104,20 +112,20 @@ class RecordVmBooted(PoolCommand):
     boot_s: float
 
 
-class RecordVmBootFailed(PoolCommand):
+class RecordVmBootFailed(PoolCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-boot-failed"
     vm_id: VmId
     code: str
     message: str
 
 
-class RecordVmLost(PoolCommand):
+class RecordVmLost(PoolCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-lost"
     vm_id: VmId
     detail: str
 
 
-class RecordVmDestroyed(PoolCommand):
+class RecordVmDestroyed(PoolCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-destroyed"
     vm_id: VmId
 
@@ -125,11 +133,11 @@ class RecordVmDestroyed(PoolCommand):
 # --- to the orchestrator ------------------------------------------------------------------------------------------
 
 
-class OrchestratorCommand(Command):
+class OrchestratorCommand(Command, frozen=True, kw_only=True):
     service: ClassVar[str] = "orchestrator"
 
 
-class RequestPreview(OrchestratorCommand):
+class RequestPreview(OrchestratorCommand, frozen=True, kw_only=True):
     """Show this project. A project whose preview is live gets that preview back."""
 
     verb: ClassVar[str] = "request"
@@ -137,20 +145,20 @@ class RequestPreview(OrchestratorCommand):
     owner: OwnerId
 
 
-class StopPreview(OrchestratorCommand):
+class StopPreview(OrchestratorCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "stop"
     preview_id: PreviewId
     reason: str = "asked"
 
 
-class RestartPreview(OrchestratorCommand):
+class RestartPreview(OrchestratorCommand, frozen=True, kw_only=True):
     """Begin anew, in another VM."""
 
     verb: ClassVar[str] = "restart"
     preview_id: PreviewId
 
 
-class RecordProject(OrchestratorCommand):
+class RecordProject(OrchestratorCommand, frozen=True, kw_only=True):
     """What detection found."""
 
     verb: ClassVar[str] = "record-project"
@@ -166,7 +174,7 @@ class RecordProject(OrchestratorCommand):
     evidence: tuple[str, ...]
 
 
-class RecordFilesSynced(OrchestratorCommand):
+class RecordFilesSynced(OrchestratorCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-synced"
     preview_id: PreviewId
     attempt: int
@@ -176,14 +184,14 @@ class RecordFilesSynced(OrchestratorCommand):
     sync_s: float
 
 
-class RecordInstallCompleted(OrchestratorCommand):
+class RecordInstallCompleted(OrchestratorCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-installed"
     preview_id: PreviewId
     attempt: int
     install_s: float
 
 
-class RecordInstallFailed(OrchestratorCommand):
+class RecordInstallFailed(OrchestratorCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-install-failed"
     preview_id: PreviewId
     attempt: int
@@ -193,7 +201,7 @@ class RecordInstallFailed(OrchestratorCommand):
     hint: str = ""
 
 
-class RecordDevServerReady(OrchestratorCommand):
+class RecordDevServerReady(OrchestratorCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-dev-server-ready"
     preview_id: PreviewId
     attempt: int
@@ -203,7 +211,7 @@ class RecordDevServerReady(OrchestratorCommand):
     boot_s: float
 
 
-class RecordDevServerExited(OrchestratorCommand):
+class RecordDevServerExited(OrchestratorCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-dev-server-exited"
     preview_id: PreviewId
     attempt: int
@@ -211,7 +219,7 @@ class RecordDevServerExited(OrchestratorCommand):
     signal: str | None
 
 
-class ConfirmPreview(OrchestratorCommand):
+class ConfirmPreview(OrchestratorCommand, frozen=True, kw_only=True):
     """The preview answered through the gateway at `url`."""
 
     verb: ClassVar[str] = "confirm"
@@ -220,7 +228,7 @@ class ConfirmPreview(OrchestratorCommand):
     url: str
 
 
-class FailPreview(OrchestratorCommand):
+class FailPreview(OrchestratorCommand, frozen=True, kw_only=True):
     """End the attempt. Ignored where a later attempt runs, or the preview has ended."""
 
     verb: ClassVar[str] = "fail"
@@ -231,7 +239,7 @@ class FailPreview(OrchestratorCommand):
     hint: str = ""
 
 
-class ExpireStep(OrchestratorCommand):
+class ExpireStep(OrchestratorCommand, frozen=True, kw_only=True):
     """The time limit of a step has passed: the preview fails if it is still there."""
 
     verb: ClassVar[str] = "expire-step"
@@ -240,7 +248,7 @@ class ExpireStep(OrchestratorCommand):
     step: str
 
 
-class HandleVmLost(OrchestratorCommand):
+class HandleVmLost(OrchestratorCommand, frozen=True, kw_only=True):
     """The preview's VM is gone: start anew once, else fail."""
 
     verb: ClassVar[str] = "handle-vm-lost"
@@ -252,17 +260,17 @@ class HandleVmLost(OrchestratorCommand):
 # --- to the gateway -----------------------------------------------------------------------------------------------
 
 
-class GatewayCommand(Command):
+class GatewayCommand(Command, frozen=True, kw_only=True):
     service: ClassVar[str] = "gateway"
 
 
-class CreateProject(GatewayCommand):
+class CreateProject(GatewayCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "create-project"
     owner: OwnerId
     name: str
 
 
-class RecordFiles(GatewayCommand):
+class RecordFiles(GatewayCommand, frozen=True, kw_only=True):
     """A new version of the files is in the object store."""
 
     verb: ClassVar[str] = "record-files"
@@ -276,7 +284,7 @@ class RecordFiles(GatewayCommand):
     deleted: int
 
 
-class DeleteProject(GatewayCommand):
+class DeleteProject(GatewayCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "delete-project"
     project_id: ProjectId
     owner: OwnerId
@@ -285,11 +293,11 @@ class DeleteProject(GatewayCommand):
 # --- to telemetry -------------------------------------------------------------------------------------------------
 
 
-class TelemetryCommand(Command):
+class TelemetryCommand(Command, frozen=True, kw_only=True):
     service: ClassVar[str] = "telemetry"
 
 
-class EvaluateAlerts(TelemetryCommand):
+class EvaluateAlerts(TelemetryCommand, frozen=True, kw_only=True):
     """Raise what holds and clear what no longer does."""
 
     verb: ClassVar[str] = "evaluate-alerts"

@@ -33,7 +33,7 @@ def aggregate_key(event: Event) -> str:
 # --- pool ---------------------------------------------------------------------------------------------------------
 
 
-class VmEvent(Event):
+class VmEvent(Event, frozen=True, kw_only=True):
     """Of one VM, from the wish to create it to its end."""
 
     service: ClassVar[str] = "pool"
@@ -45,14 +45,14 @@ class VmEvent(Event):
         return self.vm_id
 
 
-class VmCreationStarted(VmEvent):
+class VmCreationStarted(VmEvent, frozen=True, kw_only=True):
     """The provider will be asked for a VM. It counts against the pool's maximum from here on."""
 
     provider: str
     number: int
 
 
-class VmBooted(VmEvent):
+class VmBooted(VmEvent, frozen=True, kw_only=True):
     """The VM's agent answered; the VM is warm. `host` and `port` are the agent's address."""
 
     host: str
@@ -60,14 +60,14 @@ class VmBooted(VmEvent):
     boot_s: float
 
 
-class VmBootFailed(VmEvent):
+class VmBootFailed(VmEvent, frozen=True, kw_only=True):
     """The provider could not create the VM, or its agent never answered."""
 
     code: str
     message: str
 
 
-class VmAcquired(VmEvent):
+class VmAcquired(VmEvent, frozen=True, kw_only=True):
     """The VM belongs to one preview now. `from_pool`: it was warm when the claim came; `waited_s`: since the claim."""
 
     preview_id: PreviewId
@@ -78,56 +78,56 @@ class VmAcquired(VmEvent):
     port: int
 
 
-class VmReleased(VmEvent):
+class VmReleased(VmEvent, frozen=True, kw_only=True):
     """The preview no longer needs the VM. What has run for an owner is never given to another: it will be destroyed."""
 
     preview_id: PreviewId
     reason: str
 
 
-class VmRetired(VmEvent):
+class VmRetired(VmEvent, frozen=True, kw_only=True):
     """A VM that nobody holds is taken out of the pool, to be destroyed."""
 
     reason: Literal["surplus", "aged", "unhealthy", "lost", "drained"]
 
 
-class VmCleaned(VmEvent):
+class VmCleaned(VmEvent, frozen=True, kw_only=True):
     """A released VM was emptied for the same owner."""
 
     owner: OwnerId
 
 
-class VmSuspended(VmEvent):
+class VmSuspended(VmEvent, frozen=True, kw_only=True):
     """The VM is frozen: it uses memory but no processor."""
 
 
-class VmResumed(VmEvent):
+class VmResumed(VmEvent, frozen=True, kw_only=True):
     """The VM runs again."""
 
 
-class VmHealthCheckFailed(VmEvent):
+class VmHealthCheckFailed(VmEvent, frozen=True, kw_only=True):
     """The agent did not answer its health check; `failures` in a row, this one included."""
 
     failures: int
     detail: str
 
 
-class VmHealthCheckRecovered(VmEvent):
+class VmHealthCheckRecovered(VmEvent, frozen=True, kw_only=True):
     """The agent answers again after one or more failed checks."""
 
 
-class VmLost(VmEvent):
+class VmLost(VmEvent, frozen=True, kw_only=True):
     """The VM is gone without our doing: its agent is silent, or the provider no longer has it."""
 
     preview_id: PreviewId | None
     detail: str
 
 
-class VmDestroyed(VmEvent):
+class VmDestroyed(VmEvent, frozen=True, kw_only=True):
     """The provider agrees that the VM is gone."""
 
 
-class ClaimEvent(Event):
+class ClaimEvent(Event, frozen=True, kw_only=True):
     """Of one preview's claim on a VM while the pool is empty."""
 
     service: ClassVar[str] = "pool"
@@ -139,26 +139,26 @@ class ClaimEvent(Event):
         return self.preview_id
 
 
-class ClaimQueued(ClaimEvent):
+class ClaimQueued(ClaimEvent, frozen=True, kw_only=True):
     """No VM was free: the claim waits in order until `deadline`."""
 
     owner: OwnerId
     deadline: float
 
 
-class ClaimExpired(ClaimEvent):
+class ClaimExpired(ClaimEvent, frozen=True, kw_only=True):
     """No VM came free before the deadline."""
 
     waited_s: float
 
 
-class ClaimWithdrawn(ClaimEvent):
+class ClaimWithdrawn(ClaimEvent, frozen=True, kw_only=True):
     """The preview ended before it got a VM."""
 
     reason: str
 
 
-class PoolEvent(Event, kw_only=True):
+class PoolEvent(Event, frozen=True, kw_only=True):
     """Of the pool's own settings."""
 
     service: ClassVar[str] = "pool"
@@ -170,7 +170,7 @@ class PoolEvent(Event, kw_only=True):
         return self.pool
 
 
-class PoolResized(PoolEvent):
+class PoolResized(PoolEvent, frozen=True, kw_only=True):
     """The pool keeps `target` VMs warm; never fewer than `minimum` in all, never more than `maximum`."""
 
     target: int
@@ -181,7 +181,7 @@ class PoolResized(PoolEvent):
 # --- orchestrator -------------------------------------------------------------------------------------------------
 
 
-class PreviewEvent(Event):
+class PreviewEvent(Event, frozen=True, kw_only=True):
     """Of one preview. `attempt` counts from 1; a restart starts the next."""
 
     service: ClassVar[str] = "orchestrator"
@@ -193,7 +193,7 @@ class PreviewEvent(Event):
         return self.preview_id
 
 
-class PreviewRequested(PreviewEvent):
+class PreviewRequested(PreviewEvent, frozen=True, kw_only=True):
     """Somebody wants to see a project."""
 
     project_id: ProjectId
@@ -201,7 +201,7 @@ class PreviewRequested(PreviewEvent):
     files_version: int
 
 
-class PreviewRestarted(PreviewEvent):
+class PreviewRestarted(PreviewEvent, frozen=True, kw_only=True):
     """The preview begins anew, in another VM. `reason`: `asked` or `vm_lost`."""
 
     attempt: int
@@ -209,7 +209,7 @@ class PreviewRestarted(PreviewEvent):
     files_version: int
 
 
-class ProjectDetected(PreviewEvent):
+class ProjectDetected(PreviewEvent, frozen=True, kw_only=True):
     """What the project is and how its dev server is started. `dev_command` is the argv, `{port}` stands for the port."""
 
     attempt: int
@@ -223,7 +223,7 @@ class ProjectDetected(PreviewEvent):
     evidence: tuple[str, ...]
 
 
-class PreviewWarningRaised(PreviewEvent):
+class PreviewWarningRaised(PreviewEvent, frozen=True, kw_only=True):
     """Something that a person should know, and that does not stop the preview."""
 
     attempt: int
@@ -234,7 +234,7 @@ class PreviewWarningRaised(PreviewEvent):
     link: str = ""
 
 
-class FilesSynced(PreviewEvent):
+class FilesSynced(PreviewEvent, frozen=True, kw_only=True):
     """The VM holds this version of the project's files."""
 
     attempt: int
@@ -244,7 +244,7 @@ class FilesSynced(PreviewEvent):
     sync_s: float
 
 
-class InstallStarted(PreviewEvent):
+class InstallStarted(PreviewEvent, frozen=True, kw_only=True):
     """The dependencies are being installed by the agent's job `job_id`."""
 
     attempt: int
@@ -252,21 +252,21 @@ class InstallStarted(PreviewEvent):
     command: tuple[str, ...]
 
 
-class InstallSkipped(PreviewEvent):
+class InstallSkipped(PreviewEvent, frozen=True, kw_only=True):
     """No install was needed. `reason`: `no_dependencies`, `preserved` or `restored`."""
 
     attempt: int
     reason: Literal["no_dependencies", "preserved", "restored"]
 
 
-class InstallCompleted(PreviewEvent):
+class InstallCompleted(PreviewEvent, frozen=True, kw_only=True):
     """The package manager ended with 0."""
 
     attempt: int
     install_s: float
 
 
-class InstallFailed(PreviewEvent):
+class InstallFailed(PreviewEvent, frozen=True, kw_only=True):
     """The package manager ended otherwise, or ran out of time."""
 
     attempt: int
@@ -276,7 +276,7 @@ class InstallFailed(PreviewEvent):
     hint: str = ""
 
 
-class DevServerStarted(PreviewEvent):
+class DevServerStarted(PreviewEvent, frozen=True, kw_only=True):
     """The dev server's process runs as the agent's job `job_id`; it need not answer yet."""
 
     attempt: int
@@ -284,7 +284,7 @@ class DevServerStarted(PreviewEvent):
     command: tuple[str, ...]
 
 
-class DevServerReady(PreviewEvent):
+class DevServerReady(PreviewEvent, frozen=True, kw_only=True):
     """The dev server answered a whole HTTP request below 500, asked by the agent at `host`:`port`."""
 
     attempt: int
@@ -294,7 +294,7 @@ class DevServerReady(PreviewEvent):
     boot_s: float
 
 
-class DevServerExited(PreviewEvent):
+class DevServerExited(PreviewEvent, frozen=True, kw_only=True):
     """The dev server's process ended without being asked to."""
 
     attempt: int
@@ -302,7 +302,7 @@ class DevServerExited(PreviewEvent):
     signal: str | None
 
 
-class PreviewReady(PreviewEvent):
+class PreviewReady(PreviewEvent, frozen=True, kw_only=True):
     """The dev server answered through the gateway, on the path that the browser uses. `steps`: seconds by step."""
 
     attempt: int
@@ -313,17 +313,17 @@ class PreviewReady(PreviewEvent):
     steps: dict[str, float]
 
 
-class PreviewSuspended(PreviewEvent):
+class PreviewSuspended(PreviewEvent, frozen=True, kw_only=True):
     """Idle: frozen until the next request."""
 
 
-class PreviewResumed(PreviewEvent):
+class PreviewResumed(PreviewEvent, frozen=True, kw_only=True):
     """Awake again."""
 
     resume_s: float
 
 
-class PreviewFailed(PreviewEvent):
+class PreviewFailed(PreviewEvent, frozen=True, kw_only=True):
     """The attempt ended without a preview, for a reason that a person can act on."""
 
     attempt: int
@@ -333,7 +333,7 @@ class PreviewFailed(PreviewEvent):
     step: str
 
 
-class PreviewStopped(PreviewEvent):
+class PreviewStopped(PreviewEvent, frozen=True, kw_only=True):
     """Somebody, or a limit, ended the preview."""
 
     reason: str
@@ -342,7 +342,7 @@ class PreviewStopped(PreviewEvent):
 # --- gateway ------------------------------------------------------------------------------------------------------
 
 
-class ProjectEvent(Event):
+class ProjectEvent(Event, frozen=True, kw_only=True):
     """Of one project's files."""
 
     service: ClassVar[str] = "gateway"
@@ -354,14 +354,14 @@ class ProjectEvent(Event):
         return self.project_id
 
 
-class ProjectCreated(ProjectEvent):
+class ProjectCreated(ProjectEvent, frozen=True, kw_only=True):
     """An owner has a project; it has no files yet."""
 
     owner: OwnerId
     name: str
 
 
-class ProjectFilesChanged(ProjectEvent):
+class ProjectFilesChanged(ProjectEvent, frozen=True, kw_only=True):
     """A version of the files is stored. `manifest` names the object that lists them."""
 
     files_version: int
@@ -372,14 +372,14 @@ class ProjectFilesChanged(ProjectEvent):
     deleted: int
 
 
-class ProjectDeleted(ProjectEvent):
+class ProjectDeleted(ProjectEvent, frozen=True, kw_only=True):
     """The project and its files are gone."""
 
 
 # --- telemetry ----------------------------------------------------------------------------------------------------
 
 
-class AlertEvent(Event):
+class AlertEvent(Event, frozen=True, kw_only=True):
     """Of one alert, by its name."""
 
     service: ClassVar[str] = "telemetry"
@@ -391,14 +391,14 @@ class AlertEvent(Event):
         return self.alert
 
 
-class AlertRaised(AlertEvent):
+class AlertRaised(AlertEvent, frozen=True, kw_only=True):
     """A condition that an operator should look at holds since `since`."""
 
     message: str
     since: float
 
 
-class AlertCleared(AlertEvent):
+class AlertCleared(AlertEvent, frozen=True, kw_only=True):
     """The condition no longer holds."""
 
     lasted_s: float

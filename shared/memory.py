@@ -5,10 +5,13 @@ Events go through the real codec, so that what cannot be stored cannot pass here
 """
 
 import asyncio
+import contextvars
 import itertools
+import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -33,7 +36,12 @@ from shared.ports import (
     WrongLastSequence,
 )
 
+log = logging.getLogger("drape.memory")
+
 ACK_WAIT_S = 10.0
+REQUEST_TIMEOUT_S = 10.0
+CONNECT_POLL_S = 0.1
+"""How often a consumer that is cut off looks whether it still is."""
 
 
 class MemoryBroker:
@@ -48,7 +56,8 @@ class MemoryBroker:
         self.followers: list[Callable[[Recorded], None]] = []
         self.event_queues: dict[str, _Queue] = defaultdict(_Queue)
         self.timer_queues: dict[str, _Queue] = defaultdict(_Queue)
-        self.endpoints: dict[str, list[Handler]] = defaultdict(list)
+        self.endpoints: dict[str, list[tuple[Handler, contextvars.Context]]] = defaultdict(list)
+        self.serving: set[asyncio.Task[bytes | DrapeError]] = set()
         self.progress_listeners: list[Callable[[Progress], None]] = []
         self.log_listeners: list[Callable[[LogBatch], None]] = []
         self.preview_logs: dict[PreviewId, list[LogBatch]] = defaultdict(list)
@@ -223,18 +232,26 @@ class _Consumer:
     async def _pull(self) -> None:
         while True:
             item, attempts = await self._queue.get()
+            if not self._broker.connected:
+                self._queue.waiting.appendleft((item, attempts))
+                await asyncio.sleep(CONNECT_POLL_S)
+                continue
             delivery = _MemoryDelivery(self._broker, self._queue, item, attempts, self._service)
             task = asyncio.create_task(self._run(item, delivery), name=f"{self._service}-reaction")
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._done, delivery))
 
     async def _run(self, item: Any, delivery: "_MemoryDelivery") -> None:
         try:
             await self._handler(item, delivery)
-        finally:
-            if not delivery.ended:
-                # The replica went away, or forgot: the consumer gives the message out again.
-                asyncio.get_running_loop().call_later(ACK_WAIT_S, self._queue.put, item, delivery.attempts + 1)
+        except Exception:
+            log.exception("reaction_broke", extra={"consumer": self._service})
+
+    def _done(self, delivery: "_MemoryDelivery", task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not delivery.ended:
+            # The replica went away (maybe before the task's first step): the consumer gives the message out again.
+            task.get_loop().call_later(ACK_WAIT_S, delivery.again)
 
     async def stop(self) -> None:
         tasks = [self._puller, *self._tasks]
@@ -252,12 +269,15 @@ class _MemoryDelivery:
         self.attempts = attempts
         self.ended = False
 
+    def again(self) -> None:
+        self._queue.put(self._item, self.attempts + 1)
+
     async def ack(self) -> None:
         self.ended = True
 
     async def retry(self, delay_s: float) -> None:
         self.ended = True
-        asyncio.get_running_loop().call_later(delay_s, self._queue.put, self._item, self.attempts + 1)
+        asyncio.get_running_loop().call_later(delay_s, self.again)
 
     async def in_progress(self) -> None:
         return
@@ -289,22 +309,38 @@ class _MemoryCommands:
         if not handlers:
             raise Unavailable("service_unavailable", f"Nobody answers {subject}.")
         handlers.append(handlers.pop(0))
-        try:
-            return await handlers[-1](body, headers)
-        except DrapeError:
-            raise
-        except Exception as error:
-            problem = internal(error)
-            raise DrapeError(problem.code, problem.detail) from error
+        handler, context = handlers[-1]
+        # A task of the server's: as over a wire, it goes on without its caller, and ends with its replica.
+        task = asyncio.create_task(_answer(handler, body, headers), name=subject, context=context.copy())
+        self._broker.serving.add(task)
+        task.add_done_callback(self._broker.serving.discard)
+        await asyncio.wait({task}, timeout=REQUEST_TIMEOUT_S)
+        if not task.done() or task.cancelled():
+            raise Unavailable("service_silent", f"{subject} was not answered.")
+        answer = task.result()
+        if isinstance(answer, DrapeError):
+            raise answer
+        return answer
 
     async def serve(
         self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]
     ) -> Subscription:
         served = [(f"cmd.{service}.{name}", handler) for name, handler in commands.items()]
         served += [(f"query.{service}.{name}", handler) for name, handler in queries.items()]
+        context = contextvars.copy_context()
         for subject, handler in served:
-            self._broker.endpoints[subject].append(handler)
+            self._broker.endpoints[subject].append((handler, context))
         return _Served(self._broker, served)
+
+
+async def _answer(handler: Handler, body: bytes, headers: Mapping[str, str]) -> bytes | DrapeError:
+    try:
+        return await handler(body, headers)
+    except DrapeError as error:
+        return error
+    except Exception as error:
+        problem = internal(error)
+        return DrapeError(problem.code, problem.detail)
 
 
 class _Served:
@@ -313,8 +349,9 @@ class _Served:
         self._served = served
 
     async def stop(self) -> None:
-        for subject, handler in self._served:
-            self._broker.endpoints[subject].remove(handler)
+        for subject, mine in self._served:
+            endpoints = self._broker.endpoints[subject]
+            self._broker.endpoints[subject] = [each for each in endpoints if each[0] != mine]
 
 
 class _MemoryTimers:

@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind
 
 from shared import telemetry
 from shared.codec import Meta, Recorded, event_id
-from shared.commands import Command, Reply
+from shared.commands import AcquireVm, Command, Reply
 from shared.effects import Send, SetTimer
 from shared.errors import DrapeError, Invalid, Refused, Unavailable
 from shared.events import Event, aggregate_key
@@ -39,7 +39,7 @@ Effect = msgspec.Struct
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of the loop."""
 
-    events_per_command_max: int = 64
+    events_per_command_max: int = 20_000
     """A decision that never has enough is a bug: it is stopped here."""
     conflicts_max: int = 50
     """Appends that lose to another writer before the caller is told to come again."""
@@ -103,6 +103,8 @@ class Runtime(Generic[S]):
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._tickets = itertools.count()
         self._appending: dict[str, asyncio.Future[None]] = {}
+        self._next_runs: dict[type[Command], asyncio.Task[None]] = {}
+        self._gates: dict[type[Command], asyncio.Lock] = {}
         self._subscriptions: list[Subscription] = []
 
     # --- start and stop ---------------------------------------------------------------------------------------
@@ -133,6 +135,14 @@ class Runtime(Generic[S]):
         for name, period_s in self.definition.ticks.items():
             await self.bus.timers.every(self.definition.name, name, period_s)
         self.ready = True
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Return once `stop` is set; raise what made folding impossible."""
+
+        async def wait() -> None:
+            await stop.wait()
+
+        await self._race(wait())
 
     async def stop(self) -> None:
         """Take nothing new, finish or hand back what is under way."""
@@ -202,6 +212,29 @@ class Runtime(Generic[S]):
         """
         cause = cause or Cause()
         command = msgspec.structs.replace(command, id=command.id or new_id(), at=self.clock())
+        if command.coalesced:
+            await self._coalesce(command, cause)
+        else:
+            await self._carry_out(command, cause)
+        answer = self.definition.answer(self.state, command)
+        return msgspec.structs.replace(answer, seq=self.seq)
+
+    async def _coalesce(self, command: Command, cause: Cause) -> None:
+        """Join the run that has not begun yet; there is one at most, behind the one that is under way."""
+        kind = type(command)
+        run = self._next_runs.get(kind)
+        if run is None:
+            gate = self._gates.setdefault(kind, asyncio.Lock())
+
+            async def begin() -> None:
+                async with gate:
+                    del self._next_runs[kind]
+                    await self._carry_out(msgspec.structs.replace(command, at=self.clock()), cause)
+
+            run = self._next_runs[kind] = asyncio.create_task(begin(), name=f"{kind.__name__}-run")
+        await asyncio.shield(run)
+
+    async def _carry_out(self, command: Command, cause: Cause) -> None:
         conflicts = 0
         appended = 0
         while True:
@@ -223,11 +256,11 @@ class Runtime(Generic[S]):
                 if conflicts > self.limits.conflicts_max:
                     raise Unavailable("contended", f"{key} is being changed by too many writers.") from error
                 await self._catch_up(key)
-        answer = self.definition.answer(self.state, command)
-        return msgspec.structs.replace(answer, seq=self.seq)
 
     def _next_event(self, command: Command) -> Event | None:
         """What the decision still wants. An event of this command that is in the log already is not wanted again."""
+        if isinstance(command, AcquireVm):
+            command = msgspec.structs.replace(command, busy=frozenset(self._appending))
         for event in self.definition.decide(self.state, command):
             if event_id(command.id, event) not in self._recent:
                 return event

@@ -71,10 +71,7 @@ async def _run(wiring: Wiring[S], settings: Common) -> int:
         try:
             async with running(wiring, bus, settings) as runtime:
                 log.info("serving", extra={"seq": runtime.seq, "replay_s": round(runtime.replay_s, 3)})
-                stopped = asyncio.create_task(stop.wait())
-                await asyncio.wait({stopped, runtime.crashed}, return_when=asyncio.FIRST_COMPLETED)
-                if runtime.crashed.done():
-                    runtime.crashed.result()
+                await runtime.run_until(stop)
         finally:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await bus.close()

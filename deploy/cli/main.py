@@ -17,7 +17,7 @@ P = ParamSpec("P")
 INTERRUPTED = 130
 
 
-def command(work: Callable[Concatenate[Output, P], Coroutine[Any, Any, int | None]]) -> Callable[P, None]:
+def command(work: Callable[Concatenate[Output, P], Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
     """An async function as a click command with `--json`; its errors become exit code 1 with the reason."""
 
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, the result last.")
@@ -51,9 +51,9 @@ def cli() -> None:
 def main() -> None:
     """The console script."""
     # Imported here: each adds its commands to the group, and they import this module.
-    from deploy.cli import bench, doctor, inspect, lifecycle, preview
+    from deploy.cli import bench, demo, doctor, inspect, lifecycle, preview
 
-    for module in (lifecycle, preview, inspect, doctor, bench):
+    for module in (lifecycle, preview, demo, inspect, doctor, bench):
         for each in module.COMMANDS:
             cli.add_command(each)
     cli()

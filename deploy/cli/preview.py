@@ -41,7 +41,7 @@ async def preview(output: Output, path: Path, watch: bool, open_page: bool, name
         stored = await api.upload("PUT", f"/api/projects/{project['project_id']}/files", pack_folder(files))
         wanted = await api.call("POST", "/api/previews", json={"project_id": project["project_id"]})
         ended = await follow(output, api, wanted["preview_id"])
-        if not await _conclude(output, api, ended, running.gateway):
+        if not await conclude(output, api, ended, running.gateway):
             return 1
         if open_page:
             webbrowser.open(ended["url"])
@@ -91,7 +91,7 @@ def _show(output: Output, bar: Progress, task: Any, message: Json, preview_id: s
     return None
 
 
-async def _conclude(output: Output, api: Api, view: Json, gateway: str) -> bool:
+async def conclude(output: Output, api: Api, view: Json, gateway: str) -> bool:
     """Say how it ended; True when it is ready."""
     if view["status"] == "ready":
         keys = ("preview_id", "url", "total_s", "from_pool", "install", "steps")

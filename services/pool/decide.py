@@ -2,9 +2,10 @@
 stored, it gives the rest, and in the end nothing."""
 
 from collections.abc import Sequence
+from itertools import islice, takewhile
 
 from services.pool.config import PoolConfig
-from services.pool.state import State, Vm, warm
+from services.pool.state import State, Vm
 from shared.commands import (
     AcquireVm,
     CheckVm,
@@ -77,9 +78,10 @@ def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
         )
     if command.preview_id in state.holders or command.preview_id in state.claims:
         return []
-    free = warm(state)
-    if free and not state.claims:
-        return [_acquired(free[0], command.preview_id, command.owner, from_pool=True, waited_s=0.0)]
+    if state.ready and not state.claims:
+        free = (vm_id for vm_id in state.ready if f"pool.vm.{vm_id}" not in command.busy)
+        vm = state.vms[next(free, next(iter(state.ready)))]
+        return [_acquired(vm, command.preview_id, command.owner, from_pool=True, waited_s=0.0)]
     deadline = command.at + command.timeout_s
     return [ClaimQueued(preview_id=command.preview_id, owner=command.owner, deadline=deadline)]
 
@@ -121,8 +123,8 @@ def _fail_lost_boots(state: State, at: float, config: PoolConfig) -> list[Event]
             code="boot_lost",
             message=f"No word of it for {config.boot_lost_s:g} s.",
         )
-        for vm in state.vms.values()
-        if vm.status == "booting" and at - vm.created_at > config.boot_lost_s
+        for vm in map(state.vms.__getitem__, state.booting)
+        if at - vm.created_at > config.boot_lost_s
     ]
 
 
@@ -130,8 +132,8 @@ def _release_doubles(state: State) -> list[Event]:
     """Two replicas may each have given the same preview a VM: the later one goes back."""
     return [
         VmReleased(vm_id=vm.vm_id, preview_id=vm.preview_id, reason="double")
-        for vm in state.vms.values()
-        if vm.status == "acquired" and vm.preview_id is not None and state.holders.get(vm.preview_id) != vm.vm_id
+        for vm in map(state.vms.__getitem__, state.doubled)
+        if vm.preview_id is not None
     ]
 
 
@@ -145,7 +147,7 @@ def _hand_out(state: State, at: float) -> list[Event]:
             from_pool=False,
             waited_s=round(at - claim.queued_at, 3),
         )
-        for claim, vm in zip(living, warm(state), strict=False)
+        for claim, vm in zip(living, map(state.vms.__getitem__, state.ready), strict=False)
     ]
 
 
@@ -153,8 +155,8 @@ def _create(state: State, at: float, config: PoolConfig) -> list[Event]:
     """The next VMs, by number: two replicas that create at once mean the same VM, and one of them loses."""
     if at < _backoff_until(state, config):
         return []
-    booting = sum(vm.status == "booting" for vm in state.vms.values())
-    wanted = state.target + len(state.claims) - len(warm(state)) - booting
+    booting = len(state.booting)
+    wanted = state.target + len(state.claims) - len(state.ready) - booting
     room = state.maximum - len(state.vms)
     if state.boot_failures:
         room = min(room, 1 - booting)  # while boots fail, one at a time finds out whether they still do
@@ -172,10 +174,10 @@ def _retire(state: State, at: float, config: PoolConfig) -> list[Event]:
     """Surplus first, the oldest ones; then the aged, while enough stay warm to replace them."""
     if state.claims:
         return []
-    free = warm(state)
-    surplus = free[: max(0, len(free) - state.target)]
-    kept = free[len(surplus) :]
-    aged = [vm for vm in kept if at - vm.booted_at > config.warm_age_max_s][: max(0, len(kept) - state.minimum)]
+    surplus = [state.vms[vm_id] for vm_id in islice(state.ready, max(0, len(state.ready) - state.target))]
+    room = len(state.ready) - len(surplus) - state.minimum
+    oldest = islice(state.ready, len(surplus), len(surplus) + max(0, room))
+    aged = list(takewhile(lambda vm: at - vm.booted_at > config.warm_age_max_s, map(state.vms.__getitem__, oldest)))
     return [
         *(VmRetired(vm_id=vm.vm_id, reason="surplus") for vm in surplus),
         *(VmRetired(vm_id=vm.vm_id, reason="aged") for vm in aged),
@@ -267,5 +269,5 @@ def _given_up(vm: Vm, detail: str) -> Event:
 def _backoff_until(state: State, config: PoolConfig) -> float:
     if state.boot_failures == 0:
         return 0.0
-    pause_s = config.boot_backoff_s * 2 ** min(state.boot_failures - 1, 30)
+    pause_s: float = config.boot_backoff_s * 2 ** min(state.boot_failures - 1, 30)
     return state.boot_failed_at + min(pause_s, config.boot_backoff_max_s)

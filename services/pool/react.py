@@ -6,8 +6,8 @@ import msgspec
 
 from services.pool.state import State
 from shared.codec import Recorded
-from shared.effects import Send
 from shared.commands import MaintainPool
+from shared.effects import Send
 from shared.events import (
     ClaimQueued,
     Event,
@@ -71,6 +71,8 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
             return [CreateVm(vm_id)] if vm is not None and vm.status == "booting" else []
         case VmBootFailed(vm_id=vm_id) | VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id):
             return [DestroyVm(vm_id)] if vm_id in state.vms else []
+        case VmBooted() if not state.claims and len(state.ready) <= state.target:
+            return []
         case VmBooted() | VmAcquired() | VmDestroyed() | ClaimQueued() | PoolResized():
             return [Send(MaintainPool())]
         case _:

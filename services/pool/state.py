@@ -52,9 +52,16 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """All VMs and waiting claims, the claims in the order in which they came."""
+    """All VMs and waiting claims, the claims in the order in which they came.
+
+    `ready`, `booting` and `doubled` are indexes into `vms`, in the order in which the VMs got there: a claim must not
+    cost more because the pool is large. `doubled`: VMs of a preview that holds another one.
+    """
 
     vms: dict[VmId, Vm] = {}
+    ready: dict[VmId, None] = {}
+    booting: dict[VmId, None] = {}
+    doubled: dict[VmId, None] = {}
     claims: dict[PreviewId, Claim] = {}
     holders: dict[PreviewId, VmId] = {}
     created: int = 0
@@ -70,11 +77,6 @@ def initial() -> State:
     return State()
 
 
-def warm(state: State) -> list[Vm]:
-    """The VMs that may be given away, oldest first."""
-    return [vm for vm in state.vms.values() if vm.status == "ready"]
-
-
 def evolve(state: State, recorded: Recorded) -> None:
     """Fold one event. Deterministic; touches nothing but `state`."""
     event = recorded.event
@@ -83,6 +85,7 @@ def evolve(state: State, recorded: Recorded) -> None:
         case VmCreationStarted(vm_id=vm_id, number=number):
             state.created = max(state.created, number)
             state.vms[vm_id] = Vm(vm_id=vm_id, status="booting", created_at=at)
+            state.booting[vm_id] = None
         case VmBooted(vm_id=vm_id, host=host, port=port):
             state.boot_failures = 0
             _change(state, vm_id, status="ready", booted_at=at, host=host, port=port)
@@ -92,9 +95,10 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change(state, vm_id, status="going")
         case VmAcquired(vm_id=vm_id, preview_id=preview_id, owner=owner):
             state.claims.pop(preview_id, None)
-            # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.
-            state.holders.setdefault(preview_id, vm_id)
             _change(state, vm_id, status="acquired", preview_id=preview_id, owner=owner)
+            # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.
+            if state.holders.setdefault(preview_id, vm_id) != vm_id:
+                state.doubled[vm_id] = None
         case VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id):
             _let_go(state, vm_id)
             _change(state, vm_id, status="going")
@@ -104,6 +108,7 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change(state, vm_id, failures=0)
         case VmDestroyed(vm_id=vm_id):
             _let_go(state, vm_id)
+            _unindex(state, vm_id)
             state.vms.pop(vm_id, None)
         case ClaimQueued(preview_id=preview_id, owner=owner, deadline=deadline):
             state.claims[preview_id] = Claim(preview_id=preview_id, owner=owner, queued_at=at, deadline=deadline)
@@ -117,8 +122,19 @@ def evolve(state: State, recorded: Recorded) -> None:
 
 def _change(state: State, vm_id: VmId, **changes: object) -> None:
     vm = state.vms.get(vm_id)
-    if vm is not None:
-        state.vms[vm_id] = msgspec.structs.replace(vm, **changes)
+    if vm is None:
+        return
+    changed = state.vms[vm_id] = msgspec.structs.replace(vm, **changes)
+    if changed.status != vm.status:
+        _unindex(state, vm_id)
+        if changed.status == "ready":
+            state.ready[vm_id] = None
+
+
+def _unindex(state: State, vm_id: VmId) -> None:
+    state.ready.pop(vm_id, None)
+    state.booting.pop(vm_id, None)
+    state.doubled.pop(vm_id, None)
 
 
 def _let_go(state: State, vm_id: VmId) -> None:

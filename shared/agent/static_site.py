@@ -113,7 +113,7 @@ class _Site:
                 return None if index is None else (index if path == "" or path.endswith("/") else asked)
             if asked is None and parts[-1]:
                 asked = self._inside(self._root.joinpath(*parts[:-1], f"{parts[-1]}.html"))
-            return asked if asked is not None and asked.is_file() and self._copies_inside(asked) else None
+            return asked if asked is not None and asked.is_file() else None
         except OSError:
             return None  # a name that is too long, a loop of links, a folder that may not be read
 
@@ -121,11 +121,6 @@ class _Site:
         """The real path, if it exists and lies in the folder."""
         real = path.resolve()
         return real if real.exists() and real.is_relative_to(self._root) else None
-
-    def _copies_inside(self, path: Path) -> bool:
-        """False when a compressed copy, which might be served in a file's stead, is a link to the outside."""
-        copies = [path.with_name(path.name + ending) for ending in (".gz", ".br")]
-        return all(copy.resolve().is_relative_to(self._root) for copy in copies)
 
     async def _not_found(self) -> web.Response:
         own = await asyncio.to_thread(self._find, "404.html")

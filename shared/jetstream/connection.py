@@ -20,15 +20,16 @@ log = logging.getLogger("drape.nats")
 
 async def connect(url: str, name: str) -> Client:
     """A connection that comes back by itself for ever. Raises `Unavailable` when the server does not answer at first."""
-    established = False
+    client: Client | None = None
 
     async def on_error(error: Exception) -> None:
         # While the first connection is being made, the caller gets the error; a log line would say it twice.
-        if established:
+        if client is not None:
             log.warning("nats_error", extra={"error": str(error) or type(error).__name__})
 
     async def on_disconnected() -> None:
-        log.warning("nats_disconnected", extra={"client": name})
+        if client is not None and not client.is_closed and not client.is_draining:
+            log.warning("nats_disconnected", extra={"client": name})
 
     async def on_reconnected() -> None:
         log.warning("nats_reconnected", extra={"client": name})
@@ -56,7 +57,6 @@ async def connect(url: str, name: str) -> Client:
             f"NATS at {public_url(url)} does not answer: {error or type(error).__name__}",
             "Is it running? `drape status` tells; NATS_URL names another server.",
         ) from error
-    established = True
     client.options["max_reconnect_attempts"] = -1
     return client
 

@@ -11,7 +11,7 @@ from shared.events import EVENT_TYPES
 VERSION = "0.1.0"
 Json = dict[str, Any]
 
-_TAR = {"application/x-tar": {}, "application/gzip": {}}
+_TAR: dict[str, dict[str, str]] = {"application/x-tar": {}, "application/gzip": {}}
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 _KEY = {
     "name": "Idempotency-Key",

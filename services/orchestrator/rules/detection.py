@@ -53,7 +53,7 @@ BASE_ENV = {
     "npm_config_update_notifier": "false",
     "npm_config_fund": "false",
 }
-NPM_QUIET = ("--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=http")
+NPM_QUIET = ("--no-audit", "--no-fund", "--no-update-notifier", "--no-progress", "--prefer-offline")
 STATIC_COMMAND = ("{python}", "-m", "shared.agent.static_server", "--port", PORT, "--root", ".")
 LOCKFILES = {
     "package-lock.json": "npm",

@@ -153,7 +153,9 @@ async def test_time_in_which_it_was_frozen_does_not_count(tmp_path: Path) -> Non
         os.kill(agent.pid, signal.SIGSTOP)
         await asyncio.wait((asyncio.ensure_future(agent.process.wait()),), timeout=2.5)
         os.kill(agent.pid, signal.SIGCONT)
+        await asyncio.wait((asyncio.ensure_future(agent.process.wait()),), timeout=0.5)
 
+        assert agent.process.returncode is None
         assert (await agent.client.health()).vm_id == "vm-1"
 
 

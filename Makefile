@@ -1,0 +1,56 @@
+# Everything here works on a machine that has git, make and Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DRAPE := $(BIN)/drape
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo test check format lock clean
+
+help:
+	@echo "make demo         start everything here and preview examples/vite-react (ONCE=1: stop once it is ready; PORT=N)"
+	@echo "make test         the whole test suite, live parts included (ARGS='-k name' narrows it)"
+	@echo "make check        format, lint, types, import contracts"
+	@echo "make format       let the formatter and the linter mend what they can"
+	@echo "make lock         renew the pinned requirements"
+
+# Node: the machine's own where it is 22 or newer, else the one from PyPI.
+$(VENV)/.installed: requirements.lock requirements-node.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Drape needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	@node -e 'process.exit(parseInt(process.versions.node) < 22)' 2>/dev/null \
+		|| { echo "installing Node 24 from PyPI"; $(BIN)/python -m pip install --quiet --require-hashes -r requirements-node.lock; }
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	@$(DRAPE) demo examples/vite-react $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check shared services deploy tests
+	$(BIN)/ruff check shared services deploy tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format shared services deploy tests
+	$(BIN)/ruff check --fix shared services deploy tests
+
+UV_COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q
+lock:
+	$(UV_COMPILE) pyproject.toml -o requirements.lock
+	$(UV_COMPILE) pyproject.toml --group dev -o requirements-dev.lock
+	$(UV_COMPILE) --group node -o requirements-node.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,0 +1,75 @@
+"""Command and state to events. Pure. A decision names what is still missing: asked again after its first event is
+stored, it gives the rest, and in the end nothing."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from services.telemetry.config import TelemetryConfig
+from services.telemetry.state import State
+from shared.commands import Command, EvaluateAlerts
+from shared.events import AlertCleared, AlertRaised, Event
+
+POOL_EMPTY = "pool_empty"
+VM_BOOTS_FAILING = "vm_boots_failing"
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """What an alert is about. `due`: it should be raised; `over_since`: the condition has been gone since then."""
+
+    alert: str
+    due: bool
+    since: float
+    over_since: float | None
+    message: str
+
+
+def decide(state: State, command: Command, config: TelemetryConfig) -> Sequence[Event]:
+    """The events that the command leads to in this state."""
+    match command:
+        case EvaluateAlerts():
+            return evaluate_alerts(state, command, config)
+        case _:
+            raise AssertionError(f"not a command of telemetry: {type(command).__name__}")
+
+
+def evaluate_alerts(state: State, command: EvaluateAlerts, config: TelemetryConfig) -> Sequence[Event]:
+    """Each alert is raised once when it is due, and cleared once when its condition has been gone for a while."""
+    conditions = (_pool_empty(state, command.at, config), _vm_boots_failing(state, config))
+    return [event for condition in conditions for event in _change(state, condition, command.at, config)]
+
+
+def _pool_empty(state: State, at: float, config: TelemetryConfig) -> Condition:
+    since = state.short_since
+    empty_s = 0.0 if since is None else at - since
+    waiting = len(state.waiting)
+    claims = f"{waiting} preview{'' if waiting == 1 else 's'} waiting"
+    return Condition(
+        alert=POOL_EMPTY,
+        due=since is not None and empty_s >= config.pool_empty_s,
+        since=since or 0.0,
+        over_since=None if since is not None else state.short_until,
+        message=f"The pool has had no warm VM for {empty_s:.0f} s (target {state.target}, {claims}).",
+    )
+
+
+def _vm_boots_failing(state: State, config: TelemetryConfig) -> Condition:
+    failing = state.boot_failures >= config.boot_failures_min
+    return Condition(
+        alert=VM_BOOTS_FAILING,
+        due=failing,
+        since=state.boots_fail_since or 0.0,
+        over_since=None if failing else state.boots_failed_until,
+        message=f"The last {state.boot_failures} VM boots failed; the pool's log says why.",
+    )
+
+
+def _change(state: State, condition: Condition, at: float, config: TelemetryConfig) -> Sequence[Event]:
+    raised = state.alerts.get(condition.alert)
+    if raised is None:
+        if not condition.due:
+            return []
+        return [AlertRaised(alert=condition.alert, message=condition.message, since=condition.since)]
+    if condition.over_since is None or at - condition.over_since < config.clear_after_s:
+        return []
+    return [AlertCleared(alert=condition.alert, lasted_s=round(condition.over_since - raised.since, 3))]

@@ -1,0 +1,28 @@
+"""Event and state to effects, as data. Pure. Telemetry reacts to no event: its projection reads the log itself."""
+
+from collections.abc import Sequence
+
+from services.telemetry.state import State
+from shared.codec import Recorded
+from shared.commands import EvaluateAlerts
+from shared.effects import Send
+from shared.events import Event
+from shared.ports import TimerFired
+
+Effect = Send
+
+ALERTS_TICK = "alerts"
+
+REACTS_TO: tuple[type[Event], ...] = ()
+
+
+def react(_state: State, _recorded: Recorded) -> Sequence[Effect]:
+    """What has to happen because of this event: nothing."""
+    return []
+
+
+def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
+    """What has to happen because time has passed."""
+    if fired.name == ALERTS_TICK:
+        return [Send(EvaluateAlerts())]
+    return []  # a timer of another version of this service

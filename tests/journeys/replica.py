@@ -1,0 +1,100 @@
+"""One replica of one service on the stage: it can be started, and killed as `kill -9` would.
+
+Every task that a replica makes is its own (told by a context variable), and every port that it holds is cut with it:
+nothing of a dead replica acts, answers or hears.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+from shared.ports import Bus, Subscription
+
+_replica: contextvars.ContextVar["Replica | None"] = contextvars.ContextVar("replica", default=None)
+KILL_ROUNDS_MAX = 20
+
+
+class Replica:
+    """`name`: `pool`, or `pool/2` for a second one. `alive` until it is killed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.service = name.partition("/")[0]
+        self.alive = True
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.subscriptions: list[Subscription] = []
+        self.gone = asyncio.Event()
+        self.runtime: Any = None
+        self.feed: Any = None
+
+    async def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this as the replica: what it starts belongs to it."""
+        context = contextvars.copy_context()
+        context.run(_replica.set, self)
+        await asyncio.create_task(work, context=context)
+
+    def line(self, bus: Bus) -> Bus:
+        """The bus, as long as the replica lives."""
+        ports = {
+            name: _Line(self, getattr(bus, name))
+            for name in ("log", "reactions", "commands", "timers", "progress", "preview_logs", "objects")
+        }
+        return Bus(**ports, connected=bus.connected, close=bus.close)  # type: ignore[arg-type]
+
+    def kill(self) -> None:
+        """Cut it off at this very point. `buried` says when its last task has gone."""
+        self.alive = False
+        for task in list(self.tasks):
+            task.cancel()
+        self.gone.set()
+
+    async def buried(self) -> None:
+        for subscription in self.subscriptions:
+            await subscription.stop()
+        for _ in range(KILL_ROUNDS_MAX):
+            waiting = {task for task in self.tasks if task is not asyncio.current_task()}
+            if not waiting:
+                return
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting, timeout=0.01)
+        raise AssertionError(f"{self.name} does not die: {self.tasks}")
+
+
+class _Line:
+    """A port that dies with its replica."""
+
+    def __init__(self, replica: Replica, port: Any) -> None:
+        self._replica = replica
+        self._port = port
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._port, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self._check()
+            result = await method(*args, **kwargs)
+            self._check()
+            if hasattr(result, "stop"):
+                self._replica.subscriptions.append(result)
+            return result
+
+        return call
+
+    def _check(self) -> None:
+        if not self._replica.alive:
+            raise asyncio.CancelledError(f"{self._replica.name} was killed")
+
+
+def own_tasks(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **kwargs: Any
+) -> "asyncio.Task[Any]":
+    """A task factory that notes which replica a task belongs to."""
+    task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **kwargs)  # type: ignore[arg-type]
+    context = kwargs.get("context")
+    replica = context.get(_replica) if context is not None else _replica.get()
+    if replica is not None:
+        replica.tasks.add(task)
+        task.add_done_callback(replica.tasks.discard)
+    return task

@@ -1,0 +1,141 @@
+"""The rules of the design that always hold, read off the log and the states after a journey."""
+
+from collections.abc import Iterable
+
+from shared.codec import Recorded
+from shared.events import (
+    ClaimExpired,
+    ClaimQueued,
+    ClaimWithdrawn,
+    PoolResized,
+    PreviewFailed,
+    PreviewReady,
+    PreviewRequested,
+    PreviewRestarted,
+    PreviewStopped,
+    VmAcquired,
+    VmCreationStarted,
+    VmDestroyed,
+    VmLost,
+    VmReleased,
+)
+from shared.runtime import digest, replay
+from tests.journeys.stage import Stage
+
+
+def check_rules(stage: Stage, *, parked: int = 0) -> None:
+    """Fails with the rule that was broken, and the log."""
+    broken = [
+        *_held_once(stage.broker.records),
+        *_never_above_max(stage.broker.records),
+        *_all_previews_end(stage.broker.records),
+        *_no_claim_is_left(stage.broker.records),
+        *_revisions_count_up(stage.broker.records),
+        *_replay_gives_the_same(stage),
+        *_provider_agrees(stage),
+        *_nothing_broke(stage, parked),
+    ]
+    assert not broken, "\n".join([*broken, stage.told()])
+
+
+def _held_once(records: Iterable[Recorded]) -> list[str]:
+    """No VM has two previews, ever, and no preview two VMs."""
+    holder: dict[str, str] = {}
+    used: set[str] = set()
+    broken: list[str] = []
+    for recorded in records:
+        match recorded.event:
+            case VmAcquired(vm_id=vm_id, preview_id=preview_id):
+                if vm_id in used:
+                    broken.append(f"seq {recorded.seq}: {vm_id} is given away for the second time")
+                if preview_id in holder.values():
+                    broken.append(f"seq {recorded.seq}: {preview_id} gets a second VM, {vm_id}")
+                used.add(vm_id)
+                holder[vm_id] = preview_id
+            case VmReleased(vm_id=vm_id) | VmLost(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
+                holder.pop(vm_id, None)
+    return broken
+
+
+def _never_above_max(records: Iterable[Recorded]) -> list[str]:
+    alive: set[str] = set()
+    maximum = 5
+    broken: list[str] = []
+    for recorded in records:
+        match recorded.event:
+            case PoolResized(maximum=new):
+                maximum = new
+            case VmCreationStarted(vm_id=vm_id):
+                alive.add(vm_id)
+                if len(alive) > maximum:
+                    broken.append(f"seq {recorded.seq}: {len(alive)} VMs, {maximum} are allowed")
+            case VmDestroyed(vm_id=vm_id):
+                alive.discard(vm_id)
+    return broken
+
+
+def _all_previews_end(records: Iterable[Recorded]) -> list[str]:
+    """Ready, failed or stopped: nothing is stuck."""
+    open_since: dict[str, int] = {}
+    for recorded in records:
+        match recorded.event:
+            case PreviewRequested(preview_id=preview_id) | PreviewRestarted(preview_id=preview_id):
+                open_since[preview_id] = recorded.seq
+            case (
+                PreviewReady(preview_id=preview_id)
+                | PreviewFailed(preview_id=preview_id)
+                | PreviewStopped(preview_id=preview_id)
+            ):
+                open_since.pop(preview_id, None)
+    return [f"preview {preview_id}, begun at seq {seq}, has no end" for preview_id, seq in open_since.items()]
+
+
+def _no_claim_is_left(records: Iterable[Recorded]) -> list[str]:
+    waiting: set[str] = set()
+    for recorded in records:
+        match recorded.event:
+            case ClaimQueued(preview_id=preview_id):
+                waiting.add(preview_id)
+            case VmAcquired(preview_id=p) | ClaimExpired(preview_id=p) | ClaimWithdrawn(preview_id=p):
+                waiting.discard(p)
+    return [f"the claim of {preview_id} has no end" for preview_id in waiting]
+
+
+def _revisions_count_up(records: Iterable[Recorded]) -> list[str]:
+    last: dict[str, int] = {}
+    broken: list[str] = []
+    for recorded in records:
+        if recorded.meta.rev != last.get(recorded.key, 0) + 1:
+            broken.append(f"seq {recorded.seq}: {recorded.key} goes from rev {last.get(recorded.key, 0)} to another")
+        last[recorded.key] = recorded.meta.rev
+    return broken
+
+
+def _replay_gives_the_same(stage: Stage) -> list[str]:
+    broken: list[str] = []
+    for name, replica in stage.replicas.items():
+        if not replica.alive:
+            continue
+        if replica.runtime.crashed.done():
+            broken.append(f"{name}: folding crashed")
+        if replica.runtime.seq != len(stage.broker.records):
+            broken.append(f"{name}: is at seq {replica.runtime.seq} of {len(stage.broker.records)}")
+        elif digest(replay(replica.runtime.definition, stage.broker.records)) != digest(replica.runtime.state):
+            broken.append(f"{name}: the replayed state is another than the live one")
+    return broken
+
+
+def _provider_agrees(stage: Stage) -> list[str]:
+    """After the dust has settled, the log and the provider know the same VMs."""
+    pools = [r.runtime.state for r in stage.replicas.values() if r.service == "pool" and r.alive]
+    known = {vm_id for state in pools for vm_id, vm in state.vms.items() if vm.status in ("ready", "acquired")}
+    if not pools or known == set(stage.provider.vms):
+        return []
+    return [f"the log has the VMs {sorted(known)}, the provider {sorted(stage.provider.vms)}"]
+
+
+def _nothing_broke(stage: Stage, parked: int) -> list[str]:
+    broken = [f"logged as an error: {record.getMessage()} {record.__dict__}" for record in stage.complaints.records]
+    if len(stage.broker.parked) != parked:
+        broken.append(f"parked: {stage.broker.parked}")
+    return broken

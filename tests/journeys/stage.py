@@ -1,0 +1,406 @@
+"""All services together on one in-memory log in virtual time: the stage on which the journeys play.
+
+The machines outlive the services, as real ones do: VMs are the simulated provider's, what runs in them is the
+simulated workspace's. Times are virtual seconds since the stage was opened.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+import msgspec
+
+from services.gateway import app as gateway_app
+from services.gateway.adapters.feed import Feed
+from services.gateway.config import GatewayConfig
+from services.gateway.effects import GatewayEffects
+from services.gateway.react import REACTS_TO as GATEWAY_REACTS_TO
+from services.orchestrator import app as orchestrator_app
+from services.orchestrator.adapters.project_store import ObjectProjectStore
+from services.orchestrator.adapters.simulated import SimulatedGatewayProbe, SimulatedWorkspace
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.effects import OrchestratorEffects
+from services.orchestrator.react import REACTS_TO as ORCHESTRATOR_REACTS_TO
+from services.orchestrator.state import Vm
+from services.pool import app as pool_app
+from services.pool.adapters.health import SimulatedHealthProbe
+from services.pool.adapters.simulated import SimulatedProvider
+from services.pool.config import PoolConfig
+from services.pool.effects import PoolEffects
+from services.pool.react import REACTS_TO as POOL_REACTS_TO
+from shared.agent.protocol import FileSync, JobSpec, JobStatus, SyncResult
+from shared.codec import Meta, Recorded
+from shared.commands import (
+    Command,
+    CreateProject,
+    PreviewReply,
+    ProjectReply,
+    RecordFiles,
+    RequestPreview,
+    RestartPreview,
+    StopPreview,
+)
+from shared.errors import DrapeError, Unavailable
+from shared.events import Event
+from shared.memory import MemoryBroker
+from shared.ports import Cause, LogLine
+from shared.project_files import Entry, Manifest, bundle_name, manifest_name, pack, sha256
+from shared.runtime import Runtime
+from shared.ulids import new_id
+from tests.journeys.client import Client
+from tests.journeys.replica import Replica, own_tasks
+
+OWNER = "ann"
+SECRET = "0" * 64
+EPOCH_S = 1_800_000_000.0
+SERVICES = ("pool", "orchestrator", "gateway")
+REACTS_TO = {"pool": POOL_REACTS_TO, "orchestrator": ORCHESTRATOR_REACTS_TO, "gateway": GATEWAY_REACTS_TO}
+
+VITE = {
+    "package.json": b'{"scripts": {"dev": "vite"}, "devDependencies": {"vite": "^7.0.0"}}',
+    "package-lock.json": b'{"lockfileVersion": 3, "packages": {"node_modules/vite": {"version": "7.1.2"}}}',
+    "index.html": b"<h1>vite</h1>",
+}
+STATIC = {"index.html": b"<h1>static</h1>"}
+NEXT_16 = {"package.json": b'{"scripts": {"dev": "next dev"}, "dependencies": {"next": "16.0.3"}}'}
+
+E = TypeVar("E", bound=Event)
+
+
+class Broker(MemoryBroker):
+    """The log, with a trap: `on_stored` is called with each event before anybody else has heard of it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.on_stored: list[Callable[[Recorded], None]] = []
+
+    def store(self, event: Event, meta: Meta, after: int) -> int:
+        before = len(self.records)
+        seq = super().store(event, meta, after)
+        if seq > before:
+            for listener in list(self.on_stored):
+                listener(self.records[-1])
+        return seq
+
+
+class Machines(SimulatedProvider):
+    """The provider's VMs; what runs in one ends with it. `most`: VMs that existed at once."""
+
+    def __init__(self, workspace: SimulatedWorkspace, boot_s: float, clock: Callable[[], float]) -> None:
+        super().__init__(boot_s, clock)
+        self._workspace = workspace
+
+    async def destroy(self, vm_id: str) -> None:
+        await super().destroy(vm_id)
+        self._workspace.end(vm_id)
+
+    def lose(self, vm_id: str) -> None:
+        """The VM goes without anybody's doing."""
+        self.vms.pop(vm_id, None)
+        self._workspace.end(vm_id)
+
+
+class Workspace(SimulatedWorkspace):
+    """Notes what truly happened in the VMs: `runs` of jobs, and `versions` of files written, each with its VM."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.runs: list[tuple[str, str]] = []
+        self.versions: list[tuple[str, int]] = []
+
+    async def start_job(self, vm: Vm, job_id: str, spec: JobSpec) -> JobStatus:
+        known = job_id in self.jobs(vm.vm_id)
+        status = await super().start_job(vm, job_id, spec)
+        if not known:
+            self.runs.append((vm.vm_id, job_id))
+        return status
+
+    async def sync(self, vm: Vm, files: FileSync, contents: Any) -> SyncResult:
+        result = await super().sync(vm, files, contents)
+        if not result.stale:
+            self.versions.append((vm.vm_id, result.version))
+        return result
+
+    def installs_run(self) -> list[tuple[str, str]]:
+        return [run for run in self.runs if run[1].startswith("install")]
+
+
+class _Complaints(logging.Handler):
+    """Keeps what our own code logs as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class Stage:
+    """Open one with `staged`."""
+
+    def __init__(self, pool: PoolConfig, orchestrator: OrchestratorConfig, boot_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(own_tasks)
+        began = loop.time()
+        self.now: Callable[[], float] = lambda: loop.time() - began
+        self.clock: Callable[[], float] = lambda: EPOCH_S + self.now()
+        self.configs = {"pool": pool, "orchestrator": orchestrator, "gateway": GatewayConfig()}
+        self.pool_config, self.orchestrator_config, self.gateway_config = pool, orchestrator, GatewayConfig()
+        self.broker = Broker(self.clock)
+        self.bus = self.broker.bus(REACTS_TO)
+        self.workspace = Workspace(self.clock)
+        self.provider = Machines(self.workspace, boot_s, self.clock)
+        self.probe = SimulatedGatewayProbe(reachable=lambda _: self.is_up("gateway"))
+        self.replicas: dict[str, Replica] = {}
+        self.complaints = _Complaints()
+        self._stored = asyncio.Condition()
+        self._news = asyncio.Event()
+        self.broker.on_stored.append(lambda _: self._news.set())
+        self._versions: dict[str, Manifest] = {}
+
+    # --- replicas ---------------------------------------------------------------------------------------------
+
+    def is_up(self, service: str) -> bool:
+        return any(r.service == service and r.alive for r in self.replicas.values())
+
+    def state(self, name: str) -> Any:
+        return self.replicas[name].runtime.state
+
+    async def start(self, name: str) -> None:
+        """Replay, then serve: as the service's own process does it."""
+        assert name not in self.replicas or not self.replicas[name].alive, f"{name} is up already"
+        replica = Replica(name)
+        await replica.run(self._begin(replica))
+        self.replicas[name] = replica
+
+    async def crash(self, name: str) -> None:
+        """kill -9: no orderly stop, nothing acknowledged, nothing answered."""
+        self.replicas[name].kill()
+        await self.replicas[name].buried()
+
+    def crash_when(self, name: str, event: str, nth: int = 1) -> "asyncio.Task[None]":
+        """Kill the replica in the moment in which the nth such event is stored. The task ends once it is dead."""
+        trapped = asyncio.Event()
+        left = [nth]
+
+        def trap(recorded: Recorded) -> None:
+            left[0] -= recorded.type == event
+            if left[0] == 0 and not trapped.is_set():
+                trapped.set()
+                self.replicas[name].kill()
+
+        async def bury() -> None:
+            await trapped.wait()
+            await self.replicas[name].buried()
+
+        self.broker.on_stored.append(trap)
+        return asyncio.create_task(bury())
+
+    async def _begin(self, replica: Replica) -> None:
+        bus = replica.line(self.broker.bus())
+        definition: Any = {
+            "pool": lambda: pool_app.definition(self.pool_config),
+            "orchestrator": lambda: orchestrator_app.definition(self.orchestrator_config),
+            "gateway": lambda: gateway_app.definition(self.gateway_config),
+        }[replica.service]()
+        runtime: Runtime[Any] = Runtime(definition, bus, instance=replica.name.replace("/", "-"), clock=self.clock)
+        replica.runtime = runtime
+        await runtime.start()
+        match replica.service:
+            case "pool":
+                await self._serve_pool(runtime)
+            case "orchestrator":
+                await self._serve_orchestrator(runtime, bus)
+            case _:
+                await self._serve_gateway(runtime, bus, replica)
+
+    async def _serve_pool(self, runtime: Runtime[Any]) -> None:
+        effects = PoolEffects(
+            self.provider,
+            SimulatedHealthProbe(),
+            runtime.send,
+            lambda: runtime.state,
+            config=self.pool_config,
+            secret=SECRET,
+            clock=self.clock,
+        )
+        await pool_app._resize(runtime, self.pool_config)
+        await runtime.serve(effects.perform, pool_app.queries(runtime))
+
+    async def _serve_orchestrator(self, runtime: Runtime[Any], bus: Any) -> None:
+        effects = OrchestratorEffects(
+            bus,
+            self.workspace,
+            ObjectProjectStore(bus.objects),
+            self.probe,
+            runtime.send,
+            lambda: runtime.state,
+            lambda: runtime.seq,
+            config=self.orchestrator_config,
+            clock=self.clock,
+        )
+        await runtime.serve(effects.perform)
+
+    async def _serve_gateway(self, runtime: Runtime[Any], bus: Any, replica: Replica) -> None:
+        feed = Feed(lambda: runtime.state, lambda: runtime.seq, self.gateway_config, self.clock)
+        # The stack is never closed: on this stage a replica ends by being killed.
+        await gateway_app._listen(runtime, bus, feed, AsyncExitStack())
+        replica.feed = feed
+        await runtime.serve(GatewayEffects(bus.objects, lambda: runtime.state).perform)
+
+    # --- what users do ----------------------------------------------------------------------------------------
+
+    async def send(self, command: Command, *, patience_s: float = 60.0) -> bytes:
+        """As a client sends it: the same command again while nobody answers, for `patience_s`."""
+        command = msgspec.structs.replace(command, id=command.id or new_id())
+        until = self.now() + patience_s
+        while True:
+            try:
+                return await self.bus.commands.send(command, Cause(actor="test"))
+            except Unavailable:
+                if self.now() >= until:
+                    raise
+                await asyncio.sleep(0.2)
+
+    async def project(self, files: dict[str, bytes] | None = None, owner: str = OWNER) -> str:
+        """A new project with these files (default: a Vite project)."""
+        reply = msgspec.json.decode(await self.send(CreateProject(owner=owner, name="project")), type=ProjectReply)
+        await self.change(reply.project_id, VITE if files is None else files, owner)
+        return reply.project_id
+
+    async def change(self, project_id: str, files: dict[str, bytes], owner: str = OWNER) -> int:
+        """A new version in which these files are as given. Gives the version."""
+        before = self._versions.get(project_id, Manifest(files_version=0, files={}))
+        bundle = pack({path: (content, 0o644) for path, content in files.items()})
+        bundled = bundle_name(owner, project_id, sha256(bundle))
+        await self.bus.objects.put(bundled, bundle)
+        entries = {p: Entry(sha256=sha256(c), mode=0o644, size=len(c), bundle=bundled) for p, c in files.items()}
+        manifest = Manifest(files_version=before.files_version + 1, files={**before.files, **entries})
+        name = manifest_name(owner, project_id, manifest.files_version, new_id())
+        await self.bus.objects.put(name, msgspec.json.encode(manifest))
+        record = RecordFiles(
+            project_id=project_id,
+            owner=owner,
+            base_version=before.files_version,
+            manifest=name,
+            files=len(manifest.files),
+            size_bytes=manifest.size_bytes,
+            changed=len(files),
+            deleted=0,
+        )
+        self._versions[project_id] = manifest
+        return msgspec.json.decode(await self.send(record), type=ProjectReply).files_version
+
+    async def request(self, project_id: str, *, owner: str = OWNER, command_id: str = "") -> str:
+        """Ask for a preview. Gives its id."""
+        command = RequestPreview(id=command_id, project_id=project_id, owner=owner)
+        return msgspec.json.decode(await self.send(command), type=PreviewReply).preview_id
+
+    async def stop(self, preview_id: str) -> None:
+        await self.send(StopPreview(preview_id=preview_id))
+
+    async def restart(self, preview_id: str) -> None:
+        await self.send(RestartPreview(preview_id=preview_id))
+
+    def client(self, project_id: str | None = None, owner: str = OWNER) -> Client:
+        """A browser, not connected yet."""
+        return Client(self._feed, self.now, owner, project_id)
+
+    def _feed(self) -> tuple[Feed, asyncio.Event] | None:
+        up = [r for r in self.replicas.values() if r.service == "gateway" and r.alive]
+        return (up[0].feed, up[0].gone) if up else None
+
+    # --- what came of it --------------------------------------------------------------------------------------
+
+    def events(self, kind: type[E], preview_id: str | None = None) -> list[E]:
+        """All events of a type, in order."""
+        return [
+            each.event
+            for each in self.broker.records
+            if isinstance(each.event, kind) and preview_id in (None, getattr(each.event, "preview_id", None))
+        ]
+
+    def at(self, kind: type[Event], preview_id: str | None = None, nth: int = 1) -> float:
+        """When the nth such event was stored."""
+        times = [
+            each.meta.at - EPOCH_S
+            for each in self.broker.records
+            if isinstance(each.event, kind) and preview_id in (None, getattr(each.event, "preview_id", None))
+        ]
+        return times[nth - 1]
+
+    def story(self, preview_id: str | None = None) -> list[str]:
+        """The names of the events, in order; of one preview where it is given."""
+        return [
+            each.type
+            for each in self.broker.records
+            if preview_id is None or getattr(each.event, "preview_id", None) == preview_id
+        ]
+
+    async def until(self, kind: type[E], preview_id: str | None = None, *, within_s: float, nth: int = 1) -> E:
+        """Wait for the nth such event. Fails, with the log, where it does not come in time."""
+        deadline = self.now() + within_s
+        while len(found := self.events(kind, preview_id)) < nth:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(deadline - self.now()):
+                    await self._news.wait()
+            except TimeoutError:
+                raise AssertionError(
+                    f"no {kind.__name__} ({nth}) within {within_s:g} s; the log:\n{self.told()}"
+                ) from None
+        return found[nth - 1]
+
+    def told(self) -> str:
+        """The log, for a person."""
+        return "\n".join(
+            f"{each.seq:4} {each.meta.at - EPOCH_S:9.3f} {each.meta.actor:16} {each.type} {each.event}"
+            for each in self.broker.records
+        )
+
+    def log_of(self, preview_id: str) -> list[LogLine]:
+        """What the preview printed, as it is stored."""
+        return [line for batch in self.broker.preview_logs[preview_id] for line in batch.lines]
+
+    async def fails(self, command: Command) -> DrapeError:
+        """The error that the command is answered with."""
+        try:
+            await self.bus.commands.send(command, Cause(actor="test"))
+        except DrapeError as error:
+            return error
+        raise AssertionError(f"{type(command).__name__} was granted")
+
+
+@asynccontextmanager
+async def staged(
+    *,
+    target: int = 3,
+    minimum: int = 1,
+    maximum: int = 5,
+    boot_s: float = 0.5,
+    warm: bool = True,
+    replicas: tuple[str, ...] = SERVICES,
+    orchestrator: OrchestratorConfig | None = None,
+) -> AsyncIterator[Stage]:
+    """A stage with every service up and, unless `warm` is off, the pool full."""
+    pool = PoolConfig(provider="simulated", target=target, minimum=minimum, maximum=maximum)
+    stage = Stage(pool, orchestrator or OrchestratorConfig(), boot_s)
+    logger = logging.getLogger("drape")
+    logger.addHandler(stage.complaints)
+    try:
+        for name in replicas:
+            await stage.start(name)
+        if warm:
+            await asyncio.sleep(boot_s + 10.0)
+        yield stage
+    finally:
+        logger.removeHandler(stage.complaints)
+        for name, replica in stage.replicas.items():
+            if replica.alive:
+                await stage.crash(name)
+        for handle in stage.broker.schedules.values():
+            handle.cancel()
+        asyncio.get_running_loop().set_task_factory(None)
