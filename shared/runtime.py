@@ -41,6 +41,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     events_per_command_max: int = 20_000
     """A decision that never has enough is a bug: it is stopped here."""
+    concurrent_appends_max: int = 16
+    """Events of one command, each of another aggregate, that are appended at once."""
     conflicts_max: int = 50
     """Appends that lose to another writer before the caller is told to come again."""
     fold_wait_s: float = 10.0
@@ -235,42 +237,51 @@ class Runtime(Generic[S]):
         await asyncio.shield(run)
 
     async def _carry_out(self, command: Command, cause: Cause) -> None:
+        """Append what the decision wants, fold it, ask again, until it wants nothing more."""
         conflicts = 0
         appended = 0
-        while True:
-            event = self._next_event(command)
-            if event is None:
-                break
-            if appended >= self.limits.events_per_command_max:
-                raise DrapeError("decision_unbounded", f"{type(command).__name__} never had enough events.")
-            key = aggregate_key(event)
-            if key in self._appending:
-                await asyncio.wait({self._appending[key]})
+        while wanted := self._next_events(command):
+            free = {key: event for key, event in wanted.items() if key not in self._appending}
+            if not free:
+                await asyncio.wait({self._appending[key] for key in wanted}, return_when=asyncio.FIRST_COMPLETED)
                 continue
-            try:
-                await self._append(event, key, command, cause)
-                appended += 1
-            except WrongLastSequence as error:
-                conflicts += 1
+            for key in free:  # at once, before another command can want the same one
+                self._appending[key] = asyncio.get_running_loop().create_future()
+            appends = (self._append(event, key, command, cause) for key, event in free.items())
+            outcomes = await asyncio.gather(*appends, return_exceptions=True)
+            lost = [key for key, outcome in zip(free, outcomes, strict=True) if isinstance(outcome, WrongLastSequence)]
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException) and not isinstance(outcome, WrongLastSequence):
+                    raise outcome
+            appended += len(free) - len(lost)
+            conflicts += bool(lost)
+            for key in lost:
                 telemetry.append_conflicts.add(1, {"service": self.definition.name})
-                if conflicts > self.limits.conflicts_max:
-                    raise Unavailable("contended", f"{key} is being changed by too many writers.") from error
                 await self._catch_up(key)
+            if conflicts > self.limits.conflicts_max:
+                raise Unavailable("contended", f"{lost[0]} is being changed by too many writers.")
+            if appended > self.limits.events_per_command_max:
+                raise DrapeError("decision_unbounded", f"{type(command).__name__} never had enough events.")
 
-    def _next_event(self, command: Command) -> Event | None:
-        """What the decision still wants. An event of this command that is in the log already is not wanted again."""
+    def _next_events(self, command: Command) -> dict[str, Event]:
+        """What the decision still wants: the first event of each aggregate, since aggregates do not wait for one another.
+
+        An event of this command that is in the log already is not wanted again.
+        """
         if isinstance(command, AcquireVm):
             command = msgspec.structs.replace(command, busy=frozenset(self._appending))
+        wanted: dict[str, Event] = {}
         for event in self.definition.decide(self.state, command):
+            if len(wanted) >= self.limits.concurrent_appends_max:
+                break
             if event_id(command.id, event) not in self._recent:
-                return event
-        return None
+                wanted.setdefault(aggregate_key(event), event)
+        return wanted
 
     async def _append(self, event: Event, key: str, command: Command, cause: Cause) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._appending[key] = done
         try:
-            head = self._heads.get(key) or await self.bus.log.head(key)
+            # An aggregate that we do not remember is most likely new; if it is not, the log says so.
+            head = self._heads.get(key, Head())
             meta = Meta(
                 id=event_id(command.id, event),
                 at=command.at,
@@ -283,12 +294,12 @@ class Runtime(Generic[S]):
             seq = await self.bus.log.append(event, meta, after=head.seq)
             await self.until(seq, timeout_s=self.limits.fold_wait_s)
         finally:
-            del self._appending[key]
-            done.set_result(None)
+            self._appending.pop(key).set_result(None)
 
     async def _catch_up(self, key: str) -> None:
         head = await self.bus.log.head(key)
         await self.until(head.seq, timeout_s=self.limits.fold_wait_s)
+        self._heads.setdefault(key, head)
 
     async def send(self, command: Command, cause: Cause) -> bytes:
         """Send a command to whichever service it is for; one for this service takes no detour. Gives the reply's body."""
@@ -341,7 +352,7 @@ class Runtime(Generic[S]):
         async def work() -> None:
             await self.until(recorded.seq, timeout_s=self.limits.fold_wait_s)
             for index, effect in enumerate(self.definition.react(self.state, recorded)):
-                await self._perform(effect, _cause_of(recorded, index, self._actor), perform)
+                await self._perform(effect, _cause_of(recorded, index, self._actor), perform, recorded.meta.at)
 
         attributes = {
             "messaging.system": "nats",
@@ -358,17 +369,18 @@ class Runtime(Generic[S]):
         async def work() -> None:
             for index, effect in enumerate(self.definition.on_timer(self.state, fired)):
                 cause = Cause(causation_id=derive(fired.key, self.definition.name, index), actor=self._actor)
-                await self._perform(effect, cause, perform)
+                await self._perform(effect, cause, perform, self.clock())
 
         await self._deliver(f"timer {fired.key}", delivery, work)
 
-    async def _perform(self, effect: Effect, cause: Cause, perform: Perform) -> None:
+    async def _perform(self, effect: Effect, cause: Cause, perform: Perform, since: float) -> None:
         match effect:
             case Send(command):
                 command_id = command.id or derive(cause.causation_id, type(command).__name__)
                 await self.send(msgspec.structs.replace(command, id=command_id), cause)
             case SetTimer(name, timer_id, delay_s, data):
-                at = self.clock() + delay_s
+                # From the event on, not from its hearing: a replica that dies again and again moves no limit.
+                at = max(self.clock(), since + delay_s)
                 timer = Timer(service=self.definition.name, name=name, id=timer_id, at=at, data=data)
                 await self.bus.timers.schedule(timer)
             case _:

@@ -70,7 +70,7 @@ class Given(Generic[S]):
 
     def then(self, *events: Event) -> "Given[S]":
         """The command led to these events, in this order, and to no other."""
-        assert self.outcome == list(events)
+        assert self.outcome == list(events), self.outcome
         return self
 
     def stays_quiet(self) -> "Given[S]":

@@ -26,6 +26,7 @@ WARM_TIMEOUT_S = 120.0
 REQUEST_TIMEOUT_S = 10.0
 STOP_S = 5.0
 POOL_MAX = 10_000
+SPARE = 10
 
 
 class ClaimFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,18 +81,17 @@ async def _bare(url: str, client: Client, rate: int, seconds: int) -> list[float
 
 
 async def _claims(url: str, client: Client, rate: int, seconds: int) -> tuple[list[float], int, float]:
-    """The pool starts with as many warm VMs as a second's claims and refills while it is asked."""
-    target = max(10, rate)
-    maximum = min(POOL_MAX, target + rate * seconds * 2)
+    """The pool is full of warm VMs, as many as there will be claims, and has no room to refill: claims are measured."""
+    size = min(POOL_MAX, rate * seconds + SPARE)
     env = {
         "NATS_URL": url,
         "DRAPE_POOL_PROVIDER": "simulated",
-        "DRAPE_POOL_TARGET": str(target),
+        "DRAPE_POOL_TARGET": str(size),
         "DRAPE_POOL_MINIMUM": "0",
-        "DRAPE_POOL_MAXIMUM": str(maximum),
+        "DRAPE_POOL_MAXIMUM": str(size),
     }
     async with _process("services.pool", env):
-        await _until_warm(client, target)
+        await _until_warm(client, size)
 
         async def claim() -> None:
             body = msgspec.json.encode({"preview_id": new_id(), "owner": "bench"})

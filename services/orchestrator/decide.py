@@ -43,6 +43,14 @@ from shared.events import (
 )
 from shared.ids import derive
 
+TIMED_BY: dict[str, tuple[str, ...]] = {
+    "synced": ("syncing",),
+    "installed": ("syncing", "installing"),
+    "install_failed": ("installing",),
+    "exited": ("booting", "confirming"),
+}
+"""Statuses that last for one append, and whose timer runs on meanwhile: should the replica die in one, it counts."""
+
 
 def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequence[Event]:
     """The events that the command leads to in this state; raises `Refused` where it is not granted."""
@@ -262,8 +270,10 @@ def fail(state: State, command: FailPreview) -> Sequence[Event]:
 def expire_step(state: State, command: ExpireStep) -> Sequence[Event]:
     """The backstop: a step's own replica keeps its limit, unless it has died."""
     preview = _running(state, command.preview_id, command.attempt)
-    if preview is None or preview.status != command.step:
+    if preview is None or command.step not in TIMED_BY.get(preview.status, (preview.status,)):
         return []
+    if preview.status in ("install_failed", "exited"):
+        return _advance(preview)
     waited_s = command.at - preview.status_at
     return [
         _failed(

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from msgspec.structs import replace
 
 from services.orchestrator.config import OrchestratorConfig
@@ -21,6 +22,7 @@ from shared.agent.protocol import FileEntry, FileSync, SyncResult
 from shared.commands import (
     AcquireVm,
     CheckVm,
+    ClaimReply,
     Command,
     ConfirmPreview,
     FailPreview,
@@ -34,6 +36,8 @@ from shared.project_files import Manifest
 from shared.runtime import Effect
 
 log = logging.getLogger("drape.orchestrator")
+
+_claim_reply = msgspec.json.Decoder(ClaimReply)
 
 SYNC_ROUNDS_MAX = 50
 """Versions that one sync effect follows an editor through; the next change starts another."""
@@ -143,17 +147,23 @@ class OrchestratorEffects:
 
     async def _claim(self, effect: Prepare, cause: Cause) -> None:
         """Ask until the pool has taken the claim; a pool that is away for a moment must not fail the preview."""
+        tries = 0
         while (preview := self._teller.running(effect.preview_id, effect.attempt)) is not None and preview.vm is None:
             claim = AcquireVm(
                 preview_id=preview.preview_id, owner=preview.owner, timeout_s=self._config.acquire_limit_s
             )
+            tries += 1
+            claim = replace(claim, id=derive(cause.causation_id, "AcquireVm", tries))
             try:
-                await self._send(claim, cause)
+                reply = _claim_reply.decode(await self._send_command(claim, cause))
             except Unavailable as error:
+                tries -= 1
                 log.info("pool_unavailable", extra={"preview_id": effect.preview_id, "error": error.message})
-                await asyncio.sleep(self._config.agent_retry_s)
             else:
-                return
+                if reply.vm_id is not None or reply.position > 0:
+                    return
+                # This very claim was made and has ended before (a restart withdrew it): it takes a new one.
+            await asyncio.sleep(self._config.agent_retry_s)
 
     # --- files ------------------------------------------------------------------------------------------------
 
@@ -165,7 +175,9 @@ class OrchestratorEffects:
                 project = self._state().projects.get(preview.project_id) if preview is not None else None
                 if preview is None or preview.vm is None or project is None:
                     return
-                if preview.status != "syncing" and preview.files_version >= project.files_version:
+                # In these the saga waits for this effect's report: it may have died with half of it stored.
+                waited_for = preview.status in ("syncing", "synced", "installed")
+                if not waited_for and preview.files_version >= project.files_version:
                     return
                 manifest = await self._store.manifest(project.manifest)
                 if not await self._sync_version(preview, preview.vm, manifest, cause):

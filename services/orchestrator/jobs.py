@@ -52,7 +52,8 @@ class JobRunner:
         """Until the package manager has ended, or the attempt has."""
 
         async def run(preview: Preview, vm: Vm) -> None:
-            if preview.found is None or preview.status != "installing":
+            # In the last two an earlier try died with half of its report stored: the job is asked again how it ended.
+            if preview.found is None or preview.status not in ("installing", "installed", "install_failed"):
                 return
             spec = JobSpec(
                 argv=preview.found.install_command,

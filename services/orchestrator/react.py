@@ -112,22 +112,23 @@ def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> 
     match recorded.event:
         case PreviewRequested():
             limit = _limit(preview, "preparing", config.acquire_limit_s, config)
-            return [limit, Prepare(preview_id, attempt)]
+            return [*limit, Prepare(preview_id, attempt)]
         case PreviewRestarted():
             limit = _limit(preview, "preparing", config.acquire_limit_s, config)
-            release = Send(ReleaseVm(preview_id=preview_id, reason="restarted"))
-            return [release, limit, Prepare(preview_id, attempt)]
+            # Heard again after a crash, the VM that is held by now is the new attempt's.
+            release = [Send(ReleaseVm(preview_id=preview_id, reason="restarted"))] if preview.vm is None else []
+            return [*release, *limit, Prepare(preview_id, attempt)]
         case ProjectDetected() | VmAcquired() if preview.joined_seq == recorded.seq:
-            return [_limit(preview, "syncing", config.sync_limit_s, config), SyncFiles(preview_id, attempt)]
+            return [*_limit(preview, "syncing", config.sync_limit_s, config), SyncFiles(preview_id, attempt)]
         case InstallStarted(job_id=job_id):
             limit = _limit(preview, "installing", config.install_limit_s, config)
-            return [limit, RunInstall(preview_id, attempt, job_id)]
+            return [*limit, RunInstall(preview_id, attempt, job_id)]
         case DevServerStarted(job_id=job_id):
             limit = _limit(preview, "booting", config.boot_limit_s, config)
-            return [limit, RunDevServer(preview_id, attempt, job_id)]
+            return [*limit, RunDevServer(preview_id, attempt, job_id)]
         case DevServerReady():
             limit = _limit(preview, "confirming", config.confirm_limit_s, config)
-            return [limit, Confirm(preview_id, attempt)]
+            return [*limit, Confirm(preview_id, attempt)]
         case _:
             return []
 
@@ -139,10 +140,12 @@ def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
     return [Send(ExpireStep(preview_id=fired.id, attempt=int(fired.data["attempt"]), step=str(fired.data["step"])))]
 
 
-def _limit(preview: Preview, status: str, limit_s: float, config: OrchestratorConfig) -> SetTimer:
-    """One timer a preview: the next step's replaces it."""
+def _limit(preview: Preview, status: str, limit_s: float, config: OrchestratorConfig) -> Sequence[SetTimer]:
+    """One timer a preview: the next step's replaces it. An event that is heard again must not replace a later one's."""
+    if preview.status != status:
+        return []
     data: dict[str, str | int] = {"attempt": preview.attempt, "step": status}
-    return SetTimer(STEP_TIMER, preview.preview_id, limit_s + config.limit_grace_s, data)
+    return [SetTimer(STEP_TIMER, preview.preview_id, limit_s + config.limit_grace_s, data)]
 
 
 def _is_over(state: State, preview_id: PreviewId) -> bool:

@@ -191,14 +191,10 @@ def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]
         return []
     if command.healthy:
         return [VmHealthCheckRecovered(vm_id=vm.vm_id)] if vm.failures else []
-    counted = vm.checked_by == command.id
-    failures = vm.failures if counted else vm.failures + 1
-    events: list[Event] = []
-    if not counted:
-        events.append(VmHealthCheckFailed(vm_id=vm.vm_id, failures=failures, detail=command.detail[:500]))
-    if failures >= config.health_failures_max:
-        events.append(_given_up(vm, command.detail))
-    return events
+    if vm.checked_by != command.id:
+        return [VmHealthCheckFailed(vm_id=vm.vm_id, failures=vm.failures + 1, detail=command.detail[:500])]
+    # Only the report that was counted last may end the VM: an older one that is delivered again may not.
+    return [_given_up(vm, command.detail)] if vm.failures >= config.health_failures_max else []
 
 
 def resize(state: State, command: ResizePool) -> Sequence[Event]:

@@ -186,9 +186,7 @@ def _changed(row: Attempt, event: PreviewEvent, at: float) -> Attempt:
     match event:
         case ProjectDetected():
             framework, version, manager = (_text(t) for t in (event.framework, event.version, event.package_manager))
-            detected = replace(
-                row, framework=framework, version=version, package_manager=manager, detected_at=at
-            )
+            detected = replace(row, framework=framework, version=version, package_manager=manager, detected_at=at)
             return _joined(detected, at)
         case PreviewWarningRaised(code=code):
             return replace(row, warnings=(*row.warnings, _text(code))[:WARNINGS_MAX])

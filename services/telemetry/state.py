@@ -85,9 +85,7 @@ def _evolve_pool(state: State, event: Event | None, at: float) -> bool:
         case VmAcquired(vm_id=vm_id, preview_id=preview_id):
             _forget(state, vm_id)
             state.waiting.discard(preview_id)
-        case (
-            VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id) | VmDestroyed(vm_id=vm_id)
-        ):
+        case VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
             _forget(state, vm_id)
         case ClaimQueued(preview_id=preview_id):
             state.waiting.add(preview_id)
