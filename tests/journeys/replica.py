@@ -40,7 +40,7 @@ class Replica:
             name: _Line(self, getattr(bus, name))
             for name in ("log", "reactions", "commands", "timers", "progress", "preview_logs", "objects")
         }
-        return Bus(**ports, connected=bus.connected, close=bus.close)  # type: ignore[arg-type]
+        return Bus(**ports, connected=bus.connected, close=bus.close)
 
     def kill(self) -> None:
         """Cut it off at this very point. `buried` says when its last task has gone."""
@@ -91,7 +91,7 @@ def own_tasks(
     loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **kwargs: Any
 ) -> "asyncio.Task[Any]":
     """A task factory that notes which replica a task belongs to."""
-    task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **kwargs)  # type: ignore[arg-type]
+    task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **kwargs)
     context = kwargs.get("context")
     replica = context.get(_replica) if context is not None else _replica.get()
     if replica is not None:

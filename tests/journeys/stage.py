@@ -86,7 +86,7 @@ class Broker(MemoryBroker):
 
 
 class Machines(SimulatedProvider):
-    """The provider's VMs; what runs in one ends with it. `most`: VMs that existed at once."""
+    """The provider's VMs; what runs in one ends with it."""
 
     def __init__(self, workspace: SimulatedWorkspace, boot_s: float, clock: Callable[[], float]) -> None:
         super().__init__(boot_s, clock)
@@ -147,7 +147,6 @@ class Stage:
         began = loop.time()
         self.now: Callable[[], float] = lambda: loop.time() - began
         self.clock: Callable[[], float] = lambda: EPOCH_S + self.now()
-        self.configs = {"pool": pool, "orchestrator": orchestrator, "gateway": GatewayConfig()}
         self.pool_config, self.orchestrator_config, self.gateway_config = pool, orchestrator, GatewayConfig()
         self.broker = Broker(self.clock)
         self.bus = self.broker.bus(REACTS_TO)
@@ -156,7 +155,6 @@ class Stage:
         self.probe = SimulatedGatewayProbe(reachable=lambda _: self.is_up("gateway"))
         self.replicas: dict[str, Replica] = {}
         self.complaints = _Complaints()
-        self._stored = asyncio.Condition()
         self._news = asyncio.Event()
         self.broker.on_stored.append(lambda _: self._news.set())
         self._versions: dict[str, Manifest] = {}
@@ -201,11 +199,14 @@ class Stage:
 
     async def _begin(self, replica: Replica) -> None:
         bus = replica.line(self.broker.bus())
-        definition: Any = {
-            "pool": lambda: pool_app.definition(self.pool_config),
-            "orchestrator": lambda: orchestrator_app.definition(self.orchestrator_config),
-            "gateway": lambda: gateway_app.definition(self.gateway_config),
-        }[replica.service]()
+        definition: Any
+        match replica.service:
+            case "pool":
+                definition = pool_app.definition(self.pool_config)
+            case "orchestrator":
+                definition = orchestrator_app.definition(self.orchestrator_config)
+            case _:
+                definition = gateway_app.definition(self.gateway_config)
         runtime: Runtime[Any] = Runtime(definition, bus, instance=replica.name.replace("/", "-"), clock=self.clock)
         replica.runtime = runtime
         await runtime.start()

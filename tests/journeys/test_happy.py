@@ -48,9 +48,7 @@ async def test_a_vite_project_is_installed_and_shown_from_the_warm_pool() -> Non
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm pool", "empty pool"])
 @pytest.mark.parametrize("files", [VITE, STATIC], ids=["vite", "static"])
-async def test_every_kind_becomes_ready_from_a_warm_and_from_an_empty_pool(
-    files: dict[str, bytes], warm: bool
-) -> None:
+async def test_every_kind_becomes_ready_from_a_warm_and_from_an_empty_pool(files: dict[str, bytes], warm: bool) -> None:
     """An empty pool costs one boot; a project without dependencies costs no install."""
     boot_s = 3.0
     async with staged(warm=warm, boot_s=boot_s) as stage:

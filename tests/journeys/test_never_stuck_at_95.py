@@ -40,6 +40,8 @@ async def test_ready_while_the_client_was_away_is_seen_at_once_when_it_is_back(g
         await client.until(lambda m: m["type"] == "state" and is_ready(m), within_s=0.1)
 
         assert stage.now() == back_at
+        if not gateway_dies:
+            await client.until(lambda m: m.get("step") == "server_ready", within_s=0.1)
         assert client.heard[heard][1]["previews"][0]["percent"] == 100
         if not gateway_dies:
             assert client.bar(preview_id)[-1][1:] == ("server_ready", 100.0)

@@ -69,8 +69,8 @@ class FrameworkStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer. Rates: 0..1 or None. `failures`: codes of the attempts under `previews.failed`; those of attempts that
-    were ready before stand apart. `generated_at`: seconds, UTC; `position`: the log's sequence up to which it holds."""
+    """The answer. Rates: 0..1 or None. `failures`: codes of the attempts under `previews.failed`; those of attempts
+    that were ready before stand apart. `generated_at`: seconds, UTC; `position`: up to which sequence it holds."""
 
     days: int
     previews: Previews

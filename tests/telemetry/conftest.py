@@ -1,0 +1,37 @@
+"""One PostgreSQL for the session, one empty database for each test."""
+
+import itertools
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from deploy.local.paths import Home
+from deploy.local.postgres import PostgresServer, running_postgres
+
+PASSWORD = "telemetry-tests"
+
+_numbers = itertools.count(1)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PostgresServer]:
+    """A running PostgreSQL that all tests share."""
+    home = Home(tmp_path_factory.mktemp("postgres") / "home")
+    home.create()
+    async with running_postgres(home, PASSWORD) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def database_url(server: PostgresServer) -> str:
+    """The URL of an empty database of this test's own."""
+    name = f"test_{next(_numbers)}"
+    connection = await asyncpg.connect(server.url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    before, _, parameters = server.url.partition("?")
+    return f"{before.rpartition('/')[0]}/{name}?{parameters}"
