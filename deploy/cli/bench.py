@@ -1,9 +1,12 @@
 """`bench`: this project's share, beside the bare cost of the same work in the same run."""
 
+from pathlib import Path
+
 import click
 import msgspec
 
 from deploy.bench import claim as claims
+from deploy.bench import preview as previews
 from deploy.cli.main import command
 from deploy.cli.output import Output
 
@@ -28,6 +31,25 @@ async def claim(output: Output, rate: int, seconds: int) -> int:
         "   (a request, one durable append, its way back, an answer)",
     )
     return 0 if figures.failed == 0 else 1
+
+
+@bench.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--runs", type=click.IntRange(1, 50), default=3, show_default=True)
+@command
+async def preview(output: Output, path: Path, runs: int) -> int:
+    """Previews of PATH on an own platform, beside the same install and dev server by hand."""
+    rows = await previews.measure(path, runs, output.say)
+    output.emit({"type": "bench_preview", "rows": [msgspec.to_builtins(row) for row in rows]})
+    output.say("mode        runs   bare_s  total_s   ratio    own_s")
+    for row in rows:
+        output.say(
+            f"{row.mode:<10} {row.runs:>5} {row.bare_s:>8.2f} {row.total_s:>8.2f} {row.ratio:>7.2f} {row.own_s:>8.3f}"
+        )
+        output.say("  by step: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in row.steps.items()))
+    output.say("bare: the package manager, then the dev script, in a plain folder, to the first 200.")
+    output.say("own_s: total less the package manager's time and the dev server's time to its first 200.")
+    return 0
 
 
 COMMANDS = (bench,)

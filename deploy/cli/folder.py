@@ -35,7 +35,9 @@ def read_folder(root: Path) -> dict[str, LocalFile]:
     if not root.exists():
         raise Invalid("no_such_folder", f"There is no folder {root}.", "Check the path.")
     if not root.is_dir():
-        raise Invalid("not_a_folder", f"{root} is not a folder.", "Give the folder that holds package.json or index.html.")
+        raise Invalid(
+            "not_a_folder", f"{root} is not a folder.", "Give the folder that holds package.json or index.html."
+        )
     ignored = _ignore_rules(root)
     files: dict[str, LocalFile] = {}
     total = 0

@@ -35,7 +35,9 @@ async def ps(output: Output) -> int:
     """The previews, newest last."""
     async with _api() as api:
         previews = (await api.call("GET", "/api/previews"))["previews"]
-    table = Table("preview", "project", "status", "framework", "seconds", "url", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("preview", "project", "status", "framework", "seconds", "url"):
+        table.add_column(heading, no_wrap=True, overflow="ignore")
     for each in previews:
         output.emit({"type": "preview", **each})
         what = each["error"]["code"] if each["error"] else each["url"] or each["message"]
@@ -48,7 +50,7 @@ async def ps(output: Output) -> int:
             what,
         )
     if not output.as_json:
-        output.console.print(table if previews else "No previews.")
+        output.console.print(table if previews else "No previews.", crop=False)
     return 0
 
 

@@ -53,7 +53,12 @@ async def preview(output: Output, path: Path, watch: bool, open_page: bool, name
 async def follow(output: Output, api: Api, preview_id: str) -> Json:
     """Draw progress until the preview is ready or has ended; gives its last view."""
     last_id = ""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=output.errors, disable=output.as_json, transient=True) as bar:
         task = bar.add_task("Starting", total=100.0)
         for _ in range(STREAM_RETRIES_MAX):
@@ -78,7 +83,9 @@ def _show(output: Output, bar: Progress, task: Any, message: Json, preview_id: s
         case "preview":
             view: Json = message["preview"]
             bar.update(task, completed=max(view["percent"], 0), description=view["message"])
-            output.emit({"type": message["event"], "preview_id": preview_id, "seq": message["seq"], "step": view["step"]})
+            output.emit(
+                {"type": message["event"], "preview_id": preview_id, "seq": message["seq"], "step": view["step"]}
+            )
             return view
         case "state":
             return next((each for each in message["previews"] if each["preview_id"] == preview_id), None)

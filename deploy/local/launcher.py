@@ -148,6 +148,7 @@ class _Start:
                     name=f"{name}-{replica}" if replica else name,
                     argv=argv,
                     env={
+                        **self._preview_addresses(gateway_ports[0]),
                         **self._environment(secrets),
                         "DRAPE_GATEWAY_HOST": self._options.host,
                         "DRAPE_GATEWAY_PORT": str(gateway_ports[replica if name == GATEWAY else 0]),
@@ -164,6 +165,16 @@ class _Start:
             child.start()
         self._children.extend(services)
         return services
+
+    def _preview_addresses(self, port: int) -> dict[str, str]:
+        """Where the orchestrator confirms previews, and the address that it gives them. What the caller's environment
+        says goes before: behind a proxy both differ."""
+        environ = {**os.environ, **self._options.env}
+        domain = environ.get("DRAPE_GATEWAY_PREVIEW_DOMAIN") or "preview.localhost"
+        return {
+            "DRAPE_ORCHESTRATOR_GATEWAY_URL": f"http://{_shown_host(self._options.host)}:{port}",
+            "DRAPE_ORCHESTRATOR_PREVIEW_ORIGIN": f"http://{{id}}.{domain}:{port}",
+        }
 
     def _environment(self, secrets: Secrets) -> dict[str, str]:
         """The caller's environment (services are our own programs; VMs get a clean one from their provider) and ours."""

@@ -16,7 +16,7 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """From the dev server's start to its first whole answer; the slowest one measured took 13 s on an idle machine."""
     confirm_limit_s: float = 30.0
     """The first answer through the gateway, once the agent has had one."""
-    limit_grace_s: float = 5.0
+    limit_grace_s: float = 15.0
     """The log's timer fires so much after the step's own limit: it only counts where the step's replica has died."""
     steady_error_s: float = 15.0
     """A dev server that answers 5xx for so long, and nothing else, has failed: the project is broken, not slow."""

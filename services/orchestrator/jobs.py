@@ -34,6 +34,14 @@ from shared.ids import PreviewId
 from shared.ports import Cause
 
 WAIT_S = 20.0
+INSTALL_ENV = {
+    "CI": "1",
+    "npm_config_update_notifier": "false",
+    # npm's own defaults let one silent connection hold an install for five minutes.
+    "npm_config_fetch_timeout": "20000",
+    "npm_config_fetch_retries": "3",
+    "npm_config_fetch_retry_mintimeout": "500",
+}
 INSTALL, DEV_SERVER = "install", "dev_server"
 
 Send = Callable[[Command, Cause], Awaitable[None]]
@@ -57,7 +65,7 @@ class JobRunner:
                 return
             spec = JobSpec(
                 argv=preview.found.install_command,
-                env={"npm_config_update_notifier": "false", "CI": "1"},
+                env=INSTALL_ENV,
                 timeout_s=self._config.install_limit_s,
             )
             async with self._teller.telling(effect.preview_id, effect.attempt):

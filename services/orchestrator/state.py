@@ -50,8 +50,10 @@ STEP_OF: dict[str, str] = {
     "syncing": "syncing_files",
     "synced": "syncing_files",
     "installing": "installing",
+    "install_failed": "installing",
     "installed": "installing",
     "booting": "waiting_server",
+    "exited": "waiting_server",
     "confirming": "confirming",
     "ready": "server_ready",
     "failed": "failed",
@@ -99,6 +101,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     vm: Vm | None = None
     from_pool: bool = False
     found: Found | None = None
+    expected_s: dict[str, float] = {}
     joined_seq: int = 0
     warned: tuple[str, ...] = ()
     files_version: int = 0
@@ -207,7 +210,9 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
                 dev_env=event.dev_env,
                 install_command=event.install_command,
             )
-            changed = msgspec.structs.replace(preview, found=found)
+            # As known now: what others' previews teach meanwhile would turn this one's progress back.
+            expected_s = dict(state.history_s.get(found.framework, {}))
+            changed = msgspec.structs.replace(preview, found=found, expected_s=expected_s)
             state.previews[preview.preview_id] = _join(changed, recorded)
         case PreviewWarningRaised(code=code):
             _set(state, preview, warned=(*preview.warned, code))
@@ -243,7 +248,7 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
 
 def exit_failure(status: Status, exit_code: int | None, signal: str | None) -> tuple[str, str, str]:
     """(code, message, hint) for a dev server that ended without being asked to."""
-    how = f"was ended by {signal}" if signal else f"ended with code {exit_code}"
+    how = f"was ended by {signal}" if signal else "ended" if exit_code is None else f"ended with code {exit_code}"
     if exit_code == 137 or signal == "SIGKILL":
         hint = "Code 137 and SIGKILL mostly mean that it ran out of memory."
         return "dev_server_killed", f"The dev server {how}.", hint

@@ -1,5 +1,7 @@
 """What others may read of the orchestrator. Pure."""
 
+import math
+
 from services.orchestrator.rules import progress
 from services.orchestrator.state import Preview, State, step_of
 from shared.commands import Command, PreviewReply, Reply, RequestPreview
@@ -21,16 +23,16 @@ def answer(state: State, command: Command) -> Reply:
     return Reply()
 
 
-def progress_of(state: State, preview: Preview, now: float, **details: str | int | float | bool | None) -> Progress:
+def progress_of(_state: State, preview: Preview, now: float, **details: str | int | float | bool | None) -> Progress:
     """How far the preview is at `now` (seconds, UTC)."""
     step = step_of(preview)
     in_step_s = max(0.0, now - preview.status_at)
-    framework = preview.found.framework if preview.found is not None else "unknown"
-    expected_s = state.history_s.get(framework, {})
+    # These two last for one append: the step has ended, the next has not begun.
+    ended = preview.status in ("synced", "installed")
     return Progress(
         preview_id=preview.preview_id,
         step=step,
-        percent=progress.percent(step, in_step_s, expected_s),
+        percent=progress.percent(step, math.inf if ended else in_step_s, preview.expected_s),
         message=progress.message(step, in_step_s),
         timestamp=now,
         elapsed=round(max(0.0, now - preview.attempt_at), 3),

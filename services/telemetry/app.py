@@ -38,7 +38,7 @@ def wiring(config: TelemetryConfig) -> Wiring[state.State]:
     """Telemetry as a process runs it. It starts without PostgreSQL, and projects once that answers."""
 
     async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
-        pool = open_pool(settings.database_url, config)
+        pool = await open_pool(settings.database_url, config)
         stack.push_async_callback(close_pool, pool, config.close_timeout_s)
         store = PreviewStore(pool, config)
         projector = Projector(bus.log, store, config)

@@ -49,18 +49,18 @@ async def test_up_in_the_background_then_down_twice(home: Home) -> None:
     finally:
         first = await down(home)
 
-    assert "stopped" == first.supervisor
+    assert first.supervisor == "stopped"
     assert {"gateway", "nats", "postgres"} == set(first.ended)
     assert not any(alive(pid) for pid in (*status.pids.values(), status.supervisor_pid))
     assert read_status(home) is None
     second = await down(home)
-    assert ("not_running", []) == (second.supervisor, second.ended)
+    assert (second.supervisor, second.ended) == ("not_running", [])
 
 
 async def test_down_where_nothing_ever_ran(home: Home) -> None:
     """An empty home, and one that does not exist, have nothing to end."""
     for place in (home, Home(home.root / "never")):
-        assert "not_running" == (await down(place)).supervisor
+        assert (await down(place)).supervisor == "not_running"
     assert not (home.root / "never").exists()
 
 
@@ -77,7 +77,7 @@ async def test_next_up_ends_what_a_killed_supervisor_left_and_keeps_the_data(hom
 
         assert not any(alive(pid) for pid in first.pids.values())
         assert all(alive(pid) for pid in second.pids.values())
-        assert 42 == await _run(second.postgres, "SELECT fact FROM kept")
+        assert await _run(second.postgres, "SELECT fact FROM kept") == 42
         log = (home.logs / "postgres.log").read_text()
         assert "database system is shut down" in log
         assert "was not properly shut down" not in log
@@ -96,7 +96,7 @@ async def test_next_up_recovers_after_everything_was_killed(home: Home) -> None:
 
         second = await up(home)
 
-        assert 42 == await _run(second.postgres, "SELECT fact FROM kept")
+        assert await _run(second.postgres, "SELECT fact FROM kept") == 42
     finally:
         await down(home)
 
@@ -108,10 +108,10 @@ async def test_down_cleans_up_after_a_killed_supervisor(home: Home) -> None:
     await eventually(lambda: not alive(status.supervisor_pid))
     report = await down(home)
 
-    assert "not_running" == report.supervisor
+    assert report.supervisor == "not_running"
     assert {"gateway", "nats", "postgres"} == set(report.ended)
-    assert {} == {name: psutil.Process(pid) for name, pid in status.pids.items() if alive(pid)}
-    assert ["supervisor.lock"] == os.listdir(home.run)
+    assert {name: psutil.Process(pid) for name, pid in status.pids.items() if alive(pid)} == {}
+    assert os.listdir(home.run) == ["supervisor.lock"]
 
 
 async def test_down_forces_a_supervisor_that_does_not_listen(home: Home) -> None:
@@ -120,7 +120,7 @@ async def test_down_forces_a_supervisor_that_does_not_listen(home: Home) -> None
     os.kill(status.supervisor_pid, signal.SIGSTOP)
     report = await down(home, timeout_s=0.3)
 
-    assert "killed" == report.supervisor
+    assert report.supervisor == "killed"
     assert not any(alive(pid) for pid in (*status.pids.values(), status.supervisor_pid))
 
 
@@ -129,10 +129,10 @@ async def test_failure_in_the_background_comes_back_as_the_same_error(home: Home
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(LauncherError) as caught:
         await up(home, port=taken.getsockname()[1])
 
-    assert "port_taken" == caught.value.code
+    assert caught.value.code == "port_taken"
     assert "--port" in caught.value.hint
     assert "Traceback" not in str(caught.value)
-    assert "not_running" == (await down(home)).supervisor
+    assert (await down(home)).supervisor == "not_running"
 
 
 async def _run(url: str, query: str) -> object:

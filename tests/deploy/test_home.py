@@ -34,9 +34,9 @@ def test_created_home_is_private_and_a_folder_that_was_there_keeps_its_mode(tmp_
     Home(shared).create()
     Home(tmp_path / "own").create()
 
-    assert 0o755 == mode_of(shared)
+    assert mode_of(shared) == 0o755
     assert {0o700} == {mode_of(path) for path in shared.iterdir()}
-    assert 0o700 == mode_of(tmp_path / "own")
+    assert mode_of(tmp_path / "own") == 0o700
 
 
 def test_home_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_home_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(LauncherError, match="file") as caught:
         Home(tmp_path / "file" / "home").create()
 
-    assert "home_not_writable" == caught.value.code
+    assert caught.value.code == "home_not_writable"
     assert "DRAPE_HOME" in caught.value.hint
 
 
@@ -56,8 +56,8 @@ def test_secrets_are_made_once_even_by_many_at_once(home: Home) -> None:
         made = list(threads.map(lambda _: load_or_make(home), range(32)))
 
     assert all(made[0] == other for other in made)
-    assert 64 == len(made[0].platform)
-    assert ["nats_password", "platform", "postgres_password"] == sorted(os.listdir(home.secrets))
+    assert len(made[0].platform) == 64
+    assert sorted(os.listdir(home.secrets)) == ["nats_password", "platform", "postgres_password"]
     assert {0o600} == {mode_of(path) for path in home.secrets.iterdir()}
 
 
@@ -75,7 +75,7 @@ def test_empty_secret_is_an_error_and_not_an_empty_password(home: Home) -> None:
     with pytest.raises(LauncherError) as caught:
         load_or_make(home)
 
-    assert "secret_unreadable" == caught.value.code
+    assert caught.value.code == "secret_unreadable"
 
 
 def test_log_is_cut_under_a_writer_that_keeps_it_open(tmp_path: Path) -> None:
@@ -90,6 +90,6 @@ def test_log_is_cut_under_a_writer_that_keeps_it_open(tmp_path: Path) -> None:
     os.close(writer)
 
     assert not logs.rotate(path, limits)
-    assert b"now\n" == path.read_bytes()
-    assert "generation 3\n" == (tmp_path / "x.log.1").read_text()
-    assert ["x.log", "x.log.1", "x.log.2"] == sorted(os.listdir(tmp_path))
+    assert path.read_bytes() == b"now\n"
+    assert (tmp_path / "x.log.1").read_text() == "generation 3\n"
+    assert sorted(os.listdir(tmp_path)) == ["x.log", "x.log.1", "x.log.2"]

@@ -57,7 +57,7 @@ async def failure(home: Home, chosen: UpOptions) -> LauncherError:
     """The error that a start ends with; checks that it left nothing running."""
     with pytest.raises(LauncherError) as caught:
         await run(chosen, home, lambda _: None, asyncio.Event(), standins.service_status)
-    assert ["supervisor.lock"] == os.listdir(home.run)
+    assert os.listdir(home.run) == ["supervisor.lock"]
     return caught.value
 
 
@@ -70,12 +70,12 @@ async def test_up_starts_everything_and_down_ends_everything(home: Home) -> None
         assert all(alive(pid) for pid in status.pids.values())
         assert status.pids["pool"] == int((home.run / "pool.pid").read_text())
         assert await local_nats.answers(status.nats)
-        assert 0o600 == stat.S_IMODE(file.stat().st_mode)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
         seen = json.loads(logs.tail(home.logs / "gateway.log")[0])
         assert status.gateway == f"http://127.0.0.1:{seen['DRAPE_GATEWAY_PORT']}"
 
     assert not any(alive(pid) for pid in status.pids.values())
-    assert ["supervisor.lock"] == os.listdir(home.run)
+    assert os.listdir(home.run) == ["supervisor.lock"]
 
 
 async def test_second_up_is_refused_and_does_no_harm(home: Home) -> None:
@@ -117,7 +117,7 @@ async def test_taken_gateway_port_is_named_before_anything_is_started(home: Home
         port = taken.getsockname()[1]
         error = await failure(home, options(port=port))
 
-    assert "port_taken" == error.code
+    assert error.code == "port_taken"
     assert str(port) in error.message
     assert "--port" in error.hint
     assert not (home.logs / "nats.log").exists()
@@ -127,7 +127,7 @@ async def test_service_that_cannot_start_is_shown_with_its_own_words(home: Home)
     """A service that keeps dying fails the start at once, long before the time-out."""
     error = await failure(home, options(services={"pool": SERVE, "gateway": CRASH}, ready_timeout_s=60))
 
-    assert "service_failed" == error.code
+    assert error.code == "service_failed"
     assert "gateway" in error.message
     assert "no such setting" in error.message
 
@@ -137,7 +137,7 @@ async def test_service_that_is_never_ready_fails_the_start_by_name(home: Home) -
     mute = (sys.executable, "-S", "-c", "print('thinking', flush=True); import time; time.sleep(600)")
     error = await failure(home, options(services={"pool": SERVE, "gateway": mute}, ready_timeout_s=2.5))
 
-    assert "services_not_ready" == error.code
+    assert error.code == "services_not_ready"
     assert "gateway" in error.message
     assert "thinking" in error.message
     assert "pool" not in error.message
@@ -147,7 +147,7 @@ async def test_failed_provisioning_fails_the_start(home: Home) -> None:
     """Its exit code and last words are in the error; PostgreSQL, started beside it, does not stay."""
     error = await failure(home, options(provision=(sys.executable, "-S", "-c", "raise SystemExit('no stream')")))
 
-    assert "provision_failed" == error.code
+    assert error.code == "provision_failed"
     assert "no stream" in error.message
 
 
@@ -185,7 +185,7 @@ async def test_replicas_have_names_and_gateway_ports_of_their_own(home: Home) ->
     """Two of each service: `pool` and `pool-1`, and no two gateways on one port."""
     async with running(home, options(replicas=2)) as status:
         assert {"pool", "pool-1", "gateway", "gateway-1", "nats", "postgres"} == set(status.pids)
-        assert 2 == len(set(status.gateways))
+        assert len(set(status.gateways)) == 2
 
 
 async def test_stop_while_starting_leaves_nothing(home: Home) -> None:
@@ -198,7 +198,7 @@ async def test_stop_while_starting_leaves_nothing(home: Home) -> None:
         async with asyncio.timeout(10):
             await task
 
-    assert ["supervisor.lock"] == os.listdir(home.run)
+    assert os.listdir(home.run) == ["supervisor.lock"]
 
 
 async def test_vms_left_by_the_pool_are_ended_at_stop(home: Home) -> None:
@@ -221,7 +221,7 @@ async def test_vms_left_by_the_pool_are_ended_at_stop(home: Home) -> None:
         async with running(home, options()):
             os.kill(vm.pid, signal.SIGSTOP)
             assert alive(vm.pid)
-        assert -signal.SIGKILL == await asyncio.wait_for(vm.wait(), 5)
+        assert await asyncio.wait_for(vm.wait(), 5) == -signal.SIGKILL
         await eventually(lambda: not alive(job))
     finally:
         if vm.returncode is None:
@@ -232,9 +232,9 @@ def test_options_from_the_environment_and_bad_ones() -> None:
     """The command line wins over the environment; a port that is none is refused."""
     environ = {"DRAPE_GATEWAY_PORT": "9000", "NATS_URL": "nats://x:1"}
 
-    assert 9000 == UpOptions.from_env(environ=environ).port
-    assert 1 == UpOptions.from_env(port=1, environ=environ).port
-    assert "nats://x:1" == UpOptions.from_env(environ=environ).nats_url
+    assert UpOptions.from_env(environ=environ).port == 9000
+    assert UpOptions.from_env(port=1, environ=environ).port == 1
+    assert UpOptions.from_env(environ=environ).nats_url == "nats://x:1"
     for bad in ("70000", "http", "-1"):
         with pytest.raises(LauncherError, match="port"):
             UpOptions.from_env(environ={"DRAPE_GATEWAY_PORT": bad})

@@ -48,7 +48,7 @@ def test_back_off_doubles_up_to_its_limit() -> None:
     """0.2 s, 0.4 s ... and never more than 10 s, however often a child fails."""
     policy = RestartPolicy()
 
-    assert [0.2, 0.4, 0.8] == [policy.delay_s(failures) for failures in (1, 2, 3)]
+    assert [policy.delay_s(failures) for failures in (1, 2, 3)] == [0.2, 0.4, 0.8]
     assert 10.0 == policy.delay_s(10) == policy.delay_s(10_000)
 
 
@@ -62,7 +62,7 @@ async def test_child_is_recorded_while_it_lives(home: Home, make: Make) -> None:
     assert record.process() is not None
     assert child.pid == int((home.run / "child.pid").read_text()) == record.pid
     await child.stop()
-    assert [] == os.listdir(home.run)
+    assert os.listdir(home.run) == []
     assert not alive(record.pid)
 
 
@@ -75,8 +75,8 @@ async def test_killed_child_is_started_again(home: Home, make: Make) -> None:
     os.kill(first, signal.SIGKILL)
     await eventually(lambda: child.pid not in (None, first))
 
-    assert 1 == child.exits
-    assert -signal.SIGKILL == child.last_exit
+    assert child.exits == 1
+    assert child.last_exit == -signal.SIGKILL
 
 
 async def test_crashing_child_is_restarted_ever_more_slowly(make: Make) -> None:
@@ -86,7 +86,7 @@ async def test_crashing_child_is_restarted_ever_more_slowly(make: Make) -> None:
     child = make("raise SystemExit(3)", restart=RestartPolicy(first_delay_s=0.05))
     await eventually(lambda: child.exits >= 5)
 
-    assert 3 == child.last_exit
+    assert child.last_exit == 3
     assert loop.time() - began >= 0.05 + 0.1 + 0.2 + 0.4
 
 
@@ -97,7 +97,7 @@ async def test_stop_during_back_off_does_not_wait_for_it(make: Make) -> None:
     async with asyncio.timeout(2):
         await child.stop()
 
-    assert 1 == child.exits
+    assert child.exits == 1
 
 
 async def test_child_that_ignores_sigterm_is_killed_with_its_group(home: Home, make: Make) -> None:
@@ -114,7 +114,7 @@ async def test_child_that_ignores_sigterm_is_killed_with_its_group(home: Home, m
     assert pid is not None
     await child.stop()
 
-    assert -signal.SIGKILL == child.last_exit
+    assert child.last_exit == -signal.SIGKILL
     assert not alive(pid)
     await eventually(lambda: not alive(grandchild))
 
@@ -124,7 +124,7 @@ async def test_program_that_does_not_exist_is_an_exit_with_a_reason(home: Home, 
     child = make("", argv=("/nonexistent/program",))
     await eventually(lambda: child.exits >= 2)
 
-    assert 127 == child.last_exit
+    assert child.last_exit == 127
     assert "cannot start /nonexistent/program" in logs.tail(home.logs / "child.log")[0]
 
 
@@ -150,9 +150,9 @@ async def test_reused_process_id_is_not_mistaken_for_ours(home: Home) -> None:
         created = psutil.Process(bystander.pid).create_time() - 100
         records.write(home, records.ProcessRecord(name="pool", pid=bystander.pid, created=created))
 
-        assert [] == await end_leftovers(home)
+        assert await end_leftovers(home) == []
         assert alive(bystander.pid)
-        assert [] == os.listdir(home.run)
+        assert os.listdir(home.run) == []
     finally:
         bystander.kill()
         await bystander.wait()
@@ -165,7 +165,7 @@ async def test_child_without_a_record_is_found_by_its_mark(home: Home, tmp_path:
     other = await asyncio.create_subprocess_exec(*code, env={records.SUPERVISED_BY: str(tmp_path / "other")})
     try:
         assert [f"process {ours.pid}"] == await end_leftovers(home)
-        assert -signal.SIGTERM == await ours.wait()
+        assert await ours.wait() == -signal.SIGTERM
         assert alive(other.pid)
     finally:
         for child in (ours, other):

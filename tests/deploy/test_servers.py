@@ -38,7 +38,7 @@ async def test_nats_answers_and_ends_with_its_block(home: Home) -> None:
         assert await local_nats.answers(server.url)
 
     assert not alive(pid)
-    assert [] == os.listdir(home.run)
+    assert os.listdir(home.run) == []
 
 
 async def test_nats_refuses_a_wrong_password(home: Home) -> None:
@@ -48,7 +48,7 @@ async def test_nats_refuses_a_wrong_password(home: Home) -> None:
             with pytest.raises((nats.errors.Error, OSError)):
                 await local_nats.check_answers(url)
 
-    assert 0o600 == stat.S_IMODE((home.nats / "nats.conf").stat().st_mode)
+    assert stat.S_IMODE((home.nats / "nats.conf").stat().st_mode) == 0o600
 
 
 async def test_nats_killed_comes_back_at_the_same_address_with_its_data(home: Home) -> None:
@@ -64,7 +64,7 @@ async def test_nats_killed_comes_back_at_the_same_address_with_its_data(home: Ho
         await eventually(lambda: local_nats.answers(server.url))
         await eventually(lambda: client.is_connected)
 
-        assert b"fact" == (await stream.get_msg("KEPT", 1)).data
+        assert (await stream.get_msg("KEPT", 1)).data == b"fact"
         await client.close()
 
 
@@ -88,7 +88,7 @@ async def test_nats_on_a_taken_port_is_refused_by_name(home: Home) -> None:
         with pytest.raises(LauncherError, match=str(port)) as caught:
             await local_nats.start_nats(home, PASSWORD, NatsOptions(port=port))
 
-    assert "port_taken" == caught.value.code
+    assert caught.value.code == "port_taken"
 
 
 async def test_nats_that_cannot_start_shows_its_log(home: Home) -> None:
@@ -98,8 +98,8 @@ async def test_nats_that_cannot_start_shows_its_log(home: Home) -> None:
     with pytest.raises(LauncherError, match="storage directory|not a directory") as caught:
         await local_nats.start_nats(home, PASSWORD)
 
-    assert "nats_failed" == caught.value.code
-    assert [] == os.listdir(home.run)
+    assert caught.value.code == "nats_failed"
+    assert os.listdir(home.run) == []
 
 
 async def test_postgres_keeps_rows_over_kill_and_restart(home: Home) -> None:
@@ -111,13 +111,13 @@ async def test_postgres_keeps_rows_over_kill_and_restart(home: Home) -> None:
         kill(first)
         await eventually(lambda: server.child.pid not in (None, first))
         await eventually(lambda: postgres.answers(server.url), timeout_s=20)
-        assert "one" == await _run(server.url, "SELECT fact FROM kept")
+        assert await _run(server.url, "SELECT fact FROM kept") == "one"
         last = server.child.pid
         assert last is not None
     assert not alive(last)
 
     async with running_postgres(home, PASSWORD) as server:
-        assert "one" == await _run(server.url, "SELECT fact FROM kept")
+        assert await _run(server.url, "SELECT fact FROM kept") == "one"
 
 
 async def test_postgres_needs_the_password_and_is_not_root(home: Home) -> None:
@@ -130,7 +130,7 @@ async def test_postgres_needs_the_password_and_is_not_root(home: Home) -> None:
 
         assert 0 not in process.uids()
         assert {"127.0.0.1"} == addresses
-        assert "on" == await _run(server.url, "SHOW fsync")
+        assert await _run(server.url, "SHOW fsync") == "on"
         assert not await _run(server.url, "SELECT count(*) FROM pg_hba_file_rules WHERE auth_method <> 'scram-sha-256'")
 
 
@@ -162,7 +162,7 @@ async def test_postgres_on_a_taken_port_is_refused_by_name(home: Home) -> None:
         with pytest.raises(LauncherError, match=str(port)) as caught:
             await postgres.start_postgres(home, PASSWORD, PostgresOptions(port=port))
 
-    assert "port_taken" == caught.value.code
+    assert caught.value.code == "port_taken"
 
 
 async def _quiet(_: Exception) -> None:

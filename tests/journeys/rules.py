@@ -33,6 +33,7 @@ def check_rules(stage: Stage, *, parked: int = 0) -> None:
         *_revisions_count_up(stage.broker.records),
         *_replay_gives_the_same(stage),
         *_provider_agrees(stage),
+        *_ready_ones_hold_their_vm(stage),
         *_nothing_broke(stage, parked),
     ]
     assert not broken, "\n".join([*broken, stage.told()])
@@ -132,6 +133,21 @@ def _provider_agrees(stage: Stage) -> list[str]:
     if not pools or known == set(stage.provider.vms):
         return []
     return [f"the log has the VMs {sorted(known)}, the provider {sorted(stage.provider.vms)}"]
+
+
+def _ready_ones_hold_their_vm(stage: Stage) -> list[str]:
+    """A preview that is said to be ready has a VM, the pool says the same, and the VM exists."""
+    broken: list[str] = []
+    pools = [r.runtime.state for r in stage.replicas.values() if r.service == "pool" and r.alive]
+    for name, replica in stage.replicas.items():
+        if replica.service != "orchestrator" or not replica.alive:
+            continue
+        for preview in replica.runtime.state.previews.values():
+            held = preview.vm.vm_id if preview.vm is not None else None
+            agreed = all(pool.holders.get(preview.preview_id) == held for pool in pools)
+            if preview.status == "ready" and not (agreed and held in stage.provider.vms):
+                broken.append(f"{name}: {preview.preview_id} is ready in {held}, which it does not hold")
+    return broken
 
 
 def _nothing_broke(stage: Stage, parked: int) -> list[str]:

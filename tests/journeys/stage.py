@@ -55,6 +55,7 @@ from tests.journeys.replica import Replica, own_tasks
 OWNER = "ann"
 SECRET = "0" * 64
 EPOCH_S = 1_800_000_000.0
+DESTROY_S = 0.3
 SERVICES = ("pool", "orchestrator", "gateway")
 REACTS_TO = {"pool": POOL_REACTS_TO, "orchestrator": ORCHESTRATOR_REACTS_TO, "gateway": GATEWAY_REACTS_TO}
 
@@ -93,6 +94,7 @@ class Machines(SimulatedProvider):
         self._workspace = workspace
 
     async def destroy(self, vm_id: str) -> None:
+        await asyncio.sleep(DESTROY_S)
         await super().destroy(vm_id)
         self._workspace.end(vm_id)
 
@@ -354,6 +356,13 @@ class Stage:
                     f"no {kind.__name__} ({nth}) within {within_s:g} s; the log:\n{self.told()}"
                 ) from None
         return found[nth - 1]
+
+    async def reached(self, event: str, preview_id: str) -> None:
+        """Wait for an event of this preview, by its name; at most 60 s."""
+        async with asyncio.timeout(60.0):
+            while event not in self.story(preview_id):
+                self._news.clear()
+                await self._news.wait()
 
     def told(self) -> str:
         """The log, for a person."""

@@ -160,5 +160,7 @@ async def test_services_killed_over_and_over_lose_nothing() -> None:
             if number % 10 == 9:
                 await stage.stop(previews[-1])
         await asyncio.sleep(120)
-        assert len(stage.events(PreviewReady)) + len(stage.events(PreviewFailed)) <= 2 * len(previews)
+        assert len(set(previews)) == 10
+        assert {event.preview_id for event in stage.events(PreviewReady)} == set(previews)
+        assert stage.events(PreviewFailed) == []
         check_rules(stage)

@@ -94,8 +94,7 @@ async def test_edits_reach_the_vm_once_each_and_in_order(when: str) -> None:
     async with staged() as stage:
         project_id = await stage.project()
         preview_id = await stage.request(project_id)
-        while when not in stage.story(preview_id):
-            await asyncio.sleep(0.05)
+        await stage.reached(when, preview_id)
         for number in range(3):
             await stage.change(project_id, {"index.html": f"edit {number}".encode()})
             await asyncio.sleep(0.2)

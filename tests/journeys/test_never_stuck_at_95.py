@@ -1,6 +1,7 @@
 """The old system's worst habit: a bar at 95 percent for ever. Each way there is played, and each has an end."""
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -91,7 +92,7 @@ async def test_a_dev_server_that_never_answers_fails_at_its_limit(listens: bool)
         per_second = {int(at - began): percent for at, percent in waiting}
         assert set(range(int(limit_s))) <= set(per_second), "a tick in every second"
         moved = [per_second[second] for second in sorted(per_second)]
-        assert all(later > earlier for earlier, later in zip(moved, moved[1:], strict=False))
+        assert all(later > earlier for earlier, later in pairwise(moved))
         percents = [percent for _, _, percent in bar]
         assert percents == sorted(percents)
         await asyncio.sleep(20)
@@ -197,7 +198,7 @@ async def test_progress_is_told_at_least_every_second_from_request_to_ready() ->
         await asyncio.sleep(0.1)
 
         bar = client.bar(preview_id)
-        gaps = [later[0] - earlier[0] for earlier, later in zip(bar, bar[1:], strict=False)]
+        gaps = [later[0] - earlier[0] for earlier, later in pairwise(bar)]
         assert max(gaps) <= 1.0
         assert [percent for _, _, percent in bar] == sorted(percent for _, _, percent in bar)
         check_rules(stage)

@@ -1,6 +1,7 @@
 """Few VMs and many who want one; boots that fail; VMs that come back."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -76,9 +77,9 @@ async def test_boots_that_keep_failing_are_tried_ever_more_seldom_and_never_abov
         await asyncio.sleep(60)
         starts = [stage.at(VmCreationStarted, nth=n) for n in range(1, len(stage.events(VmCreationStarted)) + 1)]
         single = starts[3:]
-        pauses = [later - earlier for earlier, later in zip(single, single[1:], strict=False)]
+        pauses = [later - earlier for earlier, later in pairwise(single)]
         assert len(pauses) >= 2
-        assert all(later > earlier for earlier, later in zip(pauses, pauses[1:], strict=False)), pauses
+        assert all(later > earlier for earlier, later in pairwise(pauses)), pauses
         assert len(starts) <= 3 + 6
 
         preview_id = await stage.request(await stage.project(STATIC))
@@ -100,9 +101,8 @@ async def test_stop_and_restart_at_any_step(action: str, when: str) -> None:
     async with staged(warm=warm, boot_s=2.0) as stage:
         project_id = await stage.project()
         preview_id = await stage.request(project_id)
-        while when not in stage.story(preview_id):
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3 if when != "VmAcquired" else 0)
+        await stage.reached(when, preview_id)
+        await asyncio.sleep(0 if when == "VmAcquired" else 0.3)
         before = [event.vm_id for event in stage.events(VmAcquired, preview_id)]
         readies = len(stage.events(PreviewReady))
         if action == "stop":

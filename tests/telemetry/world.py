@@ -173,7 +173,7 @@ class Projecting:
 @asynccontextmanager
 async def opened(url: str, config: TelemetryConfig = QUICK) -> AsyncIterator[PreviewStore]:
     """The store on a pool of its own."""
-    pool = open_pool(url, config)
+    pool = await open_pool(url, config)
     try:
         yield PreviewStore(pool, config)
     finally:
@@ -183,7 +183,7 @@ async def opened(url: str, config: TelemetryConfig = QUICK) -> AsyncIterator[Pre
 @asynccontextmanager
 async def projecting(broker: MemoryBroker, url: str, config: TelemetryConfig = QUICK) -> AsyncIterator[Projecting]:
     """A projector, for the length of a block. A bug in it shows as its exception at the end."""
-    pool = open_pool(url, config)
+    pool = await open_pool(url, config)
     store = PreviewStore(pool, config)
     projector = Projector(broker.bus().log, store, config)
     task: asyncio.Task[None] = asyncio.create_task(projector.run())

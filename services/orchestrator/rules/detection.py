@@ -111,7 +111,8 @@ def parse_package_json(text: str) -> dict[str, Any]:
     """The object in package.json. Raises `Invalid("bad_package_json")` saying where it breaks."""
     try:
         value = json.loads(text.removeprefix("\ufeff"))
-    except (json.JSONDecodeError, RecursionError) as error:
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair fits in JSON, but in no event or argv
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
         raise Invalid("bad_package_json", f"package.json is not JSON: {error}.", "Mend package.json.") from error
     if not isinstance(value, dict):
         raise Invalid(
@@ -219,6 +220,6 @@ def _locked_version(dependency: str, lockfile: str | None) -> str:
     try:
         packages = json.loads(lockfile).get("packages", {})
         version = packages.get(f"node_modules/{dependency}", {}).get("version", "")
-    except (json.JSONDecodeError, AttributeError, RecursionError):
+    except (ValueError, AttributeError, RecursionError):
         return ""  # a lockfile that is broken is npm's to complain about
-    return version if isinstance(version, str) else ""
+    return version if isinstance(version, str) and re.fullmatch(r"[0-9A-Za-z.+-]{1,100}", version) else ""

@@ -1,6 +1,8 @@
 """How far a preview is, from how long each step took before for this framework. Pure.
 
-Percent never goes back within an attempt, never stands still while a step runs, and is 100 only when ready.
+Percent never goes back within an attempt, never stands still while a step runs, and is 100 only when ready. Each step
+has its own part of the bar, whatever it is expected to take: parts that moved with what is learnt would turn the bar
+back.
 """
 
 import math
@@ -9,8 +11,6 @@ from collections.abc import Mapping
 import msgspec
 
 WAITING_FROM = 85.0
-WAITING_TO = 95.0
-
 STEPS = ("acquiring_vm", "syncing_files", "installing", "waiting_server", "confirming")
 """In order. `server_ready`, `failed` and `stopped` are ends."""
 
@@ -42,36 +42,34 @@ class Span(msgspec.Struct, frozen=True):
     end: float
 
 
-def spans(expected_s: Mapping[str, float]) -> dict[str, Span]:
-    """The bar shared out by expected seconds: what precedes the dev server gets 0..85, the wait for it 85..95."""
-    early = STEPS[:3]
-    weights = {step: max(0.05, expected_s.get(step, DEFAULT_S[step])) for step in early}
-    total = sum(weights.values())
-    result: dict[str, Span] = {}
-    at = 0.0
-    for step in early:
-        end = at + WAITING_FROM * weights[step] / total
-        result[step] = Span(at, end)
-        at = end
-    result["waiting_server"] = Span(WAITING_FROM, WAITING_TO)
-    result["confirming"] = Span(WAITING_TO, 99.0)
-    return result
+SPANS: Mapping[str, Span] = {
+    "acquiring_vm": Span(0.0, 5.0),
+    "syncing_files": Span(5.0, 10.0),
+    "installing": Span(10.0, WAITING_FROM),
+    "waiting_server": Span(WAITING_FROM, 95.0),
+    "confirming": Span(95.0, 99.0),
+}
+STEADY_SHARE = 0.3
+STEADY_S = 900.0
+"""This share of a part is filled evenly over so long: the smallest part still gains 0.001 in every second of it."""
 
 
 def percent(step: str, step_elapsed_s: float, expected_s: Mapping[str, float]) -> float:
-    """0..100. Within a step it nears the step's end but does not reach it: half-way at 0.7 of the expected time.
+    """0..100. Within a step it nears the step's end but does not reach it: a third at 0.7 of the expected time.
 
     An unknown step (a newer service's) stands at the start of the wait: shown, never 100.
     """
     if step == "server_ready":
         return 100.0
-    part = spans(expected_s).get(step)
+    part = SPANS.get(step)
     if part is None:
         return WAITING_FROM
     expected = max(0.05, expected_s.get(step, DEFAULT_S[step]))
-    # A logarithmic tail: an exponential would stand still, to a person, after five times the expected time.
-    ratio = max(0.0, step_elapsed_s) / expected
-    done = 1 - 1 / (1 + ratio + 0.3 * math.log1p(ratio))
+    elapsed_s = max(0.0, step_elapsed_s)
+    ratio = elapsed_s / expected
+    pace = 1 - 1 / (1 + ratio + 0.3 * math.log1p(ratio))
+    # What only nears its end stands still, to a person, long before the step's limit: a share grows evenly instead.
+    done = (1 - STEADY_SHARE) * pace + STEADY_SHARE * min(1.0, elapsed_s / STEADY_S)
     return round(part.start + (part.end - part.start) * done, 3)
 
 

@@ -62,7 +62,7 @@ class GapError(Exception):
     """The batch does not follow on the stored position: read the log again from there."""
 
 
-def open_pool(url: str, config: TelemetryConfig) -> Any:
+async def open_pool(url: str, config: TelemetryConfig) -> Any:
     """asyncpg's pool, not yet connected: that happens when it is used. Raises `Invalid` where the URL is none."""
     if not url:
         raise Invalid(
@@ -75,7 +75,7 @@ def open_pool(url: str, config: TelemetryConfig) -> Any:
     if scheme not in ("postgres", "postgresql"):
         raise Invalid("bad_database_url", "DATABASE_URL is not a PostgreSQL URL.", "It begins with postgresql://")
     statement_ms = str(int(config.statement_timeout_s * 1000))
-    return asyncpg.create_pool(
+    return await asyncpg.create_pool(
         url,
         min_size=0,
         max_size=config.connections_max,

@@ -1,0 +1,130 @@
+"""Every command of the gateway: the right events, a no where it belongs, silence when it is repeated."""
+
+import msgspec
+import pytest
+
+from services.gateway.app import definition
+from services.gateway.config import GatewayConfig
+from services.gateway.decide import NAME_CHARS_MAX
+from services.gateway.state import State
+from shared.commands import Command, CreateProject, DeleteProject, ProjectReply, RecordFiles, commands_of
+from shared.events import Event, ProjectCreated, ProjectDeleted
+from shared.ids import derive
+from tests.builders import OWNER, PROJECT, files_changed, project_created
+from tests.spec import COMMAND_ID, Given, Past, given
+
+CONFIG = GatewayConfig(projects_per_owner_max=2)
+CREATE = CreateProject(owner=OWNER, name="shop")
+DELETE = DeleteProject(project_id=PROJECT, owner=OWNER)
+
+
+def gateway(*past: Past) -> Given[State]:
+    return given(definition(CONFIG), *past)
+
+
+def other(command: Command) -> Command:
+    """The same wish under another id."""
+    return msgspec.structs.replace(command, id="another-command")
+
+
+def record_files(version: int = 1, owner: str = OWNER) -> RecordFiles:
+    """The command that leads to `files_changed(version)`."""
+    event = files_changed(version)
+    return RecordFiles(
+        project_id=PROJECT,
+        owner=owner,
+        base_version=version - 1,
+        manifest=event.manifest,
+        files=event.files,
+        size_bytes=event.size_bytes,
+        changed=event.changed,
+        deleted=event.deleted,
+    )
+
+
+# --- CreateProject ------------------------------------------------------------------------------------------------
+
+
+def test_a_project_is_created() -> None:
+    """Its id follows from the command's, and the answer tells it."""
+    project_id = derive(COMMAND_ID, "project")
+    spec = gateway().when(CREATE).then(ProjectCreated(project_id=project_id, owner=OWNER, name="shop"))
+    assert spec.answer() == ProjectReply(project_id=project_id, files_version=0)
+
+
+def test_create_twice_does_its_work_once() -> None:
+    """The same id gives the same project, also when it has been deleted since; another id is another wish."""
+    delete = DeleteProject(project_id=derive(COMMAND_ID, "project"), owner=OWNER, id="delete")
+    spec = gateway().when(CREATE, CREATE).stays_quiet()
+    spec.when(delete, CREATE).stays_quiet()
+    assert gateway().when(CREATE, other(CREATE)).outcome != []
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * (NAME_CHARS_MAX + 1), "a\nb", "a\0b", "a\x1b[31m"])
+def test_create_refuses_names_that_cannot_be_shown(name: str) -> None:
+    gateway().when(CreateProject(owner=OWNER, name=name)).refuses("bad_project_name")
+
+
+@pytest.mark.parametrize(("name", "kept"), [(" shop ", "shop"), ("Größe 北京 🚀", "Größe 北京 🚀"), ("x" * NAME_CHARS_MAX,) * 2])
+def test_names_are_kept_as_they_are(name: str, kept: str) -> None:
+    spec = gateway().when(CreateProject(owner=OWNER, name=name))
+    spec.then(ProjectCreated(project_id=derive(COMMAND_ID, "project"), owner=OWNER, name=kept))
+
+
+def test_an_owner_may_have_only_so_many() -> None:
+    """Each owner for itself; a deleted one counts no more."""
+    full = [project_created("a"), project_created("b")]
+    gateway(*full).when(CREATE).refuses("too_many_projects")
+    assert gateway(*full).when(CreateProject(owner="bob", name="shop")).outcome
+    assert gateway(*full, ProjectDeleted(project_id="a")).when(CREATE).outcome
+
+
+# --- RecordFiles --------------------------------------------------------------------------------------------------
+
+
+def test_the_first_files() -> None:
+    spec = gateway(project_created()).when(record_files(1)).then(files_changed(1))
+    assert spec.answer() == ProjectReply(project_id=PROJECT, files_version=1)
+
+
+def test_the_next_files() -> None:
+    gateway(project_created(), files_changed(1)).when(record_files(2)).then(files_changed(2))
+
+
+def test_files_twice_are_one_version() -> None:
+    """Under the same id and under another: the manifest says that they are the same."""
+    spec = gateway(project_created()).when(record_files(1), record_files(1)).stays_quiet()
+    spec.when(other(record_files(1))).stays_quiet()
+
+
+@pytest.mark.parametrize("past", [[], [files_changed(1), files_changed(2)]])
+def test_files_made_from_another_version_are_refused(past: list[Event]) -> None:
+    """Somebody else stored one meanwhile, or it was made from one that never was."""
+    command = msgspec.structs.replace(record_files(2), manifest="mine")
+    gateway(project_created(), *past).when(command).refuses("files_version_conflict")
+
+
+@pytest.mark.parametrize("past", [[], [project_created(owner="bob")], [project_created(), ProjectDeleted(project_id=PROJECT)]])
+def test_files_of_an_unknown_project_are_refused(past: list[Event]) -> None:
+    """Unknown, deleted or another owner's: the three look the same."""
+    gateway(*past).when(record_files(1)).refuses("project_not_found")
+
+
+# --- DeleteProject ------------------------------------------------------------------------------------------------
+
+
+def test_a_project_is_deleted() -> None:
+    gateway(project_created()).when(DELETE).then(ProjectDeleted(project_id=PROJECT))
+
+
+def test_delete_twice_does_its_work_once() -> None:
+    gateway(project_created()).when(DELETE, DELETE).stays_quiet().when(other(DELETE)).stays_quiet()
+
+
+def test_anothers_project_is_not_deleted() -> None:
+    gateway(project_created(owner="bob")).when(DELETE).refuses("project_not_found")
+
+
+def test_every_command_has_its_tests() -> None:
+    """A new command of the gateway must appear here."""
+    assert {CreateProject, RecordFiles, DeleteProject} == set(commands_of("gateway"))

@@ -1,0 +1,70 @@
+"""What the gateway does about each event and timer, as data."""
+
+import pytest
+
+from services.gateway.app import definition
+from services.gateway.config import GatewayConfig
+from services.gateway.react import COLLECT_AFTER_S, COLLECT_TIMER, CollectFiles, Effect, on_timer, react
+from shared.effects import SetTimer
+from shared.events import Event, ProjectDeleted
+from shared.ports import TimerFired
+from tests.builders import PROJECT, files_changed, preview_requested, project_created
+from tests.spec import given
+
+GATEWAY = definition(GatewayConfig())
+
+
+def effects(*past: Event, of: int = -1) -> list[Effect]:
+    """What follows from the last of these events, or from another one where it is heard at the end."""
+    spec = given(GATEWAY, *past)
+    return list(react(spec.state, spec.log[of]))
+
+
+def collect(manifest: str) -> tuple[str, float, dict[str, str | int]]:
+    return COLLECT_TIMER, COLLECT_AFTER_S, {"project_id": PROJECT, "manifest": manifest}
+
+
+def timers(found: list[Effect]) -> list[tuple[str, float, dict[str, str | int]]]:
+    return [(each.name, each.delay_s, each.data) for each in found if isinstance(each, SetTimer)]
+
+
+def test_the_first_version_replaces_nothing() -> None:
+    assert effects(project_created(), files_changed(1)) == []
+
+
+def test_a_replaced_version_is_collected_later() -> None:
+    """It may still be on its way into a VM."""
+    assert timers(effects(project_created(), files_changed(1), files_changed(2))) == [collect("manifest-1")]
+
+
+def test_each_version_of_a_quick_series_is_collected() -> None:
+    """The third version was stored before the second one's event was heard: none is left in the store for ever."""
+    past = [project_created(), files_changed(1), files_changed(2), files_changed(3)]
+    found = [timer for of in (1, 2, 3) for timer in timers(effects(*past, of=of))]
+    assert sorted(str(data["manifest"]) for _, _, data in found) == ["manifest-1", "manifest-2"]
+
+
+def test_the_timers_of_two_versions_do_not_replace_one_another() -> None:
+    """A timer of the same name and id takes the earlier one's place."""
+    one = effects(project_created(), files_changed(1), files_changed(2))
+    two = effects(project_created(), files_changed(1), files_changed(2), files_changed(3))
+    ids = [each.id for each in (*one, *two) if isinstance(each, SetTimer)]
+    assert len(set(ids)) == 2
+
+
+def test_a_deleted_projects_files_are_collected() -> None:
+    past = [project_created(), files_changed(1), ProjectDeleted(project_id=PROJECT)]
+    assert timers(effects(*past)) == [collect("manifest-1")]
+
+
+@pytest.mark.parametrize("past", [[project_created()], [project_created(), preview_requested()], [files_changed(1)]])
+def test_nothing_follows_from_the_rest(past: list[Event]) -> None:
+    assert effects(*past) == []
+    assert effects(project_created(), ProjectDeleted(project_id=PROJECT)) == []
+
+
+def test_the_timer_becomes_the_collection() -> None:
+    state = given(GATEWAY).state
+    fired = TimerFired(name=COLLECT_TIMER, id="x", key="k", data={"project_id": PROJECT, "manifest": "manifest-1"})
+    assert on_timer(state, fired) == [CollectFiles(PROJECT, "manifest-1")]
+    assert on_timer(state, TimerFired(name="other", id="x", key="k")) == []
