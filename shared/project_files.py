@@ -64,7 +64,7 @@ def clean_path(path: str) -> str:
 
 
 def _path_problem(path: str) -> str:
-    if not path or path in (".", "./"):
+    if posixpath.normpath(path) == ".":
         return "is empty"
     if "\0" in path:
         return "contains NUL"

@@ -9,7 +9,6 @@ from typing import Any
 import aiohttp
 import click
 import msgspec
-from rich.table import Table
 
 from deploy.cli.api import Api
 from deploy.cli.main import command
@@ -35,23 +34,21 @@ async def ps(output: Output) -> int:
     """The previews, newest last."""
     async with _api() as api:
         previews = (await api.call("GET", "/api/previews"))["previews"]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("preview", "project", "status", "framework", "seconds", "url"):
-        table.add_column(heading, no_wrap=True, overflow="ignore")
+    rows = [("PREVIEW", "PROJECT", "STATUS", "FRAMEWORK", "SECONDS", "")]
     for each in previews:
         output.emit({"type": "preview", **each})
-        what = each["error"]["code"] if each["error"] else each["url"] or each["message"]
-        table.add_row(
-            each["preview_id"],
-            each["project_name"],
-            each["status"],
-            f"{each['framework']} {each['version']}".strip(),
-            f"{each['elapsed_s']:.1f}" if each["status"] != "ready" else f"{each['total_s']:.1f}",
-            what,
-        )
-    if not output.as_json:
-        output.console.print(table if previews else "No previews.", crop=False)
+        rows.append(_row(each))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        output.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+def _row(view: dict[str, Any]) -> tuple[str, ...]:
+    seconds = view["total_s"] if view["total_s"] is not None else view["elapsed_s"]
+    shown = view["error"]["code"] if view["error"] else view["url"] if view["status"] == "ready" else view["message"]
+    framework = f"{view['framework']} {view['version']}".strip()
+    return (view["preview_id"], view["project_name"], view["status"], framework, f"{seconds:.1f}", shown)
 
 
 @click.command()

@@ -303,7 +303,7 @@ def _service_failed(child: Supervised) -> LauncherError:
 
 def _shown_host(host: str) -> str:
     """The host to put into a URL: an address that means "all" cannot be visited."""
-    if host in ("0.0.0.0", "::", ""):
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
         return ports.LOOPBACK
     return f"[{host}]" if ":" in host else host
 

@@ -191,6 +191,10 @@ class OrchestratorEffects:
             await self._send(CheckVm(vm_id=vm.vm_id, healthy=False, detail=str(error)[:200]), cause)
             raise Unavailable("agent_unreachable", f"The agent of {vm.vm_id} does not answer.") from error
         except AgentError as error:
+            if preview.status != "syncing":
+                # An edit that could not be brought in is no reason to end a preview that runs.
+                log.warning("edit_not_synced", extra={"preview_id": preview.preview_id, "code": error.code})
+                return False
             await self._fail(preview.preview_id, preview.attempt, error.code, error.message, error.body.hint, cause)
             return False
         self._synced[preview.preview_id] = (vm.vm_id, manifest)

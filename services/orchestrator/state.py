@@ -63,6 +63,8 @@ STEP_OF: dict[str, str] = {
 
 FORGET_AFTER_S = 15 * 60.0
 """An ended preview leaves memory so long after its end (by the log's time); the log and PostgreSQL keep its history."""
+PROVEN_AFTER_S = 60.0
+"""A preview that was ready for so long starts counting lost VMs anew."""
 HISTORY_WEIGHT = 0.3
 """Weight of the newest duration in a step's running mean."""
 
@@ -302,9 +304,17 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
         status_at=at,
         attempt_at=at,
         files_version=event.files_version,
-        vm_losses=preview.vm_losses + (event.reason == "vm_lost"),
+        vm_losses=_losses(preview, event, at),
     )
     _change_project(state, preview.project_id, live=preview.preview_id)
+
+
+def _losses(preview: Preview, event: PreviewRestarted, at: float) -> int:
+    """VMs lost in a row; one that served for a while has proven that the preview as such can live."""
+    if event.reason != "vm_lost":
+        return preview.vm_losses
+    proven = preview.status == "ready" and at - preview.status_at >= PROVEN_AFTER_S
+    return 1 if proven else preview.vm_losses + 1
 
 
 def _end(state: State, preview: Preview, status: Status, recorded: Recorded) -> None:

@@ -16,12 +16,14 @@ from services.pool.adapters.simulated import SimulatedProvider
 from services.pool.config import PoolConfig
 from services.pool.effects import HealthProbe, PoolEffects
 from services.pool.ports import Provider
+from services.pool.react import Reconcile
 from shared.commands import MaintainPool, ResizePool, commands_of
 from shared.errors import Invalid
-from shared.ports import Bus, Handler
+from shared.ports import Bus, Cause, Handler
 from shared.runtime import Definition, Runtime
 from shared.service import Parts, Wiring
 from shared.settings import Common, from_env
+from shared.ulids import new_id
 
 
 def definition(config: PoolConfig) -> Definition[state.State]:
@@ -60,6 +62,8 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
             clock=runtime.clock,
         )
         await _resize(runtime, config)
+        # What died or was left over while no pool ran, without waiting for a tick.
+        await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
         return Parts(effects.perform, queries(runtime))
 

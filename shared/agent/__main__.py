@@ -4,7 +4,7 @@ The token comes as one line on standard input, so that no process in the VM can 
 asked to end, 75 when nobody called for `--orphan-timeout-s`, 2 for wrong use.
 """
 
-# ruff: noqa: PLC0415 - what is heavy is imported when the token has been read
+
 import argparse
 import asyncio
 import logging

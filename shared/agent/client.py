@@ -49,7 +49,7 @@ class AgentError(Exception):
         self.body = body if body is not None else ErrorBody(code=code, message=message)
 
 
-class AgentUnreachable(Exception):  # noqa: N818 - a state, not a mistake
+class AgentUnreachable(Exception):
     """The agent did not answer, or its answer broke off. Asking again may help."""
 
 

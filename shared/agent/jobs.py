@@ -335,7 +335,7 @@ class JobSupervisor:
             "PATH": own.get("PATH", os.defpath),
             "HOME": str(self._world.home_dir),
             "LANG": "C.UTF-8",
-            "TMPDIR": own.get("TMPDIR", "/tmp"),  # noqa: S108 - the VM's own /tmp
+            "TMPDIR": own.get("TMPDIR", "/tmp"),
         }
         passed = {key: own[key] for key in self._world.pass_env if key in own}
         asked = {key: value.replace(PORT, str(job.port)) for key, value in job.spec.env.items()}

@@ -190,7 +190,7 @@ class PortFile(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
 
 
-class AgentProblem(Exception):  # noqa: N818 - what a problem document tells
+class AgentProblem(Exception):
     """A refusal by the agent, with the status and body that it answers."""
 
     def __init__(

@@ -16,7 +16,7 @@ def import_aiohttp() -> None:
     os.environ.update(dict.fromkeys(_TLS_VARIABLES, os.devnull))
     gc.disable()
     try:
-        import aiohttp.web  # noqa: F401, PLC0415 - the point of this function
+        import aiohttp.web  # noqa: F401 - the point of this function
     finally:
         gc.enable()
         for name, value in kept.items():

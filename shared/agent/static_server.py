@@ -3,7 +3,7 @@
 Exit codes: 0 when asked to end, 1 when it can't listen or there is no such folder, 2 for wrong use.
 """
 
-# ruff: noqa: PLC0415 - the HTTP library has to come by way of quickstart
+
 import argparse
 import sys
 from pathlib import Path

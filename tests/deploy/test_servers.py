@@ -95,7 +95,7 @@ async def test_nats_that_cannot_start_shows_its_log(home: Home) -> None:
     """A store that cannot be used ends in an error with the server's own words, and nothing is left running."""
     (home.nats / "jetstream").write_text("a file where a folder should be")
 
-    with pytest.raises(LauncherError, match="storage directory|not a directory") as caught:
+    with pytest.raises(LauncherError, match=r"storage directory|not a directory") as caught:
         await local_nats.start_nats(home, PASSWORD)
 
     assert caught.value.code == "nats_failed"

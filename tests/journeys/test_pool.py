@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from services.pool.views import summary
+from shared.codec import Recorded
 from shared.events import (
     ClaimExpired,
     ClaimQueued,
@@ -48,6 +49,29 @@ async def test_claims_wait_in_order_and_a_freed_vm_goes_to_the_first() -> None:
 
         await asyncio.sleep(20)
         assert [event.preview_id for event in stage.events(VmAcquired)] == previews
+        check_rules(stage)
+
+
+async def test_a_claim_that_comes_while_others_wait_does_not_overtake_them() -> None:
+    """A VM boots while one waits for it; whoever asks in that very moment waits behind."""
+    async with staged(target=1, maximum=3, boot_s=4.0) as stage:
+        previews = await _previews(stage, 3)
+        late: list[asyncio.Task[str]] = []
+        project_id = await stage.project(STATIC)
+
+        def ask(recorded: Recorded) -> None:
+            if recorded.type == "VmBooted" and not late:
+                late.append(asyncio.create_task(stage.request(project_id)))
+
+        stage.broker.on_stored.append(ask)
+        await stage.until(PreviewReady, previews[2], within_s=20)
+        last = await late[0]
+        for preview_id in previews:
+            await stage.stop(preview_id)
+        await stage.until(PreviewReady, last, within_s=20)
+
+        await asyncio.sleep(30)
+        assert [event.preview_id for event in stage.events(VmAcquired)] == [*previews, last]
         check_rules(stage)
 
 
@@ -123,7 +147,7 @@ async def test_stop_and_restart_at_any_step(action: str, when: str) -> None:
         check_rules(stage)
 
 
-@pytest.mark.parametrize("event", ["PreviewRestarted", "VmReleased", "VmAcquired", "InstallStarted"])
+@pytest.mark.parametrize("event", ["PreviewRestarted", "VmReleased", "VmAcquired", "ProjectDetected", "InstallStarted"])
 async def test_a_restart_survives_a_killed_orchestrator(event: str) -> None:
     """The release that belongs to the restart is asked for again, and must not take the new VM."""
     async with staged() as stage:

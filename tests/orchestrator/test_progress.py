@@ -1,5 +1,7 @@
 """The bar moves, never back, and is full only when the preview is ready."""
 
+import itertools
+
 import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_time_never_turns_it_back(step: str, one_s: float, other_s: float, expec
 def test_never_stuck_at_95(step: str, expected: dict[str, float]) -> None:
     """In every second of ten minutes of every step something is seen to move, and the step's end is not reached."""
     seen = [percent(step, float(second), expected) for second in range(TEN_MINUTES_S + 1)]
-    assert all(earlier < later for earlier, later in zip(seen, seen[1:], strict=False))
+    assert all(earlier < later for earlier, later in itertools.pairwise(seen))
     assert seen[-1] < SPANS[step].end
 
 
@@ -44,7 +46,7 @@ def test_what_is_learnt_between_two_steps_does_not_turn_it_back(
     before: dict[str, float], after: dict[str, float], elapsed_s: float
 ) -> None:
     """A step's end teaches how long it takes; the next one begins no lower than the last one got."""
-    for step, following in zip(STEPS, STEPS[1:], strict=False):
+    for step, following in itertools.pairwise(STEPS):
         assert percent(step, elapsed_s, before) <= percent(following, 0.0, after)
 
 

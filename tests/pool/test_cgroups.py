@@ -182,7 +182,7 @@ def test_a_group_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     """A limit that can't be set (here: an ordinary folder) raises, and the folder is removed again."""
     group = Cgroups((Arm(1, tmp_path, frozenset({"memory"})),)).group("vm")
 
-    with pytest.raises(OSError, match="memory.limit_in_bytes"):
+    with pytest.raises(OSError, match=r"memory.limit_in_bytes"):
         group.create(LIMITS)
 
     assert list(tmp_path.iterdir()) == []

@@ -65,7 +65,7 @@ def test_a_ready_preview_has_all_its_figures() -> None:
 def test_ready_has_the_last_word_on_its_steps() -> None:
     """Where the orchestrator's own figures differ, they count; a step that nobody knows is left out."""
     story = up_to_ready(Story(1_000), "p1")
-    story.told[-1] = (1_007.5, ready("p1", total_s=7.5, installing=2.75, dreaming=1.0))
+    story.told[-1] = (1_007.5, ready("p1", total_s=7.5, steps={"installing": 2.75, "dreaming": 1.0}))
 
     (row,) = rows_of(story)
 

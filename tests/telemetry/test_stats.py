@@ -1,26 +1,16 @@
-"""The statistics, on a real PostgreSQL, against figures recomputed in Python from the same events."""
+"""The statistics, on a real PostgreSQL, against figures recomputed in Python from the same story."""
 
 import math
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import pytest
 
-from shared.events import (
-    DevServerReady,
-    Event,
-    InstallSkipped,
-    InstallStarted,
-    PreviewFailed,
-    PreviewReady,
-    PreviewRequested,
-    PreviewRestarted,
-    ProjectDetected,
-    VmAcquired,
-)
+from shared.errors import Invalid
 from shared.memory import MemoryBroker
 from tests.deploy.waiting import eventually
 
@@ -34,17 +24,19 @@ from .world import (
     failed,
     install_started,
     installed,
+    projecting,
     ready,
     requested,
     restarted,
     skipped,
     stopped,
     synced,
+    up_to_ready,
 )
 
 pytestmark = pytest.mark.live
 
-STEPS = {
+STEP_NAMES = {
     "acquire": "acquiring_vm",
     "sync": "syncing_files",
     "install": "installing",
@@ -67,127 +59,207 @@ async def caught_up(at_work: Projecting, broker: MemoryBroker) -> None:
 # --- a random past, and its figures by plain Python ---------------------------------------------------------------
 
 
-def attempt(story: Story, preview: str, number: int, dice: random.Random) -> None:
-    """One attempt, from its VM to an end that the dice choose."""
-    framework = dice.choice(["vite", "nextjs", "express"])
-    story.tell(acquired(preview, vm=f"{preview}-{number}", from_pool=dice.random() < 0.7), after_s=dice.random())
-    story.tell(detected(preview, number, framework), after_s=dice.random())
-    story.tell(synced(preview, number), after_s=dice.random())
-    if dice.random() < 0.4:
-        story.tell(skipped(preview, number))
-    else:
-        story.tell(install_started(preview, number))
-        if dice.random() < 0.2:
-            code = dice.choice(["npm_failed", "install_timeout"])
-            story.tell(failed(preview, number, code=code), after_s=dice.random() * 20)
+@dataclass
+class Lived:
+    """What happened in one attempt, noted while its events are told."""
+
+    owner: str
+    framework: str
+    from_pool: bool
+    steps: dict[str, float] = field(default_factory=dict)
+    skipped: bool = False
+    total_s: float | None = None
+    code: str | None = None
+
+
+class Past:
+    """Previews and restarts of the last hours, the same at every run."""
+
+    def __init__(self, previews: int) -> None:
+        self.dice = random.Random(7)
+        self.story = Story(round(time.time()) - 7_200)
+        self.attempts: list[Lived] = []
+        for number in range(previews):
+            preview, owner = f"p{number:03}", self.dice.choice(["ann", "bob"])
+            self.story.tell(requested(preview, owner))
+            self._attempt(preview, 1, owner)
+            if self.dice.random() < 0.3:
+                self.story.tell(restarted(preview, 2), after_s=1)
+                self._attempt(preview, 2, owner)
+
+    def _step(self, name: str, lived: Lived, longest_s: float) -> float:
+        lived.steps[name] = round(self.dice.uniform(0.1, longest_s), 3)
+        return lived.steps[name]
+
+    def _attempt(self, preview: str, number: int, owner: str) -> None:
+        dice, story = self.dice, self.story
+        lived = Lived(owner, dice.choice(["vite", "nextjs", "express"]), dice.random() < 0.7)
+        self.attempts.append(lived)
+        vm = acquired(preview, vm=f"{preview}-{number}", from_pool=lived.from_pool)
+        story.tell(detected(preview, number, lived.framework)).tell(vm, after_s=self._step("acquire", lived, 2))
+        story.tell(synced(preview, number), after_s=self._step("sync", lived, 1))
+        if dice.random() < 0.4:
+            lived.skipped = True
+            story.tell(skipped(preview, number))
+        else:
+            story.tell(install_started(preview, number))
+            if dice.random() < 0.25:
+                lived.code = dice.choice(["npm_failed", "install_timeout"])
+                story.tell(failed(preview, number, code=lived.code), after_s=3)
+                return
+            story.tell(installed(preview, number), after_s=self._step("install", lived, 20))
+        story.tell(dev_started(preview, number))
+        if dice.random() < 0.1:
+            story.tell(stopped(preview), after_s=1)
             return
-        story.tell(installed(preview, number), after_s=dice.random() * 20)
-    story.tell(dev_started(preview, number))
-    if dice.random() < 0.1:
-        story.tell(stopped(preview), after_s=1)
-        return
-    story.tell(dev_ready(preview, number), after_s=dice.random() * 5)
-    steps = {step: round(dice.random() * 9, 4) for step in STEPS.values()}
-    story.tell(ready(preview, number, total_s=round(sum(steps.values()), 4), **steps), after_s=0.25)
-    if dice.random() < 0.2:
-        story.tell(failed(preview, number, code="dev_server_exited", step="server_ready"), after_s=9)
+        story.tell(dev_ready(preview, number), after_s=self._step("boot", lived, 5))
+        confirm_s = self._step("confirm", lived, 0.5)
+        lived.total_s = round(sum(lived.steps.values()), 3)
+        steps = {STEP_NAMES[name]: value for name, value in lived.steps.items()}
+        was = "skipped" if lived.skipped else "completed"
+        story.tell(
+            ready(preview, number, total_s=lived.total_s, install=was, from_pool=lived.from_pool, steps=steps),
+            after_s=confirm_s,
+        )
+        if dice.random() < 0.2:
+            lived.code = "dev_server_exited"
+            story.tell(failed(preview, number, code=lived.code, step="server_ready"), after_s=9)
 
 
-def random_past(previews: int) -> Story:
-    """Previews and restarts of the last hour, the same at every run."""
-    dice = random.Random(7)
-    story = Story(round(time.time()) - 3_600)
-    for index in range(previews):
-        preview = f"p{index:03}"
-        story.tell(requested(preview, dice.choice(["ann", "bob"])))
-        attempt(story, preview, 1, dice)
-        if dice.random() < 0.3:
-            story.tell(restarted(preview, 2, lost=dice.random() < 0.3), after_s=1)
-            attempt(story, preview, 2, dice)
-    return story
-
-
-def percentile(values: list[float], part: float) -> float | None:
-    """Linear interpolation between the two nearest, as the standard's percentile_cont."""
-    if not values:
-        return None
+def percentile(values: list[float], part: float) -> float:
+    """Linear interpolation between the two nearest, as SQL's percentile_cont is defined."""
     ordered = sorted(values)
     place = (len(ordered) - 1) * part
     low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
     return low + (high - low) * (place - math.floor(place))
 
 
-def seconds(values: list[float]) -> dict[str, float | None]:
-    figures = {f"p{part}": percentile(values, part / 100) for part in (50, 95, 99)}
-    return {"average": sum(values) / len(values) if values else None, **figures}
-
-
-def attempts_of(story: Story, owner: str | None) -> list[list[tuple[float, Event]]]:
-    """The events of each attempt: cut at requests and restarts, and nothing cleverer."""
-    current: dict[str, list[tuple[float, Event]]] = {}
-    owners: dict[str, str] = {}
-    attempts = []
-    for at, event in story.told:
-        preview: str = event.preview_id  # type: ignore[attr-defined]
-        if isinstance(event, PreviewRequested):
-            owners[preview] = event.owner
-        if isinstance(event, PreviewRestarted):
-            current[preview].append((at, event))
-        if isinstance(event, PreviewRequested | PreviewRestarted):
-            current[preview] = []
-            if owner in (None, owners[preview]):
-                attempts.append(current[preview])
-        current[preview].append((at, event))
-    return attempts
-
-
-def outcome(events: list[Event]) -> tuple[bool, str | None]:
-    """(was ready, code of its failure)"""
-    code = next((event.code for event in events if isinstance(event, PreviewFailed)), None)
-    ended = code is not None or any(type(event).__name__ == "PreviewStopped" for event in events)
-    lost = any(isinstance(event, PreviewRestarted) and event.reason == "vm_lost" for event in events[1:])
-    was_ready = any(isinstance(event, PreviewReady) for event in events)
-    return was_ready, "vm_lost" if lost and not ended else code
-
-
-def recomputed(story: Story, owner: str | None) -> dict[str, Any]:
-    """The answer, from the events."""
-    attempts = [[event for _, event in each] for each in attempts_of(story, owner)]
-    outcomes = [outcome(events) for events in attempts]
-    success = sum(was_ready for was_ready, _ in outcomes)
-    codes = Counter(code for was_ready, code in outcomes if code and not was_ready)
-    flat = [event for events in attempts for event in events]
-    readies = [event for event in flat if isinstance(event, PreviewReady)]
-    frameworks: dict[str, list[float]] = defaultdict(list)
-    for events in attempts:
-        for found in (event for event in events if isinstance(event, ProjectDetected)):
-            frameworks[found.framework] += [e.total_s if isinstance(e, PreviewReady) else -1 for e in events[-2:-1]]
-    vms = [event.from_pool for event in flat if isinstance(event, VmAcquired)]
-    # A preview that is ready had its VM from the pool: `world.ready` says so, and has the last word.
-    vms_warm = sum(
-        any(isinstance(e, PreviewReady) or (isinstance(e, VmAcquired) and e.from_pool) for e in events)
-        for events in attempts
-    )
-    installs = sum(isinstance(event, InstallStarted | InstallSkipped) for event in flat)
+def seconds(values: list[float]) -> dict[str, float]:
+    """Average and percentiles of at least one value."""
     return {
-        "previews": {
-            "count": len(attempts),
-            "success": success,
-            "failed": sum(codes.values()),
-            "success_rate": success / (success + sum(codes.values())),
-        },
-        "total_s": seconds([event.total_s for event in readies]),
-        "confirm": {**seconds([event.steps["confirming"] for event in readies]), "count": len(readies)},
-        "booted": sum(isinstance(event, DevServerReady) for event in flat),
-        "pool_hit_rate": vms_warm / len(vms),
-        "installs": installs,
-        "failures": dict(codes),
-        "failures_after_ready": dict(Counter(code for was_ready, code in outcomes if code and was_ready)),
+        "average": sum(values) / len(values),
+        **{f"p{part}": percentile(values, part / 100) for part in (50, 95, 99)},
     }
 
 
-def close(figures: object) -> Any:
-    """Equal but for the answer's rounding to four decimals."""
+def recomputed(attempts: list[Lived]) -> dict[str, Any]:
+    """The answer, but for its time and position."""
+    totals = [lived.total_s for lived in attempts if lived.total_s is not None]
+    codes = Counter(lived.code for lived in attempts if lived.code and lived.total_s is None)
+    steps = {name: [lived.steps[name] for lived in attempts if name in lived.steps] for name in STEP_NAMES}
+    frameworks = {}
+    for slug in {lived.framework for lived in attempts}:
+        own = [lived for lived in attempts if lived.framework == slug]
+        figures = seconds([lived.total_s for lived in own if lived.total_s is not None])
+        frameworks[slug] = {"count": len(own), "p50": figures["p50"], "p95": figures["p95"]}
+    return {
+        "days": 7,
+        "previews": {
+            "count": len(attempts),
+            "success": len(totals),
+            "failed": codes.total(),
+            "success_rate": len(totals) / (len(totals) + codes.total()),
+        },
+        "total_s": seconds(totals),
+        "steps": {name: {**seconds(values), "count": len(values)} for name, values in steps.items()},
+        "pool_hit_rate": sum(lived.from_pool for lived in attempts) / len(attempts),
+        "install_skip_rate": sum(lived.skipped for lived in attempts) / len(attempts),
+        "failures": dict(codes),
+        "failures_after_ready": {"dev_server_exited": sum(bool(a.code) and a.total_s is not None for a in attempts)},
+        "by_framework": frameworks,
+    }
+
+
+def near(figures: Any) -> Any:
+    """Equal but for rounding: of the log's times, and of the answer, to four decimals."""
     if isinstance(figures, dict):
-        return {name: close(value) for name, value in figures.items()}
-    return pytest.approx(figures, abs=6e-5) if isinstance(figures, float) else figures
+        return {name: near(value) for name, value in figures.items()}
+    return pytest.approx(figures, abs=2e-4) if isinstance(figures, float) else figures
+
+
+async def test_the_figures_are_those_of_the_events(database_url: str) -> None:
+    """Every figure of the answer, for everybody and for one owner."""
+    past = Past(60)
+    broker = MemoryBroker()
+    past.story.record(broker)
+    async with projecting(broker, database_url) as at_work:
+        await caught_up(at_work, broker)
+        everybody = await asked(at_work, days=7, owner=None)
+        ann = await asked(at_work, days=7, owner="ann")
+
+    for answer, attempts in ((everybody, past.attempts), (ann, [a for a in past.attempts if a.owner == "ann"])):
+        assert answer.pop("position") == len(broker.records)
+        assert abs(answer.pop("generated_at") - time.time()) < 60
+        assert answer == near(recomputed(attempts))
+
+
+# --- by hand ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_events", [False, True])
+async def test_zero_previews_have_no_averages(database_url: str, with_events: bool) -> None:
+    """Counts are 0, what would be divided by 0 is null; in an empty log and in one that tells of others."""
+    broker = MemoryBroker()
+    if with_events:
+        up_to_ready(Story(time.time() - 60), "p1").record(broker)
+    async with projecting(broker, database_url) as at_work:
+        await eventually(lambda: bool(broker.followers))
+        await caught_up(at_work, broker)
+        answer = await asked(at_work, days=7, owner="nobody")
+
+    nothing = {"average": None, "p50": None, "p95": None, "p99": None}
+    assert answer["previews"] == {"count": 0, "success": 0, "failed": 0, "success_rate": None}
+    assert answer["total_s"] == nothing
+    assert answer["steps"] == {name: {**nothing, "count": 0} for name in STEP_NAMES}
+    assert (answer["pool_hit_rate"], answer["install_skip_rate"]) == (None, None)
+    assert (answer["failures"], answer["failures_after_ready"], answer["by_framework"]) == ({}, {}, {})
+    assert answer["position"] == len(broker.records)
+
+
+async def test_only_the_asked_days_count(database_url: str) -> None:
+    """By when the attempt began."""
+    broker = MemoryBroker()
+    now = time.time()
+    up_to_ready(Story(now - 3.5 * 86_400), "old").record(broker)
+    up_to_ready(Story(now - 3_600), "new").record(broker)
+    async with projecting(broker, database_url) as at_work:
+        await caught_up(at_work, broker)
+        counts = [(await asked(at_work, days=days))["previews"]["count"] for days in (1, 3, 4, 365)]
+
+    assert counts == [1, 1, 2, 2]
+
+
+async def test_what_runs_or_was_stopped_is_no_failure(database_url: str) -> None:
+    """The rate is of those that came to one end or the other; a lost VM is a failure even if a restart mended it."""
+    broker = MemoryBroker()
+    story = Story(time.time() - 600)
+    story.tell(requested("runs")).tell(requested("stopped"), stopped("stopped"))
+    up_to_ready(story.tell(requested("again")).tell(restarted("again", 2)), "ready")
+    story.tell(requested("lost"), restarted("lost", 2, lost=True), ready("lost", 2))
+    story.record(broker)
+    async with projecting(broker, database_url) as at_work:
+        await caught_up(at_work, broker)
+        answer = await asked(at_work)
+
+    assert answer["previews"] == {"count": 7, "success": 2, "failed": 1, "success_rate": 0.6667}
+    assert answer["failures"] == {"vm_lost": 1}
+
+
+@pytest.mark.parametrize("days", [0, -1, 366, 10**12])
+async def test_days_out_of_range_are_refused(database_url: str, days: int) -> None:
+    """1 to 365."""
+    async with projecting(MemoryBroker(), database_url) as at_work:
+        with pytest.raises(Invalid) as caught:
+            await asked(at_work, days=days)
+
+    assert caught.value.code == "bad_days"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"days": "7"}', b'{"days": 7, "user": "x"}', b'{"owner": 5}', b"\xff"])
+async def test_rubbish_is_refused(database_url: str, body: bytes) -> None:
+    """With a code and what to ask instead."""
+    async with projecting(MemoryBroker(), database_url) as at_work:
+        with pytest.raises(Invalid) as caught:
+            await at_work.stats.answer(body, {})
+
+    assert caught.value.code == "bad_query"

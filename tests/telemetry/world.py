@@ -123,16 +123,22 @@ def dev_ready(preview: str, attempt: int = 1) -> DevServerReady:
 
 
 def ready(
-    preview: str, attempt: int = 1, *, total_s: float = 5.0, install: str = "completed", **steps: float
+    preview: str,
+    attempt: int = 1,
+    *,
+    total_s: float = 5.0,
+    install: str = "completed",
+    from_pool: bool = True,
+    steps: dict[str, float] | None = None,
 ) -> PreviewReady:
     return PreviewReady(
         preview_id=preview,
         attempt=attempt,
         url="http://x/",
         total_s=total_s,
-        from_pool=True,
+        from_pool=from_pool,
         install="skipped" if install == "skipped" else "completed",
-        steps=steps,
+        steps=steps or {},
     )
 
 
@@ -154,7 +160,7 @@ def up_to_ready(story: Story, preview: str, *, owner: str = "ann") -> Story:
     story.tell(synced(preview), install_started(preview), after_s=1)
     story.tell(installed(preview), dev_started(preview), after_s=3).tell(dev_ready(preview), after_s=2)
     steps = {"acquiring_vm": 1.0, "syncing_files": 1.0, "installing": 3.0, "waiting_server": 2.0, "confirming": 0.5}
-    return story.tell(ready(preview, total_s=7.5, **steps), after_s=0.5)
+    return story.tell(ready(preview, total_s=7.5, steps=steps), after_s=0.5)
 
 
 # --- what runs ----------------------------------------------------------------------------------------------------

@@ -4,14 +4,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from opentelemetry.trace import Span, SpanKind
 
 from services.gateway import views
-from services.gateway.adapters import describe, sse, websocket
+from services.gateway.adapters import describe, pages, sse, websocket
 from services.gateway.adapters.access import Access, problem_response
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.proxy import PreviewProxy
@@ -19,6 +21,7 @@ from services.gateway.adapters.uploads import Uploads
 from services.gateway.config import GatewayConfig
 from services.gateway.decide import owned
 from services.gateway.state import ENDED, Preview, Project, State
+from shared import telemetry
 from shared.commands import (
     Command,
     CreateProject,
@@ -141,10 +144,7 @@ class Api:
     # --- page and health --------------------------------------------------------------------------------------
 
     async def _page(self, _request: web.Request) -> web.StreamResponse:
-        policy = (
-            "default-src 'self'; frame-src *; connect-src 'self'; img-src 'self' data:; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
+        policy = pages.app_policy(self._config.preview_domain)
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache"}
         return web.FileResponse(WEB / "index.html", headers=headers)
 
@@ -294,14 +294,16 @@ class Api:
         """A command to ourselves; the state holds what it did when this returns."""
         if not self._bus.connected():
             raise Unavailable("log_unavailable", "The event log is out of reach.", "Try again in a moment.")
-        reply = await self._runtime.execute(command, Cause(actor="gateway/http"))
+        with _span(command):
+            reply = await self._runtime.execute(command, _cause())
         return msgspec.convert(msgspec.to_builtins(reply), kind)
 
     async def _send(self, command: Command, kind: type[R]) -> R:
         """A command to another service; our state holds what it did when this returns."""
         if not self._bus.connected():
             raise Unavailable("log_unavailable", "The event log is out of reach.", "Try again in a moment.")
-        body = await self._bus.commands.send(command, Cause(actor="gateway/http"))
+        with _span(command):
+            body = await self._bus.commands.send(command, _cause())
         reply = msgspec.json.decode(body, type=kind)
         await self._runtime.until(reply.seq, timeout_s=self._config.ready_wait_s)
         return reply
@@ -312,6 +314,17 @@ async def log_tail(bus: Bus, preview: Preview, lines_max: int) -> list[LogLine]:
     batches = await bus.preview_logs.read(preview.preview_id, 0, LOGS_READ_MAX)
     lines = [line for batch in batches for line in batch.lines if line.attempt == preview.attempt]
     return lines[-lines_max:]
+
+
+def _span(command: Command) -> AbstractContextManager[Span]:
+    """Where a preview's trace begins: the request that asked for it."""
+    name = f"send drape.cmd.{command.service}.{command.verb}"
+    attributes = {"messaging.system": "nats", "messaging.operation.name": "send", "drape.command": type(command).__name__}
+    return telemetry.span(name, SpanKind.CLIENT, "", attributes)
+
+
+def _cause() -> Cause:
+    return Cause(actor="gateway/http", traceparent=telemetry.carrier())
 
 
 async def _body(request: web.Request, kind: type[Any]) -> Any:

@@ -11,6 +11,7 @@ import { askForToken } from "./token.js";
 
 const TOAST_MS = 15000;
 const TICK_MS = 1000;
+const LOG_PAGES_MAX = 20;
 const LINK = { connecting: "Connecting", open: "Live", reconnecting: "Connection lost, reconnecting" };
 
 const store = new Store();
@@ -36,6 +37,7 @@ const live = new Live({
       return;
     }
   },
+  followed: readLog,
 });
 
 // Many messages in one frame are drawn once.
@@ -89,6 +91,21 @@ async function act(doing) {
     await doing();
   } catch (error) {
     toast("bad", make("strong", {}, error.message), error.hint ? make("p", {}, error.hint) : "");
+  }
+}
+
+// The lines that were printed before this page subscribed; those that come meanwhile are sorted in.
+async function readLog(previewId) {
+  try {
+    for (let after = 0, pages = 0; pages < LOG_PAGES_MAX; pages += 1) {
+      const { lines, next } = await call("GET", `${pathOf(previewId)}/logs?since=${after}`);
+      if (lines.length === 0) return;
+      store.takeLog({ preview_id: previewId, lines });
+      after = next;
+      draw();
+    }
+  } catch (error) {
+    console.warn("The log so far could not be read:", error.message);
   }
 }
 

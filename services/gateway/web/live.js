@@ -9,11 +9,13 @@ const OPEN_TIMEOUT_MS = 10000;
 
 export class Live {
   // hear(message) for every message; show(state) with "connecting", "open" or "reconnecting"; refused() after a connection
-  // that never opened, to find out whether the token is the reason.
-  constructor({ hear, show, refused }) {
+  // that never opened, to find out whether the token is the reason; followed(previewId) once a log is subscribed to, whose
+  // lines up to now the socket does not bring.
+  constructor({ hear, show, refused, followed }) {
     this.hear = hear;
     this.show = show;
     this.refused = refused;
+    this.followed = followed;
     this.seq = null;
     this.failures = 0;
     this.socket = null;
@@ -35,7 +37,7 @@ export class Live {
       opened = true;
       this.failures = 0;
       this.show("open");
-      if (this.logsOf) this.tell("subscribe_logs", this.logsOf);
+      if (this.logsOf) this.subscribe(this.logsOf);
     });
     socket.addEventListener("message", (event) => this.take(event.data));
     socket.addEventListener("close", () => {
@@ -77,7 +79,13 @@ export class Live {
     if (this.logsOf === previewId) return;
     if (this.logsOf) this.tell("unsubscribe_logs", this.logsOf);
     this.logsOf = previewId;
-    if (previewId) this.tell("subscribe_logs", previewId);
+    if (previewId) this.subscribe(previewId);
+  }
+
+  subscribe(previewId) {
+    if (this.socket?.readyState !== WebSocket.OPEN) return;
+    this.tell("subscribe_logs", previewId);
+    this.followed(previewId);
   }
 
   tell(type, previewId) {

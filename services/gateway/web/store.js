@@ -66,7 +66,8 @@ export class Store {
     return this.newWarnings(view);
   }
 
-  // A gateway may send the log's tail again after a reconnect: a line that is kept already is not kept twice.
+  // A line that is kept already is not kept twice: after a reconnect the log so far is read again. What was printed
+  // earlier may come later than what the socket brings.
   takeLog(message) {
     const log = this.logs.get(message.preview_id) ?? { lines: [], kept: new Set(), dropped: 0 };
     this.logs.set(message.preview_id, log);
@@ -74,7 +75,9 @@ export class Store {
       const key = `${line.at}\n${line.stream}\n${line.text}`;
       if (line.at !== undefined && log.kept.has(key)) continue;
       log.kept.add(key);
+      const late = log.lines.length > 0 && line.at < log.lines.at(-1).at;
       log.lines.push({ ...line, key });
+      if (late) log.lines.sort((a, b) => a.at - b.at);
     }
     const surplus = log.lines.length - LOG_LINES_MAX;
     if (surplus > 0) {

@@ -2,6 +2,9 @@
 
 const STEPS = {
   requested: "Requested",
+  acquiring_vm: "Getting a VM",
+  syncing_files: "Bringing in files",
+  confirming: "Checking the preview",
   acquiring: "Getting a VM",
   syncing: "Bringing in files",
   installing: "Installing dependencies",

@@ -53,7 +53,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         async with aiohttp.ClientSession(auto_decompress=False) as session:
             running = Site(root, port, session)
             async with asyncio.timeout(10):
-                while not await _answers(running):  # noqa: ASYNC110 - it is another process
+                while not await _answers(running):
                     await asyncio.sleep(0.01)
             yield running
     finally:

@@ -105,7 +105,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def until(condition: Callable[[], bool], timeout_s: float) -> None:
     """Waits for a condition, bounded; looks every few milliseconds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in other processes
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -1,0 +1,197 @@
+"""A whole platform for live tests: one DRAPE_HOME, started and ended through the CLI as a user does it.
+
+Synchronous at its edges, so that one platform serves many tests, each with an event loop of its own. Kills processes
+only by the ids that this platform wrote down. Never sleeps: every wait is on a condition or an event, with a bound.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from deploy.local import records
+from deploy.local.options import SERVICES, RunStatus
+from deploy.local.paths import Home
+from deploy.local.status import read_status
+from shared.codec import Recorded
+from shared.jetstream.connection import bus_on, connect
+from shared.ports import Bus
+from tests.deploy.waiting import alive
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+UP_TIMEOUT_S = 60.0
+DOWN_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 120.0
+EVENT_TIMEOUT_S = 60.0
+EVENTS_WAITING_MAX = 100_000
+
+Json = dict[str, Any]
+
+QUIET_ENV = {
+    "DRAPE_POOL_TARGET": "1",
+    "DRAPE_POOL_MINIMUM": "1",
+    "DRAPE_POOL_MAXIMUM": "6",
+}
+"""One warm VM is enough for tests, and leaves the processor to what is tested."""
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """What a command did. `lines`: its standard output as JSON objects, where `--json` was given."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[Json]:
+        return [msgspec.json.decode(line) for line in self.out.splitlines()]
+
+    @property
+    def last(self) -> Json:
+        assert self.out, f"no output; exit code {self.code}; {self.err}"
+        return self.lines[-1]
+
+
+class Platform:
+    """One DRAPE_HOME. `env` is added to what its processes get."""
+
+    def __init__(self, root: Path, env: Mapping[str, str] | None = None) -> None:
+        self.home = Home(root)
+        own = {key: value for key, value in os.environ.items() if not key.startswith(("DRAPE_", "NATS_", "OTEL_"))}
+        own.pop("DATABASE_URL", None)
+        self.env = {**own, **QUIET_ENV, **(env or {}), "DRAPE_HOME": str(root)}
+
+    # --- the CLI ----------------------------------------------------------------------------------------------
+
+    def argv(self, *arguments: str | Path) -> list[str]:
+        """The command line of `drape ARGUMENTS`."""
+        return [sys.executable, "-m", "deploy.cli.main", *map(str, arguments)]
+
+    def run(self, *arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> Ran:
+        """`drape ARGUMENTS`, to its end. Blocks."""
+        done = subprocess.run(
+            self.argv(*arguments),
+            env=self.env,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    async def drape(self, *arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> Ran:
+        """`drape ARGUMENTS`, to its end."""
+        return await asyncio.to_thread(self.run, *arguments, timeout_s=timeout_s)
+
+    def up(self, *arguments: str) -> Ran:
+        """`drape up --detach` on a free port. Fails the test when it does not come up."""
+        ran = self.run("up", "--detach", "--json", "--port", "0", *arguments, timeout_s=UP_TIMEOUT_S)
+        assert ran.code == 0, f"{ran.out}\n{ran.err}"
+        return ran
+
+    def down(self) -> None:
+        """`drape down`; fails the test when something of it is still alive."""
+        before = [record.pid for record in records.read_all(self.home)]
+        ran = self.run("down", "--json", timeout_s=DOWN_TIMEOUT_S)
+        assert ran.code == 0, f"{ran.out}\n{ran.err}"
+        left = [pid for pid in before if alive(pid)] + [process.pid for process in self.vm_processes()]
+        assert not left, f"alive after `down`: {left}"
+
+    # --- what runs --------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> RunStatus:
+        """What runs now."""
+        found = read_status(self.home)
+        assert found is not None, "the platform does not run"
+        return found
+
+    @property
+    def gateway(self) -> str:
+        return self.status.gateway
+
+    def pid(self, name: str) -> int:
+        """The process id in `run/<name>.pid`; 0 while there is none."""
+        path = self.home.run / f"{name}.pid"
+        return int(path.read_text()) if path.exists() else 0
+
+    def kill(self, name: str) -> int:
+        """SIGKILL to what `run/<name>.pid` names; gives the id."""
+        pid = self.pid(name)
+        assert pid, f"{name} has no pid file"
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def kill_everything(self) -> None:
+        """SIGKILL to the supervisor first, so that it restarts nothing, then to all that it started."""
+        names = [records.SUPERVISOR, *SERVICES, "nats"]
+        pids = [self.pid(name) for name in names]
+        postgres = psutil.Process(self.pid("postgres"))
+        family = [postgres, *postgres.children(recursive=True)]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for process in family:
+            process.kill()
+
+    def vm(self, vm_id: str) -> Json:
+        """The provider's own record of a VM."""
+        found: Json = msgspec.json.decode((self.home.vms / vm_id / "vm.json").read_bytes())
+        return found
+
+    def vm_processes(self, vm_id: str | None = None) -> list[psutil.Process]:
+        """The living processes of one VM, or of all: first process and tree."""
+        found: list[psutil.Process] = []
+        for path in self.home.vms.glob(f"{vm_id or '*'}/vm.json"):
+            record = msgspec.json.decode(path.read_bytes())
+            process = records.process_if(record["pid"], record["created"])
+            if process is not None:
+                found += [process, *process.children(recursive=True)]
+        return found
+
+    # --- its log ----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def bus(self) -> AsyncIterator[Bus]:
+        """A connection to the platform's NATS."""
+        client = await connect(self.status.nats, "drape-live-test")
+        try:
+            yield bus_on(client, "live")
+        finally:
+            await client.close()
+
+    async def events(self, preview_id: str | None = None) -> list[Recorded]:
+        """The log as it is now; only what names `preview_id`, where it is given."""
+        async with self.bus() as bus:
+            return [each async for each in bus.log.read() if _of(each, preview_id)]
+
+    async def event(
+        self, kind: str, preview_id: str, *, after: int = 0, timeout_s: float = EVENT_TIMEOUT_S
+    ) -> Recorded:
+        """The first event of this type after `after` that names the preview; waits for it."""
+        queue: asyncio.Queue[Recorded | BaseException] = asyncio.Queue(maxsize=EVENTS_WAITING_MAX)
+        async with self.bus() as bus, asyncio.timeout(timeout_s):
+            subscription = await bus.log.follow(after, queue.put_nowait, queue.put_nowait)
+            try:
+                while True:
+                    item = await queue.get()
+                    if isinstance(item, BaseException):
+                        raise item
+                    if item.type == kind and _of(item, preview_id):
+                        return item
+            finally:
+                await subscription.stop()
+
+
+def _of(recorded: Recorded, preview_id: str | None) -> bool:
+    return preview_id is None or getattr(recorded.event, "preview_id", None) == preview_id
