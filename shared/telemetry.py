@@ -40,6 +40,14 @@ preview_ready_duration = _meter.create_histogram(
 )
 
 
+http_request_duration = _meter.create_histogram(
+    "http.server.request.duration",
+    unit="s",
+    description="Time to answer a request to the API; streams and previews are not in it",
+    explicit_bucket_boundaries_advisory=[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10],
+)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, then whatever `extra` gave, and the trace if there is one."""
 

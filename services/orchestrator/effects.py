@@ -17,6 +17,7 @@ from services.orchestrator.react import Confirm, Prepare, RunDevServer, RunInsta
 from services.orchestrator.rules import detection
 from services.orchestrator.state import Preview, State, Vm
 from services.orchestrator.telling import Teller
+from shared import telemetry
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import FileEntry, FileSync, SyncResult
 from shared.commands import (
@@ -254,6 +255,7 @@ class OrchestratorEffects:
                     if status < 500:
                         done = ConfirmPreview(preview_id=effect.preview_id, attempt=effect.attempt, url=url)
                         await self._send(done, cause)
+                        _measure(preview, self._clock())
                         return
                     seen = f"status {status}"
                 await asyncio.sleep(self._config.agent_retry_s)
@@ -273,6 +275,12 @@ class OrchestratorEffects:
     async def _send(self, command: Command, cause: Cause) -> None:
         command_id = command.id or derive(cause.causation_id, type(command).__name__)
         await self._send_command(replace(command, id=command_id), cause)
+
+
+def _measure(preview: Preview, now: float) -> None:
+    framework = preview.found.framework if preview.found is not None else "unknown"
+    attributes = {"drape.framework": framework, "drape.from_pool": preview.from_pool}
+    telemetry.preview_ready_duration.record(now - preview.attempt_at, attributes)
 
 
 def _entries(manifest: Manifest, paths: list[str]) -> dict[str, FileEntry]:

@@ -30,11 +30,16 @@ from services.pool.adapters.simulated import SimulatedProvider
 from services.pool.config import PoolConfig
 from services.pool.effects import PoolEffects
 from services.pool.react import REACTS_TO as POOL_REACTS_TO
+from services.pool.react import Reconcile
+from services.telemetry import app as telemetry_app
+from services.telemetry.config import TelemetryConfig
+from services.telemetry.react import REACTS_TO as TELEMETRY_REACTS_TO
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, SyncResult
 from shared.codec import Meta, Recorded
 from shared.commands import (
     Command,
     CreateProject,
+    MaintainPool,
     PreviewReply,
     ProjectReply,
     RecordFiles,
@@ -56,8 +61,13 @@ OWNER = "ann"
 SECRET = "0" * 64
 EPOCH_S = 1_800_000_000.0
 DESTROY_S = 0.3
-SERVICES = ("pool", "orchestrator", "gateway")
-REACTS_TO = {"pool": POOL_REACTS_TO, "orchestrator": ORCHESTRATOR_REACTS_TO, "gateway": GATEWAY_REACTS_TO}
+SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
+REACTS_TO = {
+    "pool": POOL_REACTS_TO,
+    "orchestrator": ORCHESTRATOR_REACTS_TO,
+    "gateway": GATEWAY_REACTS_TO,
+    "telemetry": TELEMETRY_REACTS_TO,
+}
 
 VITE = {
     "package.json": b'{"scripts": {"dev": "vite"}, "devDependencies": {"vite": "^7.0.0"}}',
@@ -207,8 +217,10 @@ class Stage:
                 definition = pool_app.definition(self.pool_config)
             case "orchestrator":
                 definition = orchestrator_app.definition(self.orchestrator_config)
-            case _:
+            case "gateway":
                 definition = gateway_app.definition(self.gateway_config)
+            case _:
+                definition = telemetry_app.definition(TelemetryConfig())
         runtime: Runtime[Any] = Runtime(definition, bus, instance=replica.name.replace("/", "-"), clock=self.clock)
         replica.runtime = runtime
         await runtime.start()
@@ -217,8 +229,10 @@ class Stage:
                 await self._serve_pool(runtime)
             case "orchestrator":
                 await self._serve_orchestrator(runtime, bus)
-            case _:
+            case "gateway":
                 await self._serve_gateway(runtime, bus, replica)
+            case _:
+                await runtime.serve(telemetry_app._perform)
 
     async def _serve_pool(self, runtime: Runtime[Any]) -> None:
         effects = PoolEffects(
@@ -231,6 +245,8 @@ class Stage:
             clock=self.clock,
         )
         await pool_app._resize(runtime, self.pool_config)
+        await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
+        await runtime.execute(MaintainPool())
         await runtime.serve(effects.perform, pool_app.queries(runtime))
 
     async def _serve_orchestrator(self, runtime: Runtime[Any], bus: Any) -> None:

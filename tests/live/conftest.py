@@ -21,19 +21,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """The platform that tests share: nobody kills anything in it, and everybody stops their previews. Its limits on a
-    dev server's start are short, so that one that never answers fails within the test."""
-    limits = {"DRAPE_ORCHESTRATOR_BOOT_LIMIT_S": "25", "DRAPE_ORCHESTRATOR_STEADY_ERROR_S": "3"}
-    yield from _running(tmp_path_factory.mktemp("shared") / "home", limits)
+    """The platform that tests share: nobody kills its services, and everybody stops their previews."""
+    yield from running(tmp_path_factory.mktemp("shared") / "home", {})
 
 
 @pytest.fixture(scope="session")
 def rough(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform whose processes tests kill; each leaves it able to work again."""
-    yield from _running(tmp_path_factory.mktemp("rough") / "home", {})
+    yield from running(tmp_path_factory.mktemp("rough") / "home", {})
 
 
-def _running(root: Path, env: dict[str, str]) -> Iterator[Platform]:
+def running(root: Path, env: dict[str, str]) -> Iterator[Platform]:
+    """A platform that is up until the fixture's end, and then gone whole."""
     started = Platform(root, env)
     try:
         started.up()

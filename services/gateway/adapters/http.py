@@ -124,21 +124,23 @@ class Api:
         """Previews by host name go to the proxy; for the rest, origin first, and every error leaves as problem JSON."""
         if self._proxy.preview_id(request.headers.get("Host", "")) is not None:
             return await self._proxy.handle(request)
+        begun = time.perf_counter()
         try:
             self._access.check_origin(request)
             response = await handler(request)
         except DrapeError as error:
-            return problem_response(error)
+            response = problem_response(error)
         except web.HTTPException as error:
-            return problem_response(_http_problem(error))
+            response = problem_response(_http_problem(error))
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
             problem = internal(error)
             log.exception("request_broke", extra={"method": request.method, "path": request.path})
-            return problem_response(DrapeError(problem.code, problem.detail, status=500))
+            response = problem_response(DrapeError(problem.code, problem.detail, status=500))
         if not response.prepared:
             response.headers.update(SECURITY_HEADERS)
+            _measure(request, response.status, begun)
         return response
 
     # --- page and health --------------------------------------------------------------------------------------
@@ -314,6 +316,13 @@ async def log_tail(bus: Bus, preview: Preview, lines_max: int) -> list[LogLine]:
     batches = await bus.preview_logs.read(preview.preview_id, 0, LOGS_READ_MAX)
     lines = [line for batch in batches for line in batch.lines if line.attempt == preview.attempt]
     return lines[-lines_max:]
+
+
+def _measure(request: web.Request, status: int, begun: float) -> None:
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "none"
+    attributes = {"http.request.method": request.method, "http.route": route, "http.response.status_code": status}
+    telemetry.http_request_duration.record(time.perf_counter() - begun, attributes)
 
 
 def _span(command: Command) -> AbstractContextManager[Span]:

@@ -102,7 +102,7 @@ class Projector:
             return Position()
         position = await self._store.position(self.log_id)
         known = position.seq <= await self._log.last_seq()
-        if position.seq and not (known and await self._event_id(position.seq) != ''):
+        if position.seq and not (known and await self._event_id(position.seq) == position.event_id):
             log.warning("projection_rebuilt", extra={"seq": position.seq, "log_id": self.log_id})
             await self._store.forget(self.log_id, position)
             position = Position()
