@@ -279,7 +279,7 @@ class OrchestratorEffects:
 
 def _measure(preview: Preview, now: float) -> None:
     framework = preview.found.framework if preview.found is not None else "unknown"
-    attributes = {"drape.framework": framework, "drape.from_pool": preview.from_pool}
+    attributes: dict[str, str | bool] = {"drape.framework": framework, "drape.from_pool": preview.from_pool}
     telemetry.preview_ready_duration.record(now - preview.attempt_at, attributes)
 
 

@@ -145,8 +145,12 @@ def _ready_ones_hold_their_vm(stage: Stage) -> list[str]:
         for preview in replica.runtime.state.previews.values():
             held = preview.vm.vm_id if preview.vm is not None else None
             agreed = all(pool.holders.get(preview.preview_id) == held for pool in pools)
-            if preview.status == "ready" and not (agreed and held in stage.provider.vms):
+            if preview.status != "ready":
+                continue
+            if not (agreed and held in stage.provider.vms):
                 broken.append(f"{name}: {preview.preview_id} is ready in {held}, which it does not hold")
+            elif f"dev-{preview.attempt}" not in stage.workspace.jobs(held):
+                broken.append(f"{name}: {preview.preview_id} is ready, but {held} has no dev server")
     return broken
 
 

@@ -9,8 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +135,26 @@ class Platform:
 
     def kill_everything(self) -> None:
         """SIGKILL to the supervisor first, so that it restarts nothing, then to all that it started."""
-        names = [records.SUPERVISOR, *SERVICES, "nats"]
-        pids = [self.pid(name) for name in names]
-        postgres = psutil.Process(self.pid("postgres"))
-        family = [postgres, *postgres.children(recursive=True)]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        for process in family:
-            process.kill()
+        for name in (records.SUPERVISOR, *SERVICES, "nats"):
+            self.kill(name)
+        self.kill_postgres()
+
+    def kill_postgres(self) -> None:
+        """SIGKILL to PostgreSQL's first process and to all of its workers."""
+        first = psutil.Process(self.pid("postgres"))
+        for process in [first, *first.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    @contextmanager
+    def supervisor_paused(self) -> Iterator[None]:
+        """The supervisor restarts nothing within the block: it is stopped (SIGSTOP), and goes on afterwards."""
+        pid = self.pid(records.SUPERVISOR)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def vm(self, vm_id: str) -> Json:
         """The provider's own record of a VM."""

@@ -95,7 +95,11 @@ async def test_a_preview_is_one_trace_over_all_services(tmp_path: Path) -> None:
                     if message["type"] == "preview" and message["preview"]["status"] == "ready":
                         break
                 await api.call("DELETE", path)  # the span of the dev server's watch ends with the preview
-            await asyncio.wait_for(_one_trace(collector), EXPORT_WAIT_S)
+            try:
+                await asyncio.wait_for(_one_trace(collector), EXPORT_WAIT_S)
+            except TimeoutError:
+                widest = [dict(trace) for trace in sorted(collector.traces.values(), key=len)[-1:]]
+                pytest.fail(f"no trace over {ON_THE_WAY}; the widest one: {widest}")
         finally:
             await down(home)
 

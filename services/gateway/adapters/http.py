@@ -321,7 +321,8 @@ async def log_tail(bus: Bus, preview: Preview, lines_max: int) -> list[LogLine]:
 def _measure(request: web.Request, status: int, begun: float) -> None:
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "none"
-    attributes = {"http.request.method": request.method, "http.route": route, "http.response.status_code": status}
+    attributes: dict[str, str | int] = {"http.request.method": request.method, "http.route": route}
+    attributes["http.response.status_code"] = status
     telemetry.http_request_duration.record(time.perf_counter() - begun, attributes)
 
 

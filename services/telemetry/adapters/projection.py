@@ -14,10 +14,8 @@ from opentelemetry import metrics
 
 from services.telemetry.adapters.postgres import OUTAGES, PROJECTION, GapError, Position, PreviewStore, describe
 from services.telemetry.config import TelemetryConfig
-from shared import telemetry
 from shared.codec import Recorded
 from shared.errors import Unavailable
-from shared.events import PreviewReady
 from shared.ports import EventLog
 
 log = logging.getLogger("drape.telemetry")
@@ -72,7 +70,6 @@ class Projector:
         self._migrated = False
         self._failures = 0
         self._logged_at = 0.0
-        self._started_at = time.time()
 
     async def run(self) -> NoReturn:
         """Project until cancelled. Outages of PostgreSQL and the log are waited out; what else is raised is a bug."""
@@ -135,18 +132,10 @@ class Projector:
         if not self.log_id:
             assert batch[0].seq == 1, "a log without an identity is one whose first event comes now"
             self.log_id = batch[0].meta.id
-        fresh = await self._store.apply(self.log_id, batch)
+        await self._store.apply(self.log_id, batch)
         self._recovered(batch[-1].seq)
-        self._measure(fresh)
-        return self.seq
-
-    def _measure(self, fresh: list[Recorded]) -> None:
         _position_gauge.set(self.seq, {"drape.projection": PROJECTION})
-        for recorded in fresh:
-            # What lies further back is history that is caught up on, and would blur today's figures.
-            if isinstance(recorded.event, PreviewReady) and recorded.meta.at >= self._started_at:
-                attributes = {"drape.from_pool": recorded.event.from_pool, "drape.install": recorded.event.install}
-                telemetry.preview_ready_duration.record(recorded.event.total_s, attributes)
+        return self.seq
 
     def _recovered(self, seq: int) -> None:
         self.seq = seq
