@@ -64,12 +64,18 @@ def _fields(struct: ast.ClassDef, prefix: str) -> list[Setting]:
     for node, after in zip(struct.body, [*struct.body[1:], None], strict=True):
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
             continue
-        if not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)):
+        meaning = _docstring(after)
+        if not meaning:
             raise ValueError(f"{struct.name}.{node.target.id} has no docstring")
         variable = f"{prefix}{node.target.id}".upper()
-        meaning = " ".join(str(after.value.value).split())
         settings.append(Setting(variable, ast.unparse(node.annotation), ast.unparse(node.value), meaning))
     return settings
+
+
+def _docstring(node: ast.stmt | None) -> str:
+    """The text, on one line, where the statement is nothing but a text."""
+    text = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else ""
+    return " ".join(text.split()) if isinstance(text, str) else ""
 
 
 def text_of(found: dict[str, list[Setting]]) -> str:

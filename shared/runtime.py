@@ -72,6 +72,8 @@ class Definition(Generic[S]):
     on_timer: Callable[[S, TimerFired], Sequence[Effect]]
     commands: tuple[type[Command], ...]
     ticks: Mapping[str, float]
+    trace_of: Callable[[S, Recorded], str] = lambda _state, recorded: recorded.meta.traceparent
+    """The trace that a reaction belongs to: the event's own, unless the service knows whose story it is part of."""
 
 
 Perform = Callable[[Effect, Cause], Awaitable[None]]
@@ -349,11 +351,6 @@ class Runtime(Generic[S]):
     # --- reactions --------------------------------------------------------------------------------------------
 
     async def _react(self, recorded: Recorded, delivery: Delivery, perform: Perform) -> None:
-        async def work() -> None:
-            await self.until(recorded.seq, timeout_s=self.limits.fold_wait_s)
-            for index, effect in enumerate(self.definition.react(self.state, recorded)):
-                await self._perform(effect, _cause_of(recorded, index, self._actor), perform, recorded.meta.at)
-
         attributes = {
             "messaging.system": "nats",
             "messaging.operation.name": "process",
@@ -362,8 +359,15 @@ class Runtime(Generic[S]):
             "messaging.message.conversation_id": recorded.meta.correlation_id,
         }
         name = f"process {recorded.key.rpartition('.')[0]}.{recorded.type}"
-        with telemetry.span(name, SpanKind.CONSUMER, recorded.meta.traceparent, attributes):
-            await self._deliver(f"{recorded.type} seq {recorded.seq}", delivery, work)
+
+        async def work() -> None:
+            await self.until(recorded.seq, timeout_s=self.limits.fold_wait_s)
+            traceparent = self.definition.trace_of(self.state, recorded)
+            with telemetry.span(name, SpanKind.CONSUMER, traceparent, attributes):
+                for index, effect in enumerate(self.definition.react(self.state, recorded)):
+                    await self._perform(effect, _cause_of(recorded, index, self._actor), perform, recorded.meta.at)
+
+        await self._deliver(f"{recorded.type} seq {recorded.seq}", delivery, work)
 
     async def _on_timer(self, fired: TimerFired, delivery: Delivery, perform: Perform) -> None:
         async def work() -> None:

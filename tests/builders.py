@@ -157,9 +157,7 @@ def warning_raised(version: str = "16.0.1", attempt: int = 1) -> PreviewWarningR
 
 
 def files_synced(attempt: int = 1, version: int = 1) -> FilesSynced:
-    return FilesSynced(
-        preview_id=PREVIEW, attempt=attempt, files_version=version, written=3, deleted=0, sync_s=0.1
-    )
+    return FilesSynced(preview_id=PREVIEW, attempt=attempt, files_version=version, written=3, deleted=0, sync_s=0.1)
 
 
 def install_started(attempt: int = 1) -> InstallStarted:
@@ -185,9 +183,7 @@ def dev_server_started(attempt: int = 1) -> DevServerStarted:
 
 
 def dev_server_ready(attempt: int = 1) -> DevServerReady:
-    return DevServerReady(
-        preview_id=PREVIEW, attempt=attempt, host="127.0.0.1", port=5173, status=200, boot_s=1.0
-    )
+    return DevServerReady(preview_id=PREVIEW, attempt=attempt, host="127.0.0.1", port=5173, status=200, boot_s=1.0)
 
 
 def dev_server_exited(attempt: int = 1, exit_code: int | None = 1, signal: str | None = None) -> DevServerExited:

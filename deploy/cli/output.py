@@ -36,7 +36,7 @@ class Output:
     def fail(self, error: DrapeError) -> NoReturn:
         """Say why it did not work, and end with 1."""
         if self.as_json:
-            self.emit({"type": "error", **problem_dict(error.problem())})
+            self.emit({**problem_dict(error.problem()), "type": "error"})
         else:
             self.errors.print(f"drape: {error.message}", markup=False, style="red")
             if error.hint:

@@ -33,6 +33,25 @@ Json = dict[str, Any]
 @command
 async def preview(output: Output, path: Path, watch: bool, open_page: bool, name: str | None) -> int:
     """Show the project in PATH live. Starts what `drape up --detach` would, if nothing is running."""
+    try:
+        return await _show_folder(output, path, watch, open_page, name)
+    except DrapeError as error:
+        if not output.as_json:
+            raise
+        # Programs find every reason in the same place, whether the preview failed or never began.
+        output.emit(
+            {
+                "type": "preview_failed",
+                "code": error.code,
+                "message": error.message,
+                "hint": error.hint,
+                "log_tail": [],
+            }
+        )
+        return 1
+
+
+async def _show_folder(output: Output, path: Path, watch: bool, open_page: bool, name: str | None) -> int:
     files = read_folder(path)
     running = await ensure_running()
     async with aiohttp.ClientSession() as session:

@@ -32,6 +32,7 @@ def definition(config: OrchestratorConfig) -> Definition[state.State]:
         on_timer=react.on_timer,
         commands=commands_of("orchestrator"),
         ticks={},
+        trace_of=views.trace_of,
     )
 
 

@@ -112,6 +112,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     dev_port: int = 0
     steps: dict[str, float] = {}
     failure: tuple[str, str, str] = ("", "", "")
+    traceparent: str = ""
     vm_losses: int = 0
 
 
@@ -178,6 +179,7 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
         status_at=at,
         attempt_at=at,
         files_version=event.files_version,
+        traceparent=recorded.meta.traceparent,
     )
     project = state.projects.get(event.project_id)
     if project is not None:
@@ -305,6 +307,7 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
         attempt_at=at,
         files_version=event.files_version,
         vm_losses=_losses(preview, event, at),
+        traceparent=recorded.meta.traceparent or preview.traceparent,
     )
     _change_project(state, preview.project_id, live=preview.preview_id)
 

@@ -4,7 +4,9 @@ import math
 
 from services.orchestrator.rules import progress
 from services.orchestrator.state import Preview, State, step_of
+from shared.codec import Recorded
 from shared.commands import Command, PreviewReply, Reply, RequestPreview
+from shared.events import ClaimExpired, VmAcquired, VmLost
 from shared.ports import Progress
 
 
@@ -21,6 +23,15 @@ def answer(state: State, command: Command) -> Reply:
     if preview is not None:
         return PreviewReply(preview_id=preview.preview_id, status=preview.status)
     return Reply()
+
+
+def trace_of(state: State, recorded: Recorded) -> str:
+    """A preview's story is one trace, also where a VM came to it by another's end."""
+    if isinstance(recorded.event, VmAcquired | VmLost | ClaimExpired):
+        preview = state.previews.get(recorded.event.preview_id or "")
+        if preview is not None and preview.traceparent:
+            return preview.traceparent
+    return recorded.meta.traceparent
 
 
 def progress_of(_state: State, preview: Preview, now: float, **details: str | int | float | bool | None) -> Progress:

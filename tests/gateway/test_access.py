@@ -81,7 +81,9 @@ def test_loopback(host: str) -> None:
     assert access_from("", host, HOSTS).tokens == {}
 
 
-@pytest.mark.parametrize("tokens", ["alice", ":alice", "short:alice", f"{ALICE}:", f"{ALICE}:a/b", f"{ALICE}:a.b", f"{ALICE}:é é"])
+@pytest.mark.parametrize(
+    "tokens", ["alice", ":alice", "short:alice", f"{ALICE}:", f"{ALICE}:a/b", f"{ALICE}:a.b", f"{ALICE}:é é"]
+)
 def test_bad_tokens_stop_the_start_and_are_not_repeated(tokens: str) -> None:
     with pytest.raises(Invalid) as refused:
         access(tokens)
@@ -109,7 +111,9 @@ def test_its_own_page_and_programs_may_ask(headers: dict[str, str]) -> None:
     check(headers)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "x.preview.localhost:8080", "10.0.0.1", "", "a b"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "x.preview.localhost:8080", "10.0.0.1", "", "a b"]
+)
 def test_another_host_name_is_not_answered(host: str) -> None:
     """A name that was pointed at this machine (DNS rebinding) reaches nothing."""
     with pytest.raises(DrapeError) as refused:

@@ -65,7 +65,9 @@ def test_create_refuses_names_that_cannot_be_shown(name: str) -> None:
     gateway().when(CreateProject(owner=OWNER, name=name)).refuses("bad_project_name")
 
 
-@pytest.mark.parametrize(("name", "kept"), [(" shop ", "shop"), ("Größe 北京 🚀", "Größe 北京 🚀"), ("x" * NAME_CHARS_MAX,) * 2])
+@pytest.mark.parametrize(
+    ("name", "kept"), [(" shop ", "shop"), ("Größe 北京 🚀", "Größe 北京 🚀"), ("x" * NAME_CHARS_MAX,) * 2]
+)
 def test_names_are_kept_as_they_are(name: str, kept: str) -> None:
     spec = gateway().when(CreateProject(owner=OWNER, name=name))
     spec.then(ProjectCreated(project_id=derive(COMMAND_ID, "project"), owner=OWNER, name=kept))
@@ -104,7 +106,9 @@ def test_files_made_from_another_version_are_refused(past: list[Event]) -> None:
     gateway(project_created(), *past).when(command).refuses("files_version_conflict")
 
 
-@pytest.mark.parametrize("past", [[], [project_created(owner="bob")], [project_created(), ProjectDeleted(project_id=PROJECT)]])
+@pytest.mark.parametrize(
+    "past", [[], [project_created(owner="bob")], [project_created(), ProjectDeleted(project_id=PROJECT)]]
+)
 def test_files_of_an_unknown_project_are_refused(past: list[Event]) -> None:
     """Unknown, deleted or another owner's: the three look the same."""
     gateway(*past).when(record_files(1)).refuses("project_not_found")

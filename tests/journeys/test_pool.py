@@ -165,6 +165,7 @@ async def test_a_restart_survives_a_killed_orchestrator(event: str) -> None:
 
         assert stage.events(PreviewFailed) == []
         assert stage.state("orchestrator").previews[preview_id].status == "ready"
+        assert len(stage.events(VmAcquired)) == 2, "one for each attempt"
         check_rules(stage)
 
 

@@ -56,6 +56,8 @@ class Client:
         if json is not None:
             data = msgspec.json.encode(json)
             given = {"Content-Type": "application/json", **given}
+        if isinstance(data, bytes):
+            data = io.BytesIO(data)  # aiohttp warns of large bodies given as bytes
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         async with self.session.request(
             method, self.gateway + path, data=data, headers=given, timeout=timeout, allow_redirects=False

@@ -63,9 +63,10 @@ async def test_a_folder_that_cannot_be_sent_is_refused_at_once(
     began = time.monotonic()
     ran = await platform.drape("preview", make(tmp_path), "--json")
     assert ran.code == 1
-    assert (ran.last["type"], ran.last["code"]) == ("error", code)
-    assert words in ran.last["detail"]
+    assert (ran.last["type"], ran.last["code"]) == ("preview_failed", code)
+    assert words in ran.last["message"]
     assert ran.last["hint"]
+    assert ran.last["log_tail"] == []
     assert time.monotonic() - began < QUICK_S
 
 
@@ -114,7 +115,7 @@ async def test_an_unknown_preview_is_an_error_with_a_code(platform: Platform) ->
     """`logs`, `stop` and `restart` of an id that is none."""
     for verb in ("logs", "stop", "restart"):
         ran = await platform.drape(verb, "nope", "--json")
-        assert (ran.code, ran.last["code"]) == (1, "preview_not_found"), verb
+        assert (ran.code, ran.last["type"], ran.last["code"]) == (1, "error", "preview_not_found"), verb
 
 
 async def test_a_second_up_says_so_and_does_no_harm(platform: Platform, client: Client) -> None:

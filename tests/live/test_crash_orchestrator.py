@@ -33,7 +33,7 @@ async def test_the_orchestrator_is_killed_during_install_and_the_preview_becomes
     events = await rough.events(preview_id)
     kinds = [event.type for event in events]
     assert kinds.count("InstallStarted") == kinds.count("InstallCompleted") == kinds.count("PreviewReady") == 1
-    assert [event.seq for event in events if event.type == "InstallCompleted"][0] > started.seq
+    assert next(event.seq for event in events if event.type == "InstallCompleted") > started.seq
     assert getattr(started.event, "job_id", "") == "install-1"
     logs = (await rough_client.call("GET", f"/api/previews/{preview_id}/logs")).json["lines"]
     added = [line["text"] for line in logs if line["step"] == "install" and line["text"].startswith("added ")]

@@ -103,7 +103,7 @@ def test_start_serves_where_there_is_no_dev() -> None:
 
 @pytest.mark.parametrize("file", ["server.js", "index.js", "app.js", "src/it's here.js"])
 def test_without_scripts_the_main_file_is_run(file: str) -> None:
-    more = {"main": file} if "/" in file else {}
+    more: dict[str, Any] = {"main": file} if "/" in file else {}
     assert node(paths=("package.json", file), **more).dev_command == ("node", file)
 
 
@@ -163,7 +163,14 @@ def test_dependencies_of_any_kind_are_installed() -> None:
 
 @pytest.mark.parametrize(
     ("version", "expected"),
-    [("^7.1.2", "7.1.2"), (">=14 <16", "14"), ("16.0.0-canary.3", "16.0.0-canary.3"), ("latest", ""), ("*", ""), ("", "")],
+    [
+        ("^7.1.2", "7.1.2"),
+        (">=14 <16", "14"),
+        ("16.0.0-canary.3", "16.0.0-canary.3"),
+        ("latest", ""),
+        ("*", ""),
+        ("", ""),
+    ],
 )
 def test_the_version_that_a_range_starts_from(version: str, expected: str) -> None:
     assert node("vite", {"vite": version}).version == expected
@@ -184,7 +191,9 @@ def test_a_broken_lockfile_is_npms_to_complain_about(lockfile: str) -> None:
     assert node("next dev", {"next": "^15.0.0"}, lockfile=lockfile).version == "15.0.0"
 
 
-@pytest.mark.parametrize(("named", "expected"), [("pnpm@9.1.0", "pnpm"), ("yarn", "yarn"), ("cargo", "npm"), (7, "npm")])
+@pytest.mark.parametrize(
+    ("named", "expected"), [("pnpm@9.1.0", "pnpm"), ("yarn", "yarn"), ("cargo", "npm"), (7, "npm")]
+)
 def test_the_named_package_manager(named: object, expected: str) -> None:
     assert node("vite", {"vite": "7"}, packageManager=named).package_manager == expected
 
@@ -222,7 +231,9 @@ PACKAGE = st.fixed_dictionaries(
 PATHS = st.lists(st.text(max_size=20) | st.sampled_from(["index.html", "package-lock.json", "a.js", "yarn.lock"]))
 
 
-@given_any(PATHS, st.none() | st.text() | JSON.map(json.dumps) | PACKAGE.map(json.dumps), st.none() | JSON.map(json.dumps))
+@given_any(
+    PATHS, st.none() | st.text() | JSON.map(json.dumps) | PACKAGE.map(json.dumps), st.none() | JSON.map(json.dumps)
+)
 def test_detection_never_crashes(paths: list[str], package: str | None, lockfile: str | None) -> None:
     """A refusal with a code, or a detection that can be stored and run."""
     try:

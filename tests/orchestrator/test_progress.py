@@ -29,7 +29,9 @@ def test_never_stuck_at_95(step: str, expected: dict[str, float]) -> None:
     assert seen[-1] < SPANS[step].end
 
 
-@given_any(st.sampled_from(STEPS), st.floats(0, TEN_MINUTES_S), st.dictionaries(st.sampled_from(STEPS), st.floats(0, 300)))
+@given_any(
+    st.sampled_from(STEPS), st.floats(0, TEN_MINUTES_S), st.dictionaries(st.sampled_from(STEPS), st.floats(0, 300))
+)
 def test_any_second_is_seen_to_pass(step: str, elapsed_s: float, expected: dict[str, float]) -> None:
     assert percent(step, elapsed_s, expected) < percent(step, elapsed_s + 1, expected)
 

@@ -128,9 +128,7 @@ def test_a_vm_for_nobody_goes_back(past: list[Event]) -> None:
 
 
 def test_a_lost_vm_is_told_to_its_preview() -> None:
-    assert effects(*story("ready"), vm_lost()) == [
-        Send(HandleVmLost(preview_id=PREVIEW, vm_id=VM, detail="silent"))
-    ]
+    assert effects(*story("ready"), vm_lost()) == [Send(HandleVmLost(preview_id=PREVIEW, vm_id=VM, detail="silent"))]
     assert effects(*story("ready"), vm_lost(preview=None)) == []
 
 

@@ -19,7 +19,9 @@ def test_next_16_0_and_16_1_hang(version: str) -> None:
     }
 
 
-@pytest.mark.parametrize("version", ["", "16", "15.3.0", "16.2.0", "16.10.0", "16.11", "116.0.0", "17.0.0", "160.1", "x"])
+@pytest.mark.parametrize(
+    "version", ["", "16", "15.3.0", "16.2.0", "16.10.0", "16.11", "116.0.0", "17.0.0", "160.1", "x"]
+)
 def test_other_versions_do_not(version: str) -> None:
     assert warnings_for("nextjs", version) == ()
 

@@ -383,7 +383,9 @@ def test_a_lost_vm_is_recorded_with_whoever_held_it(past: list[Event], preview: 
     pool(*warm_vms(1), *past).when(LOST).then(vm_lost(1, preview))
 
 
-@pytest.mark.parametrize("past", [[vm_creation_started(1)], warm_vms(1), [*warm_vms(1), vm_acquired(1), vm_released(1)]])
+@pytest.mark.parametrize(
+    "past", [[vm_creation_started(1)], warm_vms(1), [*warm_vms(1), vm_acquired(1), vm_released(1)]]
+)
 def test_a_destroyed_vm_is_recorded(past: list[Event]) -> None:
     pool(*past).when(DESTROYED).then(VmDestroyed(vm_id=VM))
 

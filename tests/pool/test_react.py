@@ -60,9 +60,7 @@ def test_what_is_gone_is_not_destroyed_again() -> None:
     assert react(spec.state, spec.log[2]) == []
 
 
-@pytest.mark.parametrize(
-    "event", [vm_acquired(1), VmDestroyed(vm_id=VM), claim_queued(), pool_resized(4, 1, 9)]
-)
+@pytest.mark.parametrize("event", [vm_acquired(1), VmDestroyed(vm_id=VM), claim_queued(), pool_resized(4, 1, 9)])
 def test_whatever_changes_supply_or_demand_has_the_pool_looked_after(event: Event) -> None:
     """At once, not at the next tick."""
     assert effects(vm_creation_started(1), event) == [Send(MaintainPool())]

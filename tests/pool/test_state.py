@@ -145,8 +145,9 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.just(MaintainPool()),
     st.just(MaintainPool()),
 )
+LAG_MAX = 4
 STEPS = st.lists(
-    st.tuples(COMMANDS, st.floats(0, 20), st.integers(0, 4), st.integers(0, 30)), min_size=5, max_size=40
+    st.tuples(COMMANDS, st.floats(0, 20), st.integers(0, LAG_MAX), st.integers(0, 30)), min_size=5, max_size=40
 )
 """(command, seconds since the last one, events by which its replica lags, which earlier command is sent again)."""
 
@@ -174,6 +175,12 @@ class Pool:
                 record(self.log, event, command.id, self.at)
         execute(POOL, self.log, self.state, command)
         self.check()
+
+    def double(self) -> None:
+        """Another replica, which had not heard yet, gives a preview that holds a VM a second one: no append forbids it."""
+        state = self.state
+        for preview, vm_id in zip(list(state.holders)[:1], state.ready, strict=False):
+            record(self.log, vm_acquired(int(vm_id[3:]), preview), f"d{len(self.sent)}", self.at)
 
     def check(self) -> None:
         """What holds after every command."""
@@ -206,6 +213,8 @@ def _run(steps: list[tuple[Command, float, int, int]], *, lags: bool) -> Pool:
         pool.run(command, min(lag, len(pool.log)) if lags else 0)
         if again < len(pool.sent) and not isinstance(pool.sent[again], ReleaseVm):
             pool.run(pool.sent[again], 0)
+        if lags and lag == LAG_MAX:
+            pool.double()
     return pool
 
 

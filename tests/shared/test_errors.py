@@ -48,7 +48,9 @@ def test_an_unavailable_without_a_time_says_soon() -> None:
     assert from_problem(Problem(code="away", title="Away", status=503)).retry_after_s == 1.0
 
 
-@pytest.mark.parametrize(("status", "kind"), [(403, Refused), (413, Refused), (499, Refused), (500, DrapeError), (502, DrapeError)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(403, Refused), (413, Refused), (499, Refused), (500, DrapeError), (502, DrapeError)]
+)
 def test_the_status_says_whether_asking_again_helps(status: int, kind: type[DrapeError]) -> None:
     """Below 500 it is the request, from 500 on it is us."""
     assert type(from_problem(Problem(code="c", title="C", status=status))) is kind

@@ -33,7 +33,7 @@ from shared.commands import (
     RestartPreview,
     StopPreview,
 )
-from shared.errors import DrapeError, Invalid, NotFound, Unavailable, internal
+from shared.errors import DrapeError, Invalid, NotFound, Refused, Unavailable, internal
 from shared.ids import OwnerId, derive
 from shared.ports import Bus, Cause, LogLine
 from shared.runtime import Runtime
@@ -329,7 +329,11 @@ def _measure(request: web.Request, status: int, begun: float) -> None:
 def _span(command: Command) -> AbstractContextManager[Span]:
     """Where a preview's trace begins: the request that asked for it."""
     name = f"send drape.cmd.{command.service}.{command.verb}"
-    attributes = {"messaging.system": "nats", "messaging.operation.name": "send", "drape.command": type(command).__name__}
+    attributes = {
+        "messaging.system": "nats",
+        "messaging.operation.name": "send",
+        "drape.command": type(command).__name__,
+    }
     return telemetry.span(name, SpanKind.CLIENT, "", attributes)
 
 
@@ -340,10 +344,11 @@ def _cause() -> Cause:
 async def _body(request: web.Request, kind: type[Any]) -> Any:
     """The JSON body. Raises `Invalid` saying what is wrong with it."""
     if request.content_type != "application/json":
-        raise Invalid(
+        raise Refused(
             "unsupported_media_type",
             f"The body is {request.content_type!r}, not JSON.",
             "Set Content-Type: application/json.",
+            status=415,
         )
     try:
         return msgspec.json.decode(await request.read(), type=kind)
