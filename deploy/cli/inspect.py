@@ -34,7 +34,7 @@ async def ps(output: Output) -> int:
     """The previews, newest last."""
     async with _api() as api:
         previews = (await api.call("GET", "/api/previews"))["previews"]
-    rows = [("PREVIEW", "PROJECT", "STATUS", "FRAMEWORK", "SECONDS", "")]
+    rows: list[tuple[str, ...]] = [("PREVIEW", "PROJECT", "STATUS", "FRAMEWORK", "SECONDS", "")]
     for each in previews:
         output.emit({"type": "preview", **each})
         rows.append(_row(each))

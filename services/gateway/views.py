@@ -71,10 +71,18 @@ def preview_view(
 
 
 def current(progress: Progress | None, preview: Preview) -> Progress | None:
-    """The tick, if it still says something about where the preview stands: a late one must not turn it back."""
+    """The tick, if it still says something about where the preview stands: a late one must not turn it back.
+
+    A step that we do not know is a newer service's: it is shown as it is, for as long as the preview is under way.
+    """
     if progress is None or progress.details.get("attempt") != preview.attempt:
         return None
+    if progress.step not in KNOWN_STEPS:
+        return progress if preview.status in START_OF else None
     return progress if progress.step == STEP_OF[preview.status] else None
+
+
+KNOWN_STEPS = frozenset(STEP_OF.values())
 
 
 START_OF: dict[str, float] = {"acquiring": 1.0, "syncing": 5.0, "installing": 10.0, "starting": 85.0, "waiting": 95.0}

@@ -4,7 +4,6 @@ The token comes as one line on standard input, so that no process in the VM can 
 asked to end, 75 when nobody called for `--orphan-timeout-s`, 2 for wrong use.
 """
 
-
 import argparse
 import asyncio
 import logging

@@ -3,7 +3,6 @@
 Exit codes: 0 when asked to end, 1 when it can't listen or there is no such folder, 2 for wrong use.
 """
 
-
 import argparse
 import sys
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
 from deploy.cli.api import Api
 from deploy.cli.folder import pack_folder, read_folder
@@ -57,8 +58,8 @@ class Collector:
         return web.Response()
 
 
-def _service(attributes: object) -> str:
-    return next(each.value.string_value for each in attributes if each.key == "service.name")  # type: ignore[attr-defined]
+def _service(attributes: Iterable[KeyValue]) -> str:
+    return next(str(each.value.string_value) for each in attributes if each.key == "service.name")
 
 
 @asynccontextmanager

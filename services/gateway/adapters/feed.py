@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from services.gateway import views
 from services.gateway.config import GatewayConfig
 from services.gateway.state import Preview, State
@@ -81,7 +83,7 @@ class Feed:
         self._clock = clock
         self._subscribers: set[Subscriber] = set()
         self._recent: deque[Change] = deque(maxlen=config.recent_messages_max)
-        self._oldest_seq = 0
+        self._oldest_seq = seq()  # what came before this gateway started is not kept here
         self.progress: dict[PreviewId, Progress] = {}
         self.pool: Json = {}
 
@@ -129,7 +131,7 @@ class Feed:
             return
         before = views.current(self.progress.get(progress.preview_id), preview)
         if before is not None and before.percent > progress.percent:
-            return
+            progress = msgspec.structs.replace(progress, percent=before.percent)
         self.progress[progress.preview_id] = progress
         seq = self._seq()
         change = _about(preview, seq, views.progress_message(progress.preview_id, progress, seq))
