@@ -7,14 +7,12 @@ every replica, and every replay, sees the same state.
 
 import asyncio
 import contextlib
-import hashlib
 import heapq
 import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -23,6 +21,7 @@ from opentelemetry.trace import SpanKind
 from shared import telemetry
 from shared.codec import Meta, Recorded, event_id
 from shared.commands import AcquireVm, Command, Reply
+from shared.definition import Definition, Effect, digest
 from shared.effects import Send, SetTimer
 from shared.errors import DrapeError, Invalid, Refused, Unavailable
 from shared.events import Event, aggregate_key
@@ -33,7 +32,6 @@ from shared.ulids import new_id
 log = logging.getLogger("drape.runtime")
 
 S = TypeVar("S")
-Effect = msgspec.Struct
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,27 +51,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Event ids remembered, so that a repeated command finds its work done."""
     reaction_attempts_max: int = 12
     """After so many failures an event's reaction is parked."""
+    reaction_outages_max: int = 720
+    """The same for failures that only say that something is away: an hour, at the longest pause."""
     reaction_retry_max_s: float = 5.0
     """Longest pause between two attempts of a reaction."""
     progress_report_s: float = 3.0
     """How often a long reaction tells NATS that it lives (a third of the consumers' ack wait)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Definition(Generic[S]):
-    """The pure parts of a service, as its rooms hold them."""
-
-    name: str
-    initial: Callable[[], S]
-    evolve: Callable[[S, Recorded], None]
-    decide: Callable[[S, Command], Sequence[Event]]
-    answer: Callable[[S, Command], Reply]
-    react: Callable[[S, Recorded], Sequence[Effect]]
-    on_timer: Callable[[S, TimerFired], Sequence[Effect]]
-    commands: tuple[type[Command], ...]
-    ticks: Mapping[str, float]
-    trace_of: Callable[[S, Recorded], str] = lambda _state, recorded: recorded.meta.traceparent
-    """The trace that a reaction belongs to: the event's own, unless the service knows whose story it is part of."""
 
 
 Perform = Callable[[Effect, Cause], Awaitable[None]]
@@ -288,7 +271,8 @@ class Runtime(Generic[S]):
                 id=event_id(command.id, event),
                 at=command.at,
                 rev=head.rev + 1,
-                correlation_id=cause.correlation_id or event.aggregate_id,
+                # Whatever names a preview belongs to that preview's story, also where another's end set it off.
+                correlation_id=getattr(event, "preview_id", None) or cause.correlation_id or event.aggregate_id,
                 causation_id=command.id,
                 actor=cause.actor or self._actor,
                 traceparent=telemetry.carrier() or cause.traceparent,
@@ -406,12 +390,13 @@ class Runtime(Generic[S]):
 
     async def _failed(self, what: str, delivery: Delivery, error: Exception) -> None:
         attempts = delivery.attempts
+        away = isinstance(error, Unavailable)
         extra = {"what": what, "attempts": attempts, "error": f"{type(error).__name__}: {error}"}
         if isinstance(error, Refused):
             # The world has moved on since the event: a decision said so, and will say so again.
             log.info("reaction_refused", extra=extra)
             await delivery.ack()
-        elif attempts >= self.limits.reaction_attempts_max:
+        elif attempts >= (self.limits.reaction_outages_max if away else self.limits.reaction_attempts_max):
             log.error("reaction_parked", extra=extra)
             await delivery.park(f"{type(error).__name__}: {error}")
         else:
@@ -419,25 +404,7 @@ class Runtime(Generic[S]):
             log.log(
                 logging.WARNING if expected else logging.ERROR, "reaction_failed", extra=extra, exc_info=not expected
             )
-            await delivery.retry(min(self.limits.reaction_retry_max_s, 0.1 * 2**attempts))
-
-
-def digest(state: object) -> str:
-    """A fingerprint of a whole state: two that are equal have the same one."""
-    return hashlib.sha256(msgspec.json.encode(state, order="deterministic")).hexdigest()
-
-
-def replay(definition: Definition[S], events: Iterable[Recorded]) -> S:
-    """The state that these events lead to, by the same rules as the live fold."""
-    state = definition.initial()
-    revisions: dict[str, int] = {}
-    for recorded in events:
-        if recorded.meta.rev <= revisions.get(recorded.key, 0):
-            continue
-        revisions[recorded.key] = recorded.meta.rev
-        if recorded.event is not None:
-            definition.evolve(state, recorded)
-    return state
+            await delivery.retry(min(self.limits.reaction_retry_max_s, 0.1 * 2 ** min(attempts, 10)))
 
 
 def _cause_of(recorded: Recorded, index: int, actor: str) -> Cause:

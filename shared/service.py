@@ -12,10 +12,11 @@ from typing import Generic, TypeVar
 import uvloop
 
 from shared import telemetry
+from shared.definition import Definition
 from shared.errors import DrapeError
 from shared.jetstream.connection import bus_on, connect
 from shared.ports import Bus, Handler
-from shared.runtime import Definition, Perform, Runtime
+from shared.runtime import Perform, Runtime
 from shared.settings import Common, common
 
 log = logging.getLogger("drape.service")

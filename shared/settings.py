@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -13,17 +13,16 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 def from_env(kind: type[T], prefix: str, env: Mapping[str, str] = os.environ) -> T:
     """The config with every field that `<PREFIX>_<FIELD>` sets. Raises `Invalid` naming the variable that is wrong."""
-    given: dict[str, str] = {}
+    given: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         name = f"{prefix}_{field.name}".upper()
-        if env.get(name, "") != "":
-            given[field.name] = env[name]
-    try:
-        return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise Invalid(
-            "bad_setting", f"A setting {prefix.upper()}_… is wrong: {error}.", "See the settings in docs/settings.md."
-        ) from error
+        if env.get(name, "") == "":
+            continue
+        try:
+            given[field.name] = msgspec.convert(env[name], field.type, strict=False)
+        except msgspec.ValidationError as error:
+            raise Invalid("bad_setting", f"The setting {name} is wrong: {error}.", "See docs/settings.md.") from error
+    return kind(**given)
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True):

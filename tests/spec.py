@@ -7,9 +7,10 @@ import msgspec
 
 from shared.codec import Meta, Recorded, decode, encode, event_id, subject_of
 from shared.commands import Command, Reply
+from shared.definition import Definition, digest, replay
 from shared.errors import DrapeError
 from shared.events import Event, aggregate_key
-from shared.runtime import Definition, Limits, digest, replay
+from shared.runtime import Limits
 
 S = TypeVar("S")
 AT, COMMAND_ID = 1_000.0, "01jd0000000000000000000cmd"

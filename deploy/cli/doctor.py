@@ -24,9 +24,9 @@ from services.pool.app import definition as pool_definition
 from services.pool.config import PoolConfig
 from services.telemetry.app import definition as telemetry_definition
 from services.telemetry.config import TelemetryConfig
+from shared.definition import Definition, digest, replay
 from shared.errors import DrapeError
 from shared.jetstream.connection import bus_on, connect
-from shared.runtime import Definition, digest, replay
 
 DISK_FREE_MIN_BYTES = 2 * 1024**3
 

@@ -14,16 +14,17 @@ from services.gateway.adapters.access import access_from
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.http import Api
 from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, open_session, runner_options
-from services.gateway.adapters.resolver import PreviewResolver
+from services.gateway.adapters.resolver import PreviewResolver, mark_probed
 from services.gateway.adapters.uploads import Uploads
 from services.gateway.config import GatewayConfig
 from services.gateway.effects import GatewayEffects
 from shared.codec import Recorded
 from shared.commands import commands_of
+from shared.definition import Definition
 from shared.errors import DrapeError, Invalid
 from shared.events import ClaimEvent, PoolEvent, VmEvent
 from shared.ports import Bus
-from shared.runtime import Definition, Runtime
+from shared.runtime import Runtime
 from shared.service import Parts, Wiring
 from shared.settings import Common, from_env
 
@@ -68,9 +69,9 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
 
 
 async def _open(api: Api, config: GatewayConfig, proxy_config: ProxyConfig, stack: AsyncExitStack) -> None:
-    runner = web.AppRunner(
-        api.application(), access_log=None, shutdown_timeout=SHUTDOWN_S, **runner_options(proxy_config)
-    )
+    application = api.application()
+    application.on_response_prepare.append(mark_probed)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_S, **runner_options(proxy_config))
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:

@@ -7,10 +7,10 @@ import msgspec
 
 from services.gateway.react import CollectFiles
 from services.gateway.state import State
+from shared.definition import Effect
 from shared.errors import NotFound
 from shared.ports import Cause, Objects
 from shared.project_files import Manifest
-from shared.runtime import Effect
 
 log = logging.getLogger("drape.gateway")
 

@@ -33,11 +33,8 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
     match recorded.event:
         case ProjectFilesChanged(project_id=project_id, files_version=version):
             project = state.projects.get(project_id)
-            earlier = project.earlier_manifest if project is not None else ""
-            # Where several versions came at once, each version's own reaction collects its predecessor.
-            if project is None or project.files_version != version or not earlier:
-                return []
-            return [_collect_later(f"{project_id}-{version}", project_id, earlier)]
+            earlier = project.replaced.get(str(version)) if project is not None else None
+            return [_collect_later(f"{project_id}-{version}", project_id, earlier)] if earlier else []
         case ProjectDeleted(project_id=project_id):
             manifest = state.removed.get(project_id)
             return [_collect_later(f"{project_id}-deleted", project_id, manifest)] if manifest else []

@@ -44,6 +44,8 @@ STEP_OF: dict[str, str] = {
 ENDED = ("failed", "stopped")
 FORGET_AFTER_S = 3600.0
 """An ended preview is shown so long after its end (by the log's time)."""
+REPLACED_MAX = 100
+"""Replaced manifests that are remembered; their collection is planned within seconds."""
 REMOVED_MAX = 1_000
 """Deleted projects whose last manifest is remembered."""
 
@@ -56,7 +58,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     files_version: int = 0
     manifest: str = ""
-    earlier_manifest: str = ""
+    replaced: dict[str, str] = {}
+    """By version, the manifest that it replaced; the newest ones."""
     files: int = 0
     size_bytes: int = 0
 
@@ -180,10 +183,14 @@ def _change_files(state: State, event: ProjectFilesChanged) -> None:
         project,
         files_version=event.files_version,
         manifest=event.manifest,
-        earlier_manifest=project.manifest,
+        replaced=_newest({**project.replaced, str(event.files_version): project.manifest}),
         files=event.files,
         size_bytes=event.size_bytes,
     )
+
+
+def _newest(replaced: dict[str, str]) -> dict[str, str]:
+    return {version: replaced[version] for version in list(replaced)[-REPLACED_MAX:] if replaced[version]}
 
 
 def _remove(state: State, project_id: ProjectId) -> None:

@@ -13,9 +13,10 @@ from services.orchestrator.adapters.workspace import AgentWorkspace
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.effects import OrchestratorEffects
 from shared.commands import commands_of
+from shared.definition import Definition
 from shared.errors import Invalid
 from shared.ports import Bus
-from shared.runtime import Definition, Runtime
+from shared.runtime import Runtime
 from shared.service import Parts, Wiring
 from shared.settings import Common, from_env
 

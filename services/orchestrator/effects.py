@@ -30,11 +30,11 @@ from shared.commands import (
     RecordFilesSynced,
     RecordProject,
 )
+from shared.definition import Effect
 from shared.errors import Refused, Unavailable
 from shared.ids import PreviewId, derive
 from shared.ports import Bus, Cause
 from shared.project_files import Manifest
-from shared.runtime import Effect
 
 log = logging.getLogger("drape.orchestrator")
 

@@ -18,9 +18,10 @@ from services.pool.effects import HealthProbe, PoolEffects
 from services.pool.ports import Provider
 from services.pool.react import Reconcile
 from shared.commands import MaintainPool, ResizePool, commands_of
+from shared.definition import Definition
 from shared.errors import Invalid
 from shared.ports import Bus, Cause, Handler
-from shared.runtime import Definition, Runtime
+from shared.runtime import Runtime
 from shared.service import Parts, Wiring
 from shared.settings import Common, from_env
 from shared.ulids import new_id

@@ -88,6 +88,8 @@ def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
 
 def release(state: State, command: ReleaseVm) -> Sequence[Event]:
     """Whatever the preview holds: a VM, a claim, or nothing any more."""
+    if state.released_by.get(command.preview_id) == command.id:
+        return []  # heard again: what the preview has now came after it
     vm_id = state.holders.get(command.preview_id)
     if vm_id is not None:
         return [VmReleased(vm_id=vm_id, preview_id=command.preview_id, reason=command.reason)]
@@ -156,7 +158,7 @@ def _create(state: State, at: float, config: PoolConfig) -> list[Event]:
     if at < _backoff_until(state, config):
         return []
     booting = len(state.booting)
-    wanted = state.target + len(state.claims) - len(state.ready) - booting
+    wanted = state.target + len(state.claims) - len(state.ready) - booting + _held_back(state, at, config)
     room = state.maximum - len(state.vms)
     if state.boot_failures:
         room = min(room, 1 - booting)  # while boots fail, one at a time finds out whether they still do
@@ -175,13 +177,23 @@ def _retire(state: State, at: float, config: PoolConfig) -> list[Event]:
     if state.claims:
         return []
     surplus = [state.vms[vm_id] for vm_id in islice(state.ready, max(0, len(state.ready) - state.target))]
-    room = len(state.ready) - len(surplus) - state.minimum
-    oldest = islice(state.ready, len(surplus), len(surplus) + max(0, room))
-    aged = list(takewhile(lambda vm: at - vm.booted_at > config.warm_age_max_s, map(state.vms.__getitem__, oldest)))
+    room = max(0, len(state.ready) - len(surplus) - state.minimum)
+    aged = _aged(state, at, config)[len(surplus) : len(surplus) + room]
     return [
         *(VmRetired(vm_id=vm.vm_id, reason="surplus") for vm in surplus),
         *(VmRetired(vm_id=vm.vm_id, reason="aged") for vm in aged),
     ]
+
+
+def _aged(state: State, at: float, config: PoolConfig) -> list[Vm]:
+    """The warm VMs that are too old, oldest first."""
+    oldest_first = map(state.vms.__getitem__, state.ready)
+    return list(takewhile(lambda vm: at - vm.booted_at > config.warm_age_max_s, oldest_first))
+
+
+def _held_back(state: State, at: float, config: PoolConfig) -> int:
+    """Aged VMs that can't go before their replacement is warm, since the minimum would not hold."""
+    return min(len(_aged(state, at, config)), max(0, state.minimum - (len(state.ready) - 1)))
 
 
 def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]:

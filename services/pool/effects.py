@@ -20,10 +20,10 @@ from shared.commands import (
     RecordVmDestroyed,
     RecordVmLost,
 )
+from shared.definition import Effect
 from shared.errors import Unavailable
 from shared.ids import VmId, derive
 from shared.ports import Cause
-from shared.runtime import Effect
 from shared.secrets import agent_token
 
 log = logging.getLogger("drape.pool")
@@ -105,7 +105,7 @@ class PoolEffects:
             cause,
         )
 
-    async def _destroy(self, vm_id: VmId, cause: Cause) -> None:
+    async def _destroy(self, vm_id: VmId, cause: Cause, *names: str) -> None:
         for attempt in range(1, self._config.destroy_attempts_max + 1):
             try:
                 await self._provider.destroy(vm_id)
@@ -121,7 +121,7 @@ class PoolEffects:
                         "destroy_failed",
                         f"{vm_id} could not be destroyed: {error.message}",
                     ) from error
-        await self._send(RecordVmDestroyed(vm_id=vm_id), cause)
+        await self._send(RecordVmDestroyed(vm_id=vm_id), cause, *names)
 
     async def _check_health(self, vms: tuple[tuple[VmId, str, int], ...], cause: Cause) -> None:
         gate = asyncio.Semaphore(self._config.health_concurrency_max)
@@ -155,11 +155,10 @@ class PoolEffects:
             listing_of = listed.get(vm.vm_id)
             gone = listing_of is None or listing_of.state == "stopped"
             if gone and vm.status in ("ready", "acquired"):
-                await self._send(
-                    RecordVmLost(vm_id=vm.vm_id, detail="The provider no longer has it."),
-                    cause,
-                    vm.vm_id,
-                )
+                await self._send(RecordVmLost(vm_id=vm.vm_id, detail="The provider no longer has it."), cause, vm.vm_id)
+            elif vm.status == "going":
+                # Its own effect may have given up: until the provider agrees, every tick tries again.
+                await self._destroy(vm.vm_id, cause, vm.vm_id)
 
     async def _send(self, command: Command, cause: Cause, *names: str) -> None:
         command_id = derive(cause.causation_id, type(command).__name__, *names)

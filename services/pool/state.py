@@ -27,6 +27,10 @@ Status = Literal["booting", "ready", "acquired", "going"]
 """`going`: released, retired, failed or lost; it will be destroyed and counts until the provider agrees."""
 
 
+RELEASES_MAX = 1_000
+"""Releases remembered, so that one that is heard again does nothing."""
+
+
 class Vm(msgspec.Struct, frozen=True, kw_only=True):
     """One VM that exists, or is being made or destroyed."""
 
@@ -55,7 +59,8 @@ class State(msgspec.Struct, kw_only=True):
     """All VMs and waiting claims, the claims in the order in which they came.
 
     `ready`, `booting` and `doubled` are indexes into `vms`, in the order in which the VMs got there: a claim must not
-    cost more because the pool is large. `doubled`: VMs of a preview that holds another one.
+    cost more because the pool is large. `doubled`: VMs of a preview that holds another one. `released_by`: the command
+    that last released something of a preview, for the newest ones.
     """
 
     vms: dict[VmId, Vm] = {}
@@ -64,6 +69,7 @@ class State(msgspec.Struct, kw_only=True):
     doubled: dict[VmId, None] = {}
     claims: dict[PreviewId, Claim] = {}
     holders: dict[PreviewId, VmId] = {}
+    released_by: dict[PreviewId, str] = {}
     created: int = 0
     target: int = 3
     minimum: int = 1
@@ -99,7 +105,11 @@ def evolve(state: State, recorded: Recorded) -> None:
             # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.
             if state.holders.setdefault(preview_id, vm_id) != vm_id:
                 state.doubled[vm_id] = None
-        case VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id):
+        case VmReleased(vm_id=vm_id, preview_id=preview_id):
+            _note_release(state, preview_id, recorded.meta.causation_id)
+            _let_go(state, vm_id)
+            _change(state, vm_id, status="going")
+        case VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id):
             _let_go(state, vm_id)
             _change(state, vm_id, status="going")
         case VmHealthCheckFailed(vm_id=vm_id, failures=failures):
@@ -129,6 +139,13 @@ def _change(state: State, vm_id: VmId, **changes: object) -> None:
         _unindex(state, vm_id)
         if changed.status == "ready":
             state.ready[vm_id] = None
+
+
+def _note_release(state: State, preview_id: PreviewId, command_id: str) -> None:
+    state.released_by.pop(preview_id, None)
+    state.released_by[preview_id] = command_id
+    if len(state.released_by) > RELEASES_MAX:
+        del state.released_by[next(iter(state.released_by))]
 
 
 def _unindex(state: State, vm_id: VmId) -> None:

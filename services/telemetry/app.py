@@ -13,8 +13,9 @@ from services.telemetry.adapters.projection import Projector
 from services.telemetry.adapters.stats import StatsReader
 from services.telemetry.config import TelemetryConfig
 from shared.commands import commands_of
+from shared.definition import Definition, Effect
 from shared.ports import Bus, Cause, Handler
-from shared.runtime import Definition, Effect, Runtime
+from shared.runtime import Runtime
 from shared.service import Parts, Wiring
 from shared.settings import Common, from_env
 

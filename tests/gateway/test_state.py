@@ -9,8 +9,8 @@ from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
 from services.gateway.state import FORGET_AFTER_S, REMOVED_MAX, STEP_OF, Preview, initial
 from shared.codec import Meta, Recorded
+from shared.definition import digest, replay
 from shared.events import Event, PreviewResumed, PreviewSuspended, ProjectDeleted, aggregate_key
-from shared.runtime import digest, replay
 from tests.builders import (
     PREVIEW,
     PROJECT,
@@ -122,7 +122,7 @@ def test_an_ended_preview_is_forgotten_after_its_grace() -> None:
 def test_projects() -> None:
     state = given(GATEWAY, project_created(), files_changed(1), files_changed(2, files=7)).state
     project = state.projects[PROJECT]
-    assert (project.files_version, project.manifest, project.earlier_manifest) == (2, "manifest-2", "manifest-1")
+    assert (project.files_version, project.manifest, project.replaced) == (2, "manifest-2", {"2": "manifest-1"})
     assert (project.files, project.size_bytes) == (7, 700)
 
 

@@ -97,7 +97,7 @@ def test_a_running_preview_shows_its_newest_tick() -> None:
     assert (view["percent"], view["message"], view["elapsed_s"]) == (42.0, "Installing dependencies, 5 s", 5.0)
 
 
-@pytest.mark.parametrize("late", [tick("syncing_files"), tick(attempt=0), tick("waiting_server"), tick("a_newer_step")])
+@pytest.mark.parametrize("late", [tick("syncing_files"), tick(attempt=0), tick("waiting_server")])
 def test_a_tick_of_another_step_or_attempt_says_nothing(late: Progress) -> None:
     """One that comes late must not turn the bar back."""
     assert shown(*story("installing"), progress=late) == shown(*story("installing"))
@@ -185,3 +185,11 @@ def test_owners_see_their_own() -> None:
 
 def test_a_deletion_is_answered_plainly() -> None:
     assert views.answer(state_after(), DeleteProject(project_id=PROJECT, owner=OWNER)) == Reply()
+
+
+def test_a_step_of_a_newer_service_is_shown_as_it_is() -> None:
+    """While the preview is under way; an end is never turned back by it."""
+    under_way = shown(*story("installing"), progress=tick("a_newer_step"))
+    assert (under_way["percent"], under_way["step"]) == (42.0, "installing")
+    state = state_after(*story("installing"), (AT + 7, preview_failed()))
+    assert views.current(tick("a_newer_step"), state.previews[PREVIEW]) is None

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from shared.codec import Recorded
+from shared.definition import digest, replay
 from shared.events import (
     ClaimExpired,
     ClaimQueued,
@@ -19,7 +20,6 @@ from shared.events import (
     VmLost,
     VmReleased,
 )
-from shared.runtime import digest, replay
 from tests.journeys.stage import Stage
 
 

@@ -33,7 +33,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     def problem(self) -> tuple[int, str]:
         """(status, code) of problem JSON; fails for anything else."""
-        assert self.headers["Content-Type"] == "application/problem+json", self.text
+        assert self.headers["Content-Type"].split(";")[0] == "application/problem+json", self.text
         problem = self.json
         assert problem["status"] == self.status
         assert problem["detail"]

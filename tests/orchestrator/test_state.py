@@ -6,8 +6,8 @@ import pytest
 from services.orchestrator.app import definition
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.state import FORGET_AFTER_S, STEP_OF, Preview, Status, exit_failure, initial, step_of
+from shared.definition import digest, replay
 from shared.events import ClaimExpired, Event, ProjectDeleted
-from shared.runtime import digest, replay
 from tests.builders import (
     PREVIEW,
     PROJECT,

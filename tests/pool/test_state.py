@@ -20,6 +20,7 @@ from shared.commands import (
     RecordVmLost,
     ReleaseVm,
 )
+from shared.definition import digest, replay
 from shared.events import (
     ClaimExpired,
     ClaimQueued,
@@ -30,7 +31,6 @@ from shared.events import (
     VmDestroyed,
     aggregate_key,
 )
-from shared.runtime import digest, replay
 from tests.builders import (
     PREVIEW,
     VM,
@@ -117,9 +117,10 @@ def test_the_warm_ones_are_given_away_oldest_first() -> None:
 
 
 def test_a_destroyed_vm_leaves_memory() -> None:
-    """State holds what lives."""
+    """State holds what lives; only that it was released is remembered, among the newest ones."""
     state = given(POOL, *warm_vms(1), vm_acquired(1), vm_released(1), VmDestroyed(vm_id=VM)).state
-    assert state == msgspec.structs.replace(initial(), created=1)
+    assert state == msgspec.structs.replace(initial(), created=1, released_by=state.released_by)
+    assert list(state.released_by) == [PREVIEW]
 
 
 def test_a_preview_with_two_vms_keeps_the_first() -> None:

@@ -13,10 +13,11 @@ from services.telemetry.react import REACTS_TO
 from services.telemetry.state import State
 from services.telemetry.views import alerts
 from shared.codec import Recorded
+from shared.definition import Effect
 from shared.events import AlertCleared, AlertRaised, Event, VmBooted, VmCreationStarted
 from shared.memory import MemoryBroker
 from shared.ports import Cause
-from shared.runtime import Effect, Runtime
+from shared.runtime import Runtime
 
 from .world import acquired
 

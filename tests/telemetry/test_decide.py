@@ -8,6 +8,7 @@ from services.telemetry.app import definition
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.state import State
 from shared.commands import EvaluateAlerts, ResizePool
+from shared.definition import digest, replay
 from shared.events import (
     AlertCleared,
     AlertRaised,
@@ -24,7 +25,6 @@ from shared.events import (
     VmReleased,
     VmRetired,
 )
-from shared.runtime import digest, replay
 
 from .world import Story, acquired
 

@@ -14,11 +14,11 @@ from services.telemetry.adapters.postgres import open_pool
 from services.telemetry.app import definition, wiring
 from services.telemetry.config import TelemetryConfig
 from shared.codec import Meta
+from shared.definition import digest, replay
 from shared.errors import Invalid
 from shared.events import aggregate_key
 from shared.jetstream.connection import bus_on, connect
 from shared.ports import Bus
-from shared.runtime import digest, replay
 from shared.service import running
 from shared.settings import Common
 from tests.deploy.waiting import eventually

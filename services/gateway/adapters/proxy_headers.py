@@ -24,6 +24,7 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto"})
+_PROBE = frozenset({"x-drape-probe", "x-drape-min-seq"})
 _WEBSOCKET = frozenset(
     {"sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions", "sec-websocket-protocol"}
 )
@@ -62,7 +63,7 @@ def request_headers(headers: MultiMapping[str], route: Route, *, trust_forwarded
     Only the preview's own origin is rewritten. A foreign Origin stays, so that the dev server's own guard against other
     sites (Vite's and Next's sockets have one) still works.
     """
-    drop = _HOP_BY_HOP | _FORWARDED | _WEBSOCKET | _named_in_connection(headers) | {"host", "expect"}
+    drop = _HOP_BY_HOP | _FORWARDED | _PROBE | _WEBSOCKET | _named_in_connection(headers) | {"host", "expect"}
     passed = CIMultiDict({"Host": route.local_host})
     own_origin = False
     for name, value in headers.items():

@@ -12,10 +12,12 @@ from shared.errors import Unavailable
 from shared.ids import PreviewId
 from shared.ports import Bus
 from shared.runtime import Runtime
-from shared.secrets import matches, probe_token
+from shared.secrets import matches, probe_token, probed_token
 
 PROBE_HEADER = "X-Drape-Probe"
+PROBED_HEADER = "X-Drape-Probed"
 MIN_SEQ_HEADER = "X-Drape-Min-Seq"
+PROBED = web.RequestKey("drape.probed", str)
 
 
 class PreviewResolver:
@@ -35,6 +37,8 @@ class PreviewResolver:
         if preview is None:
             return Holding("unknown", preview_id)
         if preview.status == "ready" or (probing and preview.status == "waiting"):
+            if probing:
+                request[PROBED] = probed_token(self._secret, preview_id)
             return Upstream(preview_id, preview.host, preview.port)
         return await self._holding(preview)
 
@@ -65,3 +69,10 @@ class PreviewResolver:
         except Unavailable:
             tail = ()  # the reason alone is better than no page
         return Holding("failed", preview.preview_id, code=code, message=message, hint=hint, log_tail=tail, step=step)
+
+
+async def mark_probed(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal handler: an answer that a probe got from the dev server carries the proof of it; browsers never see it."""
+    proof = request.get(PROBED)
+    if proof is not None:
+        response.headers[PROBED_HEADER] = proof

@@ -4,11 +4,13 @@ Nothing of an upload counts until its version is recorded: one that breaks off l
 """
 
 import asyncio
+import gzip
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import msgspec
 from aiohttp import web
@@ -34,6 +36,9 @@ TAR_TYPES = ("application/x-tar", "application/tar", "application/gzip", "applic
 PATCH_MEMBER = ".drape-patch.json"
 SPOOL_BYTES = 8 * 1024 * 1024
 READ_BYTES = 256 * 1024
+PATCH_BYTES_MAX = 4 * 1024 * 1024
+HEADER_BYTES_MAX = PATCH_BYTES_MAX + 1024 * 1024
+GZIP_MAGIC = b"\x1f\x8b"
 
 _manifest = msgspec.json.Decoder(Manifest)
 
@@ -102,7 +107,7 @@ class Uploads:
         files = dict(before) if upload.patch is not None else {}
         gone = self._delete(files, upload.patch)
         changed = 0
-        batches = _batches(body, upload, self._config.bundle_bytes)
+        batches = _batches(body, upload, self._config)
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             fresh = {path: item for path, item in batch.items() if not _same(before.get(path), item)}
             files.update({path: before[path] for path in batch if path not in fresh})
@@ -160,7 +165,7 @@ def check_archive(body: IO[bytes], config: GatewayConfig, patch: bool) -> Upload
     header: Patch | None = None
     sizes: dict[str, int] = {}
     total = 0
-    for member in _members(body):
+    for member in _members(body, HEADER_BYTES_MAX):
         if patch and header is None:
             header = _patch_header(member)
             continue
@@ -194,20 +199,53 @@ class _Member(msgspec.Struct):
         return content.read() if content is not None else b""
 
 
-def _members(body: IO[bytes]) -> Iterator[_Member]:
-    body.seek(0)
+class _Plain:
+    """The archive without its compression. One read of more than `read_max` bytes is refused: tarfile takes the size of
+    a header from the header itself, and would unpack a bomb into memory before anybody has seen a name."""
+
+    def __init__(self, body: IO[bytes], read_max: int) -> None:
+        body.seek(0)
+        packed = body.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        body.seek(0)
+        self._file: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=body)) if packed else body
+        self._read_max = read_max
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._read_max:
+            raise tarfile.ReadError("a header is too large")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _members(body: IO[bytes], read_max: int) -> Iterator[_Member]:
+    plain = _Plain(body, read_max)
     try:
-        with tarfile.open(fileobj=body, mode="r:*") as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], plain), mode="r:") as tar:
             for info in tar:
+                if info.size < 0:
+                    raise tarfile.ReadError("a member has a negative size")
                 yield _Member(info, tar)
-    except (tarfile.TarError, EOFError, OSError, UnicodeError, ValueError, OverflowError) as error:
+            _check_end(plain, tar.offset)
+    except (tarfile.TarError, EOFError, OSError, UnicodeError, ValueError, OverflowError, zlib.error) as error:
         raise Invalid(
             "bad_archive", f"The body is not a whole tar archive: {error}.", "Was the upload cut off?"
         ) from error
 
 
+def _check_end(plain: _Plain, offset: int) -> None:
+    """tarfile stops at the first header that it can't read; a whole archive ends with a block of zeros."""
+    plain.seek(offset)
+    if plain.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it does not end as an archive does")
+
+
 def _patch_header(member: _Member) -> Patch:
-    if member.info.name != PATCH_MEMBER or not member.info.isfile() or member.info.size > 4 * 1024 * 1024:
+    if member.info.name != PATCH_MEMBER or not member.info.isfile() or member.info.size > PATCH_BYTES_MAX:
         raise Invalid("bad_patch", f"A PATCH begins with a member {PATCH_MEMBER}.", "Use PUT to send a whole folder.")
     try:
         return _patch.decode(member.read())
@@ -215,11 +253,11 @@ def _patch_header(member: _Member) -> Patch:
         raise Invalid("bad_patch", f"{PATCH_MEMBER} is wrong: {error}.") from error
 
 
-def _batches(body: IO[bytes], upload: Upload, bundle_bytes: int) -> Iterator[dict[str, tuple[bytes, int]]]:
-    """The files again, in groups of about `bundle_bytes`."""
+def _batches(body: IO[bytes], upload: Upload, config: GatewayConfig) -> Iterator[dict[str, tuple[bytes, int]]]:
+    """The files again, in groups of about `bundle_bytes` of the config."""
     batch: dict[str, tuple[bytes, int]] = {}
     size = 0
-    for member in _members(body):
+    for member in _members(body, config.upload_bytes_max):
         if not member.info.isfile() or member.info.name == PATCH_MEMBER:
             continue
         path = clean_path(member.info.name)
@@ -228,7 +266,7 @@ def _batches(body: IO[bytes], upload: Upload, bundle_bytes: int) -> Iterator[dic
         content = member.read()
         batch[path] = (content, 0o755 if member.info.mode & 0o111 else 0o644)
         size += len(content)
-        if size >= bundle_bytes:
+        if size >= config.bundle_bytes:
             yield batch
             batch, size = {}, 0
     if batch:

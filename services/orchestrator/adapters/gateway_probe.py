@@ -6,16 +6,20 @@ import aiohttp
 
 from shared.errors import Unavailable
 from shared.ids import PreviewId
-from shared.secrets import probe_token
+from shared.secrets import probe_token, probed_token
 
 PROBE_HEADER = "X-Drape-Probe"
+PROBED_HEADER = "X-Drape-Probed"
 MIN_SEQ_HEADER = "X-Drape-Min-Seq"
 BODY_BYTES_MAX = 32 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 
 
 class HttpGatewayProbe:
-    """One GET of `/`, read to its end. The probe's headers tell the gateway to let it through before browsers."""
+    """One GET of `/`, read to its end, that the gateway swears is the dev server's own.
+
+    The probe's headers tell the gateway to let it through before browsers.
+    """
 
     def __init__(self, session: aiohttp.ClientSession, gateway_url: str, secret: str) -> None:
         self._session = session
@@ -39,6 +43,8 @@ class HttpGatewayProbe:
                     size += len(chunk)
                     if size > BODY_BYTES_MAX:
                         break
+                if response.headers.get(PROBED_HEADER) != probed_token(self._secret, preview_id):
+                    raise Unavailable("not_the_preview", f"status {response.status}, but not from the preview")
                 return response.status
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable("gateway_silent", f"no whole answer ({str(error) or type(error).__name__})") from error

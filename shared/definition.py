@@ -1,0 +1,51 @@
+"""A service's pure parts, as its rooms hold them, and what they alone decide: the state that a log leads to."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import msgspec
+
+from shared.codec import Recorded
+from shared.commands import Command, Reply
+from shared.events import Event
+from shared.ports import TimerFired
+
+S = TypeVar("S")
+Effect = msgspec.Struct
+
+
+@dataclass(frozen=True, slots=True)
+class Definition(Generic[S]):
+    """The pure parts of a service, as its rooms hold them."""
+
+    name: str
+    initial: Callable[[], S]
+    evolve: Callable[[S, Recorded], None]
+    decide: Callable[[S, Command], Sequence[Event]]
+    answer: Callable[[S, Command], Reply]
+    react: Callable[[S, Recorded], Sequence[Effect]]
+    on_timer: Callable[[S, TimerFired], Sequence[Effect]]
+    commands: tuple[type[Command], ...]
+    ticks: Mapping[str, float]
+    trace_of: Callable[[S, Recorded], str] = lambda _state, recorded: recorded.meta.traceparent
+    """The trace that a reaction belongs to: the event's own, unless the service knows whose story it is part of."""
+
+
+def digest(state: object) -> str:
+    """A fingerprint of a whole state: two that are equal have the same one."""
+    return hashlib.sha256(msgspec.json.encode(state, order="deterministic")).hexdigest()
+
+
+def replay(definition: Definition[S], events: Iterable[Recorded]) -> S:
+    """The state that these events lead to, by the same rules as the live fold."""
+    state = definition.initial()
+    revisions: dict[str, int] = {}
+    for recorded in events:
+        if recorded.meta.rev <= revisions.get(recorded.key, 0):
+            continue
+        revisions[recorded.key] = recorded.meta.rev
+        if recorded.event is not None:
+            definition.evolve(state, recorded)
+    return state
