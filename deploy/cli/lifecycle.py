@@ -16,6 +16,7 @@ from deploy.local.launcher import run
 from deploy.local.options import SERVICES, AlreadyRunning, RunStatus, UpOptions
 from deploy.local.paths import Home
 from deploy.provision import provision as make_streams
+from services.gateway.adapters.access import access_from
 
 
 @click.command()
@@ -27,6 +28,8 @@ from deploy.provision import provision as make_streams
 async def up(output: Output, detach: bool, port: int | None, host: str | None, replicas: int) -> int:
     """Start everything on this machine: NATS, PostgreSQL, the four services."""
     options = UpOptions.from_env(host=host, port=port, replicas=replicas)
+    # What the gateway would refuse, said before anything is started.
+    access_from(os.environ.get("DRAPE_API_TOKENS", ""), options.host, "")
     home = Home.from_env()
     try:
         if detach:

@@ -54,7 +54,7 @@ async def test_a_killed_dev_server_is_known_within_a_second(platform: Platform, 
     assert failed.meta.at - at < NOTICED_WITHIN_S
     told = await client.ended(view["preview_id"])
     assert told["status"] == "failed"
-    assert told["error"]["code"] == "dev_server_exited"
+    assert told["error"]["code"] == "dev_server_killed"
     assert "SIGKILL" in told["error"]["message"]
     assert told["error"]["hint"]
     assert any("listening on" in line for line in told["log_tail"]), told["log_tail"]
@@ -68,7 +68,7 @@ async def test_a_killed_dev_server_is_known_within_a_second(platform: Platform, 
     ("script", "dev", "code", "words", "printed"),
     [
         (QUITTING, "node server.mjs", "dev_server_exited", r"code 1\b", "no database: giving up"),
-        ("", "no-such-server --dev", "dev_command_not_found", "no-such-server", "not found"),
+        ("", "no-such-server --dev", "dev_command_not_found", "command was not found", "not found"),
         (SILENT, "node server.mjs", "dev_server_timeout", rf"within {BOOT_LIMIT_S} s", "thinking it over"),
         (BROKEN, "node server.mjs", "dev_server_erroring", r"status 500\b", "listening on"),
     ],

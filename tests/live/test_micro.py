@@ -70,7 +70,7 @@ async def test_every_service_answers_the_micro_protocol(connection: NatsClient, 
             continue
         service = name.removeprefix("drape-")
         subjects = {endpoint["subject"] for endpoint in answer["endpoints"]}
-        wanted = {f"drape.cmd.{service}.{verb}" for verb in commands_of(service)}
+        wanted = {f"drape.cmd.{service}.{command.verb}" for command in commands_of(service)}
         assert wanted | {f"drape.query.{service}.status"} <= subjects
 
 

@@ -1,8 +1,9 @@
 """The pool's state is what the log says, and nothing else; and whatever comes in whatever order, its rules hold."""
 
 import msgspec
+import pytest
+from hypothesis import Phase, find, settings
 from hypothesis import given as given_any
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from services.pool.app import definition
@@ -134,23 +135,27 @@ def test_a_preview_with_two_vms_keeps_the_first() -> None:
 # --- whatever comes -----------------------------------------------------------------------------------------------
 
 PREVIEWS, NUMBERS = st.sampled_from([f"preview-{i}" for i in range(5)]), st.integers(1, 9).map(vm)
+ACQUIRE = st.builds(AcquireVm, preview_id=PREVIEWS, owner=st.just("alice"), timeout_s=st.integers(1, 60))
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
-    st.builds(AcquireVm, preview_id=PREVIEWS, owner=st.just("alice"), timeout_s=st.floats(1, 60)),
+    ACQUIRE,
+    ACQUIRE,
+    ACQUIRE,
+    st.just(MaintainPool()),
     st.builds(ReleaseVm, preview_id=PREVIEWS),
     st.builds(CheckVm, vm_id=NUMBERS, healthy=st.booleans()),
-    st.builds(RecordVmBooted, vm_id=NUMBERS, host=st.just("h"), port=st.just(1), boot_s=st.just(0.1)),
-    st.builds(RecordVmBooted, vm_id=NUMBERS, host=st.just("h"), port=st.just(1), boot_s=st.just(0.1)),
     st.builds(RecordVmBootFailed, vm_id=NUMBERS, code=st.just("no"), message=st.just("No.")),
     st.builds(RecordVmLost, vm_id=NUMBERS, detail=st.just("silent")),
     st.builds(RecordVmDestroyed, vm_id=NUMBERS),
-    st.just(MaintainPool()),
-    st.just(MaintainPool()),
 )
 LAG_MAX = 4
+Step = tuple[Command, int, int, int, bool]
 STEPS = st.lists(
-    st.tuples(COMMANDS, st.floats(0, 20), st.integers(0, LAG_MAX), st.integers(0, 30)), min_size=5, max_size=40
+    st.tuples(COMMANDS, st.integers(0, 20), st.integers(0, LAG_MAX), st.integers(0, 30), st.booleans()),
+    min_size=10,
+    max_size=30,
 )
-"""(command, seconds since the last one, events by which its replica lags, which earlier command is sent again)."""
+"""(command, seconds since the last one, events by which its replica lags, which earlier command is sent again, whether
+the provider does afterwards what it was asked for)."""
 
 
 class Pool:
@@ -176,6 +181,15 @@ class Pool:
                 record(self.log, event, command.id, self.at)
         execute(POOL, self.log, self.state, command)
         self.check()
+
+    def provide(self) -> None:
+        """The provider has made what was to be made, and unmade what was to go."""
+        for each in list(self.state.vms.values()):
+            if each.status == "booting":
+                self.run(RecordVmBooted(vm_id=each.vm_id, host="h", port=1, boot_s=0.1), 0)
+            elif each.status == "going":
+                self.run(RecordVmDestroyed(vm_id=each.vm_id), 0)
+        self.run(MaintainPool(), 0)
 
     def double(self) -> None:
         """Another replica, which had not heard yet, gives a preview that holds a VM a second one: no append forbids it."""
@@ -206,22 +220,42 @@ def _revision(log: list[Recorded], event: Event) -> int:
     return sum(each.key == aggregate_key(event) for each in log)
 
 
-def _run(steps: list[tuple[Command, float, int, int]], *, lags: bool) -> Pool:
+def _run(steps: list[Step], *, lags: bool) -> Pool:
     pool = Pool()
     pool.run(MaintainPool(), 0)
-    for command, pause_s, lag, again in steps:
+    pool.provide()
+    for command, pause_s, lag, again, provides in steps:
         pool.at += pause_s
         pool.run(command, min(lag, len(pool.log)) if lags else 0)
         if again < len(pool.sent) and not isinstance(pool.sent[again], ReleaseVm):
             pool.run(pool.sent[again], 0)
         if lags and lag == LAG_MAX:
             pool.double()
+        if provides:
+            pool.provide()
     return pool
+
+
+@pytest.mark.parametrize("reached", ["a preview with two VMs", "two claims that wait", "a claim that is served"])
+def test_the_sequences_get_where_it_matters(reached: str) -> None:
+    """Else the properties below would hold of nothing."""
+
+    def there(steps: list[Step]) -> bool:
+        pool = _run(steps, lags=reached == "a preview with two VMs")
+        match reached:
+            case "a preview with two VMs":
+                return bool(pool.state.doubled)
+            case "two claims that wait":
+                return len(pool.state.claims) > 1
+            case _:
+                return any(isinstance(each.event, VmAcquired) and not each.event.from_pool for each in pool.log)
+
+    find(STEPS, there, settings=settings(max_examples=100, derandomize=True, database=None, phases=[Phase.generate]))
 
 
 @settings(max_examples=40, deadline=None)
 @given_any(STEPS)
-def test_the_rules_hold_whatever_comes(steps: list[tuple[Command, float, int, int]]) -> None:
+def test_the_rules_hold_whatever_comes(steps: list[Step]) -> None:
     """Replicas lag, commands come twice: never above the maximum, never a VM for two, never two VMs for one."""
     pool = _run(steps, lags=True)
     pool.settle()
@@ -235,7 +269,7 @@ def test_the_rules_hold_whatever_comes(steps: list[tuple[Command, float, int, in
 
 @settings(max_examples=40, deadline=None)
 @given_any(STEPS)
-def test_every_claim_ends(steps: list[tuple[Command, float, int, int]]) -> None:
+def test_every_claim_ends(steps: list[Step]) -> None:
     """Assigned, withdrawn or expired: once all deadlines are over and the pool was looked after, nothing waits."""
     pool = _run(steps, lags=True)
     pool.at += 61
@@ -255,7 +289,7 @@ def test_every_claim_ends(steps: list[tuple[Command, float, int, int]]) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given_any(STEPS)
-def test_claims_are_served_in_their_order(steps: list[tuple[Command, float, int, int]]) -> None:
+def test_claims_are_served_in_their_order(steps: list[Step]) -> None:
     """Whoever gets a VM was the first that still waited in time, or nobody waited."""
     pool = _run(steps, lags=False)
     for position, each in enumerate(pool.log):
@@ -267,7 +301,7 @@ def test_claims_are_served_in_their_order(steps: list[tuple[Command, float, int,
 
 @settings(max_examples=40, deadline=None)
 @given_any(STEPS)
-def test_numbers_count_up(steps: list[tuple[Command, float, int, int]]) -> None:
+def test_numbers_count_up(steps: list[Step]) -> None:
     """No VM's name is ever used for a second one."""
     pool = _run(steps, lags=True)
     numbers = [each.event.number for each in pool.log if isinstance(each.event, VmCreationStarted)]
