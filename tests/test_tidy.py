@@ -199,5 +199,5 @@ def test_locks_name_no_registry() -> None:
         if re.fullmatch(r"requirements.*\.lock", name):
             assert re.findall(r"https?://\S+", text) == [], name
         if name.endswith("package-lock.json"):
-            hosts = set(re.findall(r'"resolved": "https?://([^/"]+)', text))
+            hosts = set(re.findall(r'"resolved":\s+"https?://([^/"]+)', text))
             assert hosts <= {"registry.npmjs.org"}, name

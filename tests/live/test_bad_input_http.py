@@ -208,7 +208,8 @@ async def test_ten_thousand_files_become_a_preview(client: Client) -> None:
     """10,000 files are stored and reach the VM; 20,001 are refused with the limit in words."""
     many: dict[str, str | bytes] = {f"pages/{n // 100}/{n}.html": f"page {n}" for n in range(9_999)}
     view = await client.ready({**PAGE, **many})
-    assert (await client.visit(view["preview_id"], "/pages/99/9998.html")).text == "page 9998"
+    page = await client.visit(view["preview_id"], "/pages/99/9998.html")
+    assert page.text.startswith("page 9998")
     await client.stop(view["preview_id"])
     project_id = await client.project(PAGE)
     too_many: dict[str, str | bytes] = {f"{n}.txt": "" for n in range(20_001)}

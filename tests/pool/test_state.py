@@ -222,6 +222,7 @@ def _revision(log: list[Recorded], event: Event) -> int:
 
 def _run(steps: list[Step], *, lags: bool) -> Pool:
     pool = Pool()
+    record(pool.log, pool_resized(2, 1, 3))
     pool.run(MaintainPool(), 0)
     pool.provide()
     for command, pause_s, lag, again, provides in steps:
