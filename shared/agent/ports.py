@@ -45,10 +45,10 @@ class PortScanner:
         seen = _listening_sockets()
         now_s = time.monotonic()
         if seen is None or seen != self._seen or now_s - self._walked_s >= RESCAN_S:
-            sockets = seen or {}
-            self._found = tuple(
-                Listener(port, hosts, sockets.get(port, frozenset())) for port, hosts in listeners(self._members())
-            )
+            found = listeners(self._members())
+            # Read again: a port that opened since would have no socket to be told from its successor's by.
+            sockets = _listening_sockets() or {}
+            self._found = tuple(Listener(port, hosts, sockets.get(port, frozenset())) for port, hosts in found)
             self._seen, self._walked_s = seen, now_s
         return self._found
 

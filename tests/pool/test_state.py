@@ -135,11 +135,11 @@ def test_a_preview_with_two_vms_keeps_the_first() -> None:
 # --- whatever comes -----------------------------------------------------------------------------------------------
 
 PREVIEWS, NUMBERS = st.sampled_from([f"preview-{i}" for i in range(5)]), st.integers(1, 9).map(vm)
-ACQUIRE = st.builds(AcquireVm, preview_id=PREVIEWS, owner=st.just("alice"), timeout_s=st.integers(1, 60))
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
-    ACQUIRE,
-    ACQUIRE,
-    ACQUIRE,
+    *(
+        st.builds(AcquireVm, preview_id=PREVIEWS, owner=st.just("alice"), timeout_s=st.integers(1, longest_s))
+        for longest_s in (10, 30, 60, 120, 240)
+    ),
     st.just(MaintainPool()),
     st.builds(ReleaseVm, preview_id=PREVIEWS),
     st.builds(CheckVm, vm_id=NUMBERS, healthy=st.booleans()),
@@ -151,7 +151,7 @@ LAG_MAX = 4
 Step = tuple[Command, int, int, int, bool]
 STEPS = st.lists(
     st.tuples(COMMANDS, st.integers(0, 20), st.integers(0, LAG_MAX), st.integers(0, 30), st.booleans()),
-    min_size=10,
+    min_size=12,
     max_size=30,
 )
 """(command, seconds since the last one, events by which its replica lags, which earlier command is sent again, whether
@@ -222,7 +222,7 @@ def _revision(log: list[Recorded], event: Event) -> int:
 
 def _run(steps: list[Step], *, lags: bool) -> Pool:
     pool = Pool()
-    record(pool.log, pool_resized(2, 1, 3))
+    record(pool.log, pool_resized(1, 1, 2))
     pool.run(MaintainPool(), 0)
     pool.provide()
     for command, pause_s, lag, again, provides in steps:
@@ -273,7 +273,7 @@ def test_the_rules_hold_whatever_comes(steps: list[Step]) -> None:
 def test_every_claim_ends(steps: list[Step]) -> None:
     """Assigned, withdrawn or expired: once all deadlines are over and the pool was looked after, nothing waits."""
     pool = _run(steps, lags=True)
-    pool.at += 61
+    pool.at += 241
     pool.settle()
     assert pool.state.claims == {}
     waiting: set[str] = set()
