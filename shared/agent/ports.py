@@ -46,9 +46,14 @@ class PortScanner:
         now_s = time.monotonic()
         if seen is None or seen != self._seen or now_s - self._walked_s >= RESCAN_S:
             found = listeners(self._members())
-            # Read again: a port that opened since would have no socket to be told from its successor's by.
-            sockets = _listening_sockets() or {}
-            self._found = tuple(Listener(port, hosts, sockets.get(port, frozenset())) for port, hosts in found)
+            # Read again: a port that opened since would have no socket to be told from its successor's by, and one
+            # that closed since is not there any more.
+            sockets = _listening_sockets()
+            self._found = tuple(
+                Listener(port, hosts, sockets[port] if sockets is not None else frozenset())
+                for port, hosts in found
+                if sockets is None or port in sockets
+            )
             self._seen, self._walked_s = seen, now_s
         return self._found
 
