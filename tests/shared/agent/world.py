@@ -1,13 +1,13 @@
 """A real agent for the tests: its process, its client, and small things to run in it."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -56,7 +56,7 @@ async def contents_of(files: Mapping[str, bytes]) -> AsyncIterator[tuple[str, by
         yield path, data
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def running_agent(
     root: Path, *arguments: str, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[RunningAgent]:
@@ -87,7 +87,8 @@ async def running_agent(
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     below: list[psutil.Process] = []
-    if process.returncode is None:
+    # It may have ended by itself, and asyncio not have heard of it yet.
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         below = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
     try:
