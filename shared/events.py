@@ -178,6 +178,14 @@ class PoolResized(PoolEvent, frozen=True, kw_only=True):
     maximum: int
 
 
+class AppChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several apps in a project: its folder, what it is built with, and its name."""
+
+    path: str
+    framework: str
+    name: str
+
+
 # --- orchestrator -------------------------------------------------------------------------------------------------
 
 
@@ -194,23 +202,49 @@ class PreviewEvent(Event, frozen=True, kw_only=True):
 
 
 class PreviewRequested(PreviewEvent, frozen=True, kw_only=True):
-    """Somebody wants to see a project."""
+    """Somebody wants to see a project. `prepare`: not yet; all up to the dev server is done ahead of the wish.
+
+    `app`: the folder of the app to show, where the project holds several; empty: whichever detection finds.
+    """
 
     project_id: ProjectId
     owner: OwnerId
     files_version: int
+    app: str = ""
+    prepare: bool = False
+
+
+class PreviewPrepared(PreviewEvent, frozen=True, kw_only=True):
+    """The files and dependencies of a preview that nobody has asked for yet are in its VM."""
+
+    attempt: int
+
+
+class PreviewWanted(PreviewEvent, frozen=True, kw_only=True):
+    """Somebody wants to see what was being prepared."""
+
+    attempt: int
 
 
 class PreviewRestarted(PreviewEvent, frozen=True, kw_only=True):
-    """The preview begins anew, in another VM. `reason`: `asked` or `vm_lost`."""
+    """The preview begins anew. `in_place`: in the VM that it holds, where what is installed serves again.
+
+    `reason`: somebody asked, its VM was lost, or an edit that the dev server can't take in while it runs.
+    """
 
     attempt: int
-    reason: Literal["asked", "vm_lost"]
+    reason: Literal["asked", "vm_lost", "edited"]
     files_version: int
+    in_place: bool = False
+    app: str = ""
 
 
 class ProjectDetected(PreviewEvent, frozen=True, kw_only=True):
-    """What the project is and how its dev server is started. `dev_command` is the argv, `{port}` stands for the port."""
+    """What the project is and how its dev server is started. `dev_command` is the argv, `{port}` stands for the port.
+
+    `app_root` and `install_root` are where the dev server and the install run; `deps` is a fingerprint of all that
+    decides what an install gives; `restart_on`: globs below `app_root` of files whose edit needs a restart.
+    """
 
     attempt: int
     framework: str
@@ -221,6 +255,14 @@ class ProjectDetected(PreviewEvent, frozen=True, kw_only=True):
     dev_env: dict[str, str]
     install_command: tuple[str, ...]
     evidence: tuple[str, ...]
+    install_retry_command: tuple[str, ...] = ()
+    install_env: dict[str, str] = {}
+    install_root: str = "."
+    package_manager_version: str = ""
+    node_version: str = ""
+    deps: str = ""
+    ready_path: str = "/"
+    restart_on: tuple[str, ...] = ()
 
 
 class PreviewWarningRaised(PreviewEvent, frozen=True, kw_only=True):
@@ -267,13 +309,14 @@ class InstallCompleted(PreviewEvent, frozen=True, kw_only=True):
 
 
 class InstallFailed(PreviewEvent, frozen=True, kw_only=True):
-    """The package manager ended otherwise, or ran out of time."""
+    """The package manager ended otherwise, or ran out of time. `evidence`: offsets of lines in the step's log."""
 
     attempt: int
     exit_code: int | None
     code: str
     message: str
     hint: str = ""
+    evidence: tuple[int, ...] = ()
 
 
 class DevServerStarted(PreviewEvent, frozen=True, kw_only=True):
@@ -285,25 +328,35 @@ class DevServerStarted(PreviewEvent, frozen=True, kw_only=True):
 
 
 class DevServerReady(PreviewEvent, frozen=True, kw_only=True):
-    """The dev server answered a whole HTTP request below 500, asked by the agent at `host`:`port`."""
+    """The dev server answered a whole HTTP request, asked by the agent at `host`:`port`: below 500, or, `with_errors`,
+    steadily with its own page about an error in the project. `detail` says which request answered what then."""
 
     attempt: int
     host: str
     port: int
     status: int
     boot_s: float
+    with_errors: bool = False
+    detail: str = ""
 
 
 class DevServerExited(PreviewEvent, frozen=True, kw_only=True):
-    """The dev server's process ended without being asked to."""
+    """The dev server's process ended without being asked to. `code` and the like: the cause, as far as it is known."""
 
     attempt: int
     exit_code: int | None
     signal: str | None
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    evidence: tuple[int, ...] = ()
 
 
 class PreviewReady(PreviewEvent, frozen=True, kw_only=True):
-    """The dev server answered through the gateway, on the path that the browser uses. `steps`: seconds by step."""
+    """The dev server answered through the gateway, on the path that the browser uses. `steps`: seconds by step.
+
+    `with_errors`: what it answered is its own page about an error in the project.
+    """
 
     attempt: int
     url: str
@@ -311,6 +364,20 @@ class PreviewReady(PreviewEvent, frozen=True, kw_only=True):
     from_pool: bool
     install: Literal["skipped", "completed"]
     steps: dict[str, float]
+    with_errors: bool = False
+
+
+class HmrProbed(PreviewEvent, frozen=True, kw_only=True):
+    """The socket over which the dev server tells of edits was tried once, on the path that the browser uses.
+
+    `open`: it took the connection; `refused`: it answered otherwise; `silent`: it did not answer; `none`: the
+    framework has no such socket, or none that is known.
+    """
+
+    attempt: int
+    state: Literal["open", "refused", "silent", "none"]
+    path: str = ""
+    detail: str = ""
 
 
 class PreviewSuspended(PreviewEvent, frozen=True, kw_only=True):
@@ -324,13 +391,18 @@ class PreviewResumed(PreviewEvent, frozen=True, kw_only=True):
 
 
 class PreviewFailed(PreviewEvent, frozen=True, kw_only=True):
-    """The attempt ended without a preview, for a reason that a person can act on."""
+    """The attempt ended without a preview, for a reason that a person can act on.
+
+    `evidence`: offsets of lines in the log of the step; `choices`: the apps to choose from (`app_choice_needed`).
+    """
 
     attempt: int
     code: str
     message: str
     hint: str
     step: str
+    evidence: tuple[int, ...] = ()
+    choices: tuple[AppChoice, ...] = ()
 
 
 class PreviewStopped(PreviewEvent, frozen=True, kw_only=True):
@@ -370,6 +442,14 @@ class ProjectFilesChanged(ProjectEvent, frozen=True, kw_only=True):
     size_bytes: int
     changed: int
     deleted: int
+
+
+class ProjectEnvChanged(ProjectEvent, frozen=True, kw_only=True):
+    """The variables of the project's environment were set. `env` names the object that holds them, encrypted; empty:
+    there are none. Their values are never here."""
+
+    env: str
+    names: tuple[str, ...]
 
 
 class ProjectDeleted(ProjectEvent, frozen=True, kw_only=True):
