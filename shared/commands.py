@@ -168,11 +168,15 @@ class StopPreview(OrchestratorCommand, frozen=True, kw_only=True):
 
 
 class RestartPreview(OrchestratorCommand, frozen=True, kw_only=True):
-    """Begin anew: in its VM from the step that failed where that VM is still held, else in another VM."""
+    """Begin anew: in its VM from the step that failed where that VM is still held, else in another VM.
+
+    `in_place`: in its VM in any case, for a change that the dev server can't take in while it runs.
+    """
 
     verb: ClassVar[str] = "restart"
     preview_id: PreviewId
     app: str = ""
+    in_place: bool = False
 
 
 class RecordProject(OrchestratorCommand, frozen=True, kw_only=True):
@@ -218,6 +222,7 @@ class RecordInstallCompleted(OrchestratorCommand, frozen=True, kw_only=True):
     preview_id: PreviewId
     attempt: int
     install_s: float
+    job_id: str = ""
 
 
 class RecordInstallFailed(OrchestratorCommand, frozen=True, kw_only=True):
@@ -229,6 +234,7 @@ class RecordInstallFailed(OrchestratorCommand, frozen=True, kw_only=True):
     message: str
     hint: str = ""
     evidence: tuple[int, ...] = ()
+    job_id: str = ""
 
 
 class RecordDevServerReady(OrchestratorCommand, frozen=True, kw_only=True):

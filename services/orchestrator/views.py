@@ -1,6 +1,7 @@
 """What others may read of the orchestrator. Pure."""
 
 import math
+from collections.abc import Mapping
 
 from services.orchestrator.rules import progress
 from services.orchestrator.state import Preview, State, step_of
@@ -34,18 +35,20 @@ def trace_of(state: State, recorded: Recorded) -> str:
     return recorded.meta.traceparent
 
 
-def progress_of(_state: State, preview: Preview, now: float, **details: str | int | float | bool | None) -> Progress:
-    """How far the preview is at `now` (seconds, UTC)."""
+def progress_of(preview: Preview, now: float, noted: Mapping[str, str | int | float | bool | None]) -> Progress:
+    """How far the preview is at `now` (seconds, UTC). `noted`: what is known of the step's inside, as its phase."""
     step = step_of(preview)
     in_step_s = max(0.0, now - preview.status_at)
     # These two last for one append: the step has ended, the next has not begun.
     ended = preview.status in ("synced", "installed")
+    phase, quiet_s = str(noted.get("phase", "")), float(noted.get("quiet_s") or 0.0)
     return Progress(
         preview_id=preview.preview_id,
         step=step,
         percent=progress.percent(step, math.inf if ended else in_step_s, preview.expected_s),
-        message=progress.message(step, in_step_s),
+        message=progress.message(step, in_step_s, phase=phase, quiet_s=quiet_s),
         timestamp=now,
         elapsed=round(max(0.0, now - preview.attempt_at), 3),
-        details={"attempt": preview.attempt, "step_elapsed_s": round(in_step_s, 3), **details},
+        eta_s=progress.eta_s(step, math.inf if ended else in_step_s, preview.expected_s),
+        details={"attempt": preview.attempt, "step_elapsed_s": round(in_step_s, 3), **noted},
     )

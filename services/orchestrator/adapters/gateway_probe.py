@@ -1,9 +1,13 @@
 """The `GatewayProbe`: asks for a preview the way a browser does, by host name, through the gateway."""
 
+import asyncio
+import time
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from services.orchestrator.ports import SocketAnswer
 from shared.errors import Unavailable
 from shared.ids import PreviewId
 from shared.secrets import probe_token, probed_token
@@ -16,9 +20,9 @@ CHUNK_BYTES = 64 * 1024
 
 
 class HttpGatewayProbe:
-    """One GET of `/`, read to its end, that the gateway swears is the dev server's own.
+    """A GET, read to its end, that the gateway swears is the dev server's own; and a WebSocket's handshake.
 
-    The probe's headers tell the gateway to let it through before browsers.
+    The probe's headers tell the gateway to let the GET through before browsers.
     """
 
     def __init__(self, session: aiohttp.ClientSession, gateway_url: str, secret: str) -> None:
@@ -26,7 +30,7 @@ class HttpGatewayProbe:
         self._gateway_url = gateway_url.rstrip("/")
         self._secret = secret
 
-    async def __call__(self, preview_id: PreviewId, url: str, min_seq: int, timeout_s: float) -> int:
+    async def page(self, preview_id: PreviewId, url: str, min_seq: int, timeout_s: float) -> int:
         headers = {
             "Host": urlsplit(url).netloc,
             "Accept": "text/html,*/*",
@@ -36,7 +40,7 @@ class HttpGatewayProbe:
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=5)
         try:
             async with self._session.get(
-                f"{self._gateway_url}/", headers=headers, timeout=timeout, allow_redirects=False
+                self._gateway_url + (urlsplit(url).path or "/"), headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 size = 0
                 async for chunk in response.content.iter_chunked(CHUNK_BYTES):
@@ -48,3 +52,38 @@ class HttpGatewayProbe:
                 return response.status
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable("gateway_silent", f"no whole answer ({str(error) or type(error).__name__})") from error
+
+    async def socket(
+        self, preview_id: PreviewId, url: str, paths: Sequence[str], protocol: str, timeout_s: float
+    ) -> SocketAnswer:
+        deadline_s = time.monotonic() + timeout_s
+        answer = SocketAnswer(state="silent", path="")
+        for path in paths:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                break
+            answer = await self._shake_hands(url, path, protocol, left_s)
+            if answer.state == "open":
+                break
+        return answer
+
+    async def _shake_hands(self, url: str, path: str, protocol: str, timeout_s: float) -> SocketAnswer:
+        # The page's own origin: dev servers refuse others.
+        headers = {"Host": urlsplit(url).netloc, "Origin": url.rstrip("/")}
+        timeout = aiohttp.ClientWSTimeout(ws_close=1.0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                connecting = self._session.ws_connect(
+                    self._gateway_url + path,
+                    headers=headers,
+                    protocols=(protocol,) if protocol else (),
+                    timeout=timeout,
+                )
+                async with connecting:
+                    return SocketAnswer(state="open", path=path)
+        except aiohttp.WSServerHandshakeError as error:
+            return SocketAnswer(state="refused", path=path, detail=f"status {error.status}")
+        except TimeoutError:
+            return SocketAnswer(state="silent", path=path, detail=f"no answer within {timeout_s:.1f} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return SocketAnswer(state="refused", path=path, detail=(str(error) or type(error).__name__)[:200])
