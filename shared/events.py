@@ -329,7 +329,8 @@ class DevServerStarted(PreviewEvent, frozen=True, kw_only=True):
 
 class DevServerReady(PreviewEvent, frozen=True, kw_only=True):
     """The dev server answered a whole HTTP request, asked by the agent at `host`:`port`: below 500, or, `with_errors`,
-    steadily with its own page about an error in the project. `detail` says which request answered what then."""
+    steadily with its own page about an error in the project. `detail` says which request answered what then. While the
+    preview is ready with errors: one without them tells that the project was mended."""
 
     attempt: int
     host: str

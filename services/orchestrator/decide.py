@@ -129,7 +129,7 @@ def _share(project: Project, live: Preview, command: RequestPreview) -> Sequence
         return []
     if not live.wanted:
         return [PreviewWanted(preview_id=live.preview_id, attempt=live.attempt)]
-    return _advance(live) if live.status == "prepared" else []
+    return _advance(live) if live.status == "prepared" else []  # it was stored that it is wanted, and no more
 
 
 def stop(state: State, command: StopPreview) -> Sequence[Event]:
@@ -422,6 +422,8 @@ def _advance(preview: Preview) -> Sequence[Event]:
             ]
         case "installed" if not preview.wanted:
             return [PreviewPrepared(preview_id=preview.preview_id, attempt=preview.attempt)]
+        case "prepared" if not preview.wanted:
+            return []
         case "installed" | "prepared":
             return [
                 DevServerStarted(

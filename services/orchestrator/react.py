@@ -155,7 +155,7 @@ def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> 
             return [*limit, RunDevServer(preview_id, attempt, job_id)]
         case PreviewPrepared():
             return _limit(preview, "prepared", config.prepared_keep_s, config)
-        case DevServerReady():
+        case DevServerReady() if preview.status == "confirming":
             limit = _limit(preview, "confirming", config.confirm_limit_s, config)
             return [*limit, Confirm(preview_id, attempt)]
         case PreviewReady() if not preview.hmr:

@@ -261,11 +261,11 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             _set(state, preview, wanted=True, attempt_at=recorded.meta.at)
         case DevServerStarted():
             _enter(state, preview, "booting", recorded)
+        case DevServerReady(with_errors=with_errors) if preview.status == "ready":
+            _set(state, preview, with_errors=with_errors)
         case DevServerReady(host=host, port=port, with_errors=with_errors):
-            # An answer after errors were mended says nothing about how long a boot takes.
-            done = "waiting_server" if preview.status == "booting" else ""
             changes = {"dev_host": host, "dev_port": port, "with_errors": with_errors}
-            _enter(state, preview, "confirming", recorded, done=done, **changes)
+            _enter(state, preview, "confirming", recorded, done="waiting_server", **changes)
         case DevServerExited():
             _enter(state, preview, "exited", recorded, failure=_exit_failure(preview, event))
         case PreviewReady():

@@ -108,7 +108,18 @@ class AppChoiceNeeded(Invalid):
         self.choices = choices
 
 
-def detect(paths: Collection[str], package_json: str | None, lockfile: str | None = None) -> Detection:
+TEXT_BYTES_MAX = 1024 * 1024
+
+
+def wanted_files(paths: Collection[str]) -> list[str]:
+    return [each for each in ("package.json", "package-lock.json") if each in paths]
+
+
+def detect(paths: Collection[str], texts: Mapping[str, str], *, app: str = "", default_node: int = 24) -> Detection:
+    return _detect(paths, texts.get("package.json"), texts.get("package-lock.json"))
+
+
+def _detect(paths: Collection[str], package_json: str | None, lockfile: str | None = None) -> Detection:
     """What the project is. `paths`: its files; `package_json`, `lockfile`: the texts of the root's, where there are.
 
     Raises `Invalid`: `empty_project`, `bad_package_json`, `no_dev_script`, `not_a_web_project`.
@@ -167,6 +178,8 @@ def _detect_node(paths: Collection[str], package: Mapping[str, Any], lockfile: s
         dev_command=dev_command,
         dev_env={**BASE_ENV, **(framework.env if framework else {})},
         install_command=_install_command(paths) if dependencies else (),
+        install_retry_command=("npm", "install") if dependencies else (),
+        deps=json.dumps(dependencies),
         evidence=tuple(evidence),
     )
 
