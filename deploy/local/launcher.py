@@ -169,8 +169,8 @@ class _Start:
         return services
 
     def _orchestrator_settings(self, port: int) -> dict[str, str]:
-        """Where the orchestrator confirms previews, the address that it gives them, and the Node that VMs have. What the caller's environment
-        says goes before: behind a proxy both differ."""
+        """Where the orchestrator confirms previews, the address that it gives them, and the Node that VMs have. What the
+        caller's environment says goes before: behind a proxy the addresses differ."""
         environ = {**os.environ, **self._options.env}
         domain = environ.get("DRAPE_GATEWAY_PREVIEW_DOMAIN") or "preview.localhost"
         return {

@@ -15,9 +15,11 @@ from tests.matrix.running import Outcome, run_row
 TABLE = ROOT / "docs" / "matrix.md"
 HEAD = """# Matrix
 
-Small projects of each framework, from a lock file with the versions of {before} to a preview that answers, by `make matrix`.
-Seconds: install (the package manager, its cache of this run), boot (dev server's start to its first whole answer), ready (request to
-the answer through the gateway). HMR: the socket for edits, tried through the gateway. On two cores, one run: compare within the table.
+Small projects of each framework, from a lock file with the versions of {before} to a preview that answers: `make matrix`.
+
+Seconds: install (the package manager, with an empty cache), boot (from the dev server's start to its first whole answer),
+ready (from the request to the answer through the gateway). HMR: the socket for edits, tried through the gateway. On two
+cores, one run: compare within the table.
 
 | project | detected as | version | manager | install | boot | ready | HMR | right |
 |---|---|---|---|---|---|---|---|---|
