@@ -168,6 +168,6 @@ serve(listen(), lambda r: page('500 Internal Server Error') if time.time() - beg
     assert isinstance(seen[-1], Ready)
     assert seen[-1].with_errors
     async with asyncio.timeout(20):
-        while seen[-1].with_errors:  # type: ignore[union-attr]
+        while seen[-1].with_errors:
             seen = await updates(agent, port=port, timeout_s=15.0, error_grace_s=0.5)
     assert isinstance(seen[-1], Ready)
