@@ -103,6 +103,7 @@ class Api:
                 web.post("/api/projects", self._create_project),
                 web.get("/api/projects/{project_id}", self._get_project),
                 web.delete("/api/projects/{project_id}", self._delete_project),
+                web.get("/api/projects/{project_id}/files", self._list_files),
                 web.put("/api/projects/{project_id}/files", self._put_files),
                 web.patch("/api/projects/{project_id}/files", self._patch_files),
                 web.get("/api/projects/{project_id}/env", self._get_env),
@@ -207,6 +208,13 @@ class Api:
         project = self._project(request)
         await self._execute(DeleteProject(project_id=project.project_id, owner=project.owner), Reply)
         return web.Response(status=204)
+
+    async def _list_files(self, request: web.Request) -> web.StreamResponse:
+        """What a client compares its folder with, so that it sends only what is new."""
+        project = self._project(request)
+        files = await self._uploads.listing(project)
+        listed = {path: {"sha256": e.sha256, "size": e.size, "mode": e.mode} for path, e in files.items()}
+        return json_response({"version": project.files_version, "files": listed})
 
     async def _put_files(self, request: web.Request) -> web.StreamResponse:
         return await self._receive(request, patch=False)
