@@ -13,7 +13,6 @@ from services.gateway.config import GatewayConfig
 from shared.ids import OwnerId, PreviewId
 from shared.ports import LogBatch, PreviewLogs
 
-"""The `event:` field for messages whose type is not it."""
 READ_MAX = 500
 
 
