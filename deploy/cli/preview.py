@@ -1,4 +1,4 @@
-"""`preview` and `detect`: a folder becomes a live preview."""
+"""`preview`: a folder becomes a live preview."""
 
 import asyncio
 import webbrowser
@@ -15,7 +15,6 @@ from deploy.cli.folder import LocalFile, pack_changes, pack_folder, read_folder
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import ensure_running
-from services.orchestrator.rules.detection import detect as detect_project
 from shared.errors import DrapeError, Unavailable
 
 WATCH_DEBOUNCE_MS = 50
@@ -176,32 +175,4 @@ async def _watch(
         )
 
 
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@command
-async def detect(output: Output, path: Path) -> int:
-    """What the project in PATH is, and how its dev server would be started."""
-    files = read_folder(path)
-    texts = {
-        name: files[name].path.read_text("utf-8", "replace")
-        for name in ("package.json", "package-lock.json")
-        if name in files
-    }
-    found = detect_project(files, texts.get("package.json"), texts.get("package-lock.json"))
-    output.result(
-        {
-            "type": "detected",
-            "framework": found.framework,
-            "version": found.version,
-            "package_manager": found.package_manager,
-            "app_root": found.app_root,
-            "dev_command": " ".join(found.dev_command),
-            "evidence": list(found.evidence),
-        },
-        f"{found.framework} {found.version}\n  manager  {found.package_manager}\n"
-        f"  command  {' '.join(found.dev_command)}\n  because  {', '.join(found.evidence)}",
-    )
-    return 0
-
-
-COMMANDS = (preview, detect)
+COMMANDS = (preview,)
