@@ -9,10 +9,10 @@ import click
 
 from deploy.cli.api import Api
 from deploy.cli.folder import LocalFile, pack_folder, read_folder
+from deploy.cli.following import conclude, follow
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import STATUS_FUNCTION, running_or_none
-from deploy.cli.preview import conclude, follow
 from deploy.local.detach import down, up_detached
 from deploy.local.options import UpOptions
 from deploy.local.paths import Home

@@ -11,10 +11,10 @@ import click
 import msgspec
 
 from deploy.cli.api import Api
+from deploy.cli.following import conclude, follow
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import require_running
-from deploy.cli.preview import follow
 from shared.codec import Recorded
 from shared.jetstream.connection import bus_on, connect
 
@@ -46,7 +46,7 @@ async def ps(output: Output) -> int:
 
 def _row(view: dict[str, Any]) -> tuple[str, ...]:
     seconds = view["total_s"] if view["total_s"] is not None else view["elapsed_s"]
-    shown = view["error"]["code"] if view["error"] else view["url"] if view["status"] == "ready" else view["message"]
+    shown = view["error"]["code"] if view["error"] else view["url"] or view["message"]
     framework = f"{view['framework']} {view['version']}".strip()
     return (view["preview_id"], view["project_name"], view["status"], framework, f"{seconds:.1f}", shown)
 
@@ -93,16 +93,14 @@ async def stop(output: Output, preview_id: str) -> int:
 
 @click.command()
 @click.argument("preview_id")
+@click.option("--app", default="", help="Which app to show, where the project holds several.")
 @command
-async def restart(output: Output, preview_id: str) -> int:
-    """Begin a preview anew, with the newest files."""
+async def restart(output: Output, preview_id: str, app: str) -> int:
+    """Try a preview again, with the newest files: from the step that failed while its VM is kept, else from the start."""
     async with _api() as api:
-        await api.call("POST", f"/api/previews/{preview_id}/restart")
-        view = await follow(output, api, preview_id)
-    ready = view["status"] == "ready"
-    output.emit({"type": "preview_ready" if ready else "preview_failed", "preview_id": preview_id, "url": view["url"]})
-    output.say(f"Ready: {view['url']}" if ready else f"It {view['status']}: {view['message']}")
-    return 0 if ready else 1
+        again = await api.call("POST", f"/api/previews/{preview_id}/restart", json={"app": app})
+        view = await follow(output, api, preview_id, attempt=again["attempt"])
+        return 0 if await conclude(output, api, view, require_running().gateway) else 1
 
 
 @click.command()

@@ -1,6 +1,7 @@
-"""`preview` and `detect`: a folder becomes a live preview."""
+"""`preview`: a folder becomes a live preview, and stays one while it is edited."""
 
 import asyncio
+import sys
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,18 @@ from typing import Any
 import aiohttp
 import click
 import watchfiles
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.cli.api import Api
-from deploy.cli.folder import LocalFile, pack_changes, pack_folder, read_folder
+from deploy.cli.folder import LocalFile, pack_changes, pack_folder, pack_new, read_folder
+from deploy.cli.following import conclude, follow
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import ensure_running
-from services.orchestrator.rules.detection import detect as detect_project
-from shared.errors import DrapeError, Unavailable
+from deploy.cli.projects import project_of
+from deploy.cli.variables import parse_variables
+from shared.errors import DrapeError
 
 WATCH_DEBOUNCE_MS = 50
-STREAM_RETRIES_MAX = 20
-STREAM_RETRY_S = 0.5
 
 Json = dict[str, Any]
 
@@ -30,11 +30,21 @@ Json = dict[str, Any]
 @click.option("--watch", is_flag=True, help="Send changes as they are saved, until Ctrl-C.")
 @click.option("--open", "open_page", is_flag=True, help="Open the preview in the browser.")
 @click.option("--name", help="The project's name. Default: the folder's.")
+@click.option("--app", default="", help="Which app to show, where the project holds several: its folder or its name.")
+@click.option("--env", "variables", multiple=True, metavar="KEY=VALUE", help="Set a variable of the project first.")
 @command
-async def preview(output: Output, path: Path, watch: bool, open_page: bool, name: str | None) -> int:
+async def preview(
+    output: Output,
+    path: Path,
+    watch: bool,
+    open_page: bool,
+    name: str | None,
+    app: str,
+    variables: tuple[str, ...],
+) -> int:
     """Show the project in PATH live. Starts what `drape up --detach` would, if nothing is running."""
     try:
-        return await _show_folder(output, path, watch, open_page, name)
+        return await _show_folder(output, path, watch, open_page, name, app, parse_variables(variables))
     except DrapeError as error:
         if not output.as_json:
             raise
@@ -51,98 +61,68 @@ async def preview(output: Output, path: Path, watch: bool, open_page: bool, name
         return 1
 
 
-async def _show_folder(output: Output, path: Path, watch: bool, open_page: bool, name: str | None) -> int:
+async def _show_folder(
+    output: Output,
+    path: Path,
+    watch: bool,
+    open_page: bool,
+    name: str | None,
+    app: str,
+    variables: dict[str, str],
+) -> int:
     files = read_folder(path)
     running = await ensure_running()
     async with aiohttp.ClientSession() as session:
         api = Api(running.gateway, session)
-        project = await api.call("POST", "/api/projects", json={"name": name or path.resolve().name})
-        stored = await api.upload("PUT", f"/api/projects/{project['project_id']}/files", pack_folder(files))
-        wanted = await api.call("POST", "/api/previews", json={"project_id": project["project_id"]})
+        project = await project_of(api, path, name or path.resolve().name)
+        project_id = project["project_id"]
+        version = await send_folder(api, project_id, files)
+        if variables:
+            await api.call("PATCH", f"/api/projects/{project_id}/env", json=variables)
+        wanted = await api.call("POST", "/api/previews", json={"project_id": project_id, "app": app})
         ended = await follow(output, api, wanted["preview_id"])
+        ended = await _let_choose(output, api, ended)
         if not await conclude(output, api, ended, running.gateway):
             return 1
         if open_page:
             webbrowser.open(ended["url"])
         if watch:
-            await _watch(output, api, path, project["project_id"], files, stored["version"])
+            await _watch(output, api, path, project_id, files, version)
     return 0
 
 
-async def follow(output: Output, api: Api, preview_id: str) -> Json:
-    """Draw progress until the preview is ready or has ended; gives its last view."""
-    last_id = ""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=output.errors, disable=output.as_json, transient=True) as bar:
-        task = bar.add_task("Starting", total=100.0)
-        for _ in range(STREAM_RETRIES_MAX):
-            try:
-                async for _, event_id, message in api.stream(f"/api/previews/{preview_id}/events", last_id):
-                    last_id = event_id or last_id
-                    view = _show(output, bar, task, message, preview_id)
-                    if view is not None and view["status"] in ("ready", "failed", "stopped"):
-                        return view
-            except Unavailable:
-                output.emit({"type": "reconnecting"})
-            await asyncio.sleep(STREAM_RETRY_S)
-    raise Unavailable("stream_broken", "The gateway could not be followed.", "`drape ps` tells how the preview is.")
+async def send_folder(api: Api, project_id: str, files: dict[str, LocalFile]) -> int:
+    """Make the project's files those of the folder; only contents that it does not hold are sent. Gives the version."""
+    stored = await api.call("GET", f"/api/projects/{project_id}/files")
+    held = {entry["sha256"] for entry in stored["files"].values()}
+    if not held:
+        answer = await api.upload("PUT", f"/api/projects/{project_id}/files", pack_folder(files))
+        return int(answer["version"])
+    listing, tar = await asyncio.to_thread(pack_new, files, held)
+    now = {path: {"sha256": each["sha256"], "mode": each["mode"]} for path, each in stored["files"].items()}
+    if listing == now:
+        return int(stored["version"])
+    try:
+        answer = await api.upload("PUT", f"/api/projects/{project_id}/files", tar)
+    except DrapeError as error:
+        if error.code not in ("content_missing", "files_version_conflict"):
+            raise
+        answer = await api.upload("PUT", f"/api/projects/{project_id}/files", pack_folder(files))
+    return int(answer["version"])
 
 
-def _show(output: Output, bar: Progress, task: Any, message: Json, preview_id: str) -> Json | None:
-    """Pass a message on; gives the preview's view where the message holds one."""
-    match message["type"]:
-        case "preview_progress":
-            bar.update(task, completed=message["percent"], description=message["message"])
-            output.emit(message)
-        case "preview":
-            view: Json = message["preview"]
-            bar.update(task, completed=max(view["percent"], 0), description=view["message"])
-            output.emit(
-                {"type": message["event"], "preview_id": preview_id, "seq": message["seq"], "step": view["step"]}
-            )
-            return view
-        case "state":
-            return next((each for each in message["previews"] if each["preview_id"] == preview_id), None)
-        case "nextjs_version":
-            output.emit(message)
-            text = f"Warning: {message['message']} Recommended: {message['recommendation']}. {message['link']}"
-            bar.console.print(text, style="yellow", markup=False)
-        case _:
-            output.emit(message)
-    return None
-
-
-async def conclude(output: Output, api: Api, view: Json, gateway: str) -> bool:
-    """Say how it ended; True when it is ready."""
-    if view["status"] == "ready":
-        keys = ("preview_id", "url", "total_s", "from_pool", "install", "steps")
-        output.emit({"type": "preview_ready", **{key: view[key] for key in keys}})
-        output.say(f"Ready after {view['total_s']:.1f} s: {view['url']}")
-        output.say(f"The page:            {gateway}/")
-        return True
-    view = await api.call("GET", f"/api/previews/{view['preview_id']}")
-    error = view["error"] or {"code": "preview_stopped", "message": "The preview was stopped.", "hint": ""}
-    output.emit(
-        {
-            "type": "preview_failed",
-            "preview_id": view["preview_id"],
-            "code": error["code"],
-            "message": error["message"],
-            "hint": error["hint"],
-            "log_tail": view["log_tail"],
-        }
-    )
-    if not output.as_json:
-        for line in view["log_tail"]:
-            output.errors.print(f"  | {line}", markup=False, style="dim")
-        output.errors.print(f"drape: {error['message']}", style="red", markup=False)
-        output.errors.print(f"       {error['hint']}", markup=False)
-    return False
+async def _let_choose(output: Output, api: Api, view: Json) -> Json:
+    """A person who is there says which of several apps is meant; a program gets the choices as the failure says them."""
+    error = view.get("error") or {}
+    if error.get("code") != "app_choice_needed" or output.as_json or not sys.stdin.isatty():
+        return view
+    choices = error["choices"]
+    for number, choice in enumerate(choices, 1):
+        output.say(f"  {number}  {choice['path']}  ({choice['framework']})")
+    number = await asyncio.to_thread(click.prompt, "Which app", type=click.IntRange(1, len(choices)))
+    app = choices[number - 1]["path"]
+    again = await api.call("POST", f"/api/previews/{view['preview_id']}/restart", json={"app": app})
+    return await follow(output, api, view["preview_id"], attempt=again["attempt"])
 
 
 async def _watch(
@@ -168,7 +148,7 @@ async def _watch(
             if error.code != "files_version_conflict":
                 output.say(f"Not sent: {error.message}")
                 continue
-            stored = await api.upload("PUT", f"/api/projects/{project_id}/files", pack_folder(now))
+            stored = {"version": await send_folder(api, project_id, now)}
         files, version = now, stored["version"]
         output.result(
             {"type": "files_changed", "version": version, "changed": sorted(changed), "deleted": deleted},
@@ -176,32 +156,4 @@ async def _watch(
         )
 
 
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@command
-async def detect(output: Output, path: Path) -> int:
-    """What the project in PATH is, and how its dev server would be started."""
-    files = read_folder(path)
-    texts = {
-        name: files[name].path.read_text("utf-8", "replace")
-        for name in ("package.json", "package-lock.json")
-        if name in files
-    }
-    found = detect_project(files, texts.get("package.json"), texts.get("package-lock.json"))
-    output.result(
-        {
-            "type": "detected",
-            "framework": found.framework,
-            "version": found.version,
-            "package_manager": found.package_manager,
-            "app_root": found.app_root,
-            "dev_command": " ".join(found.dev_command),
-            "evidence": list(found.evidence),
-        },
-        f"{found.framework} {found.version}\n  manager  {found.package_manager}\n"
-        f"  command  {' '.join(found.dev_command)}\n  because  {', '.join(found.evidence)}",
-    )
-    return 0
-
-
-COMMANDS = (preview, detect)
+COMMANDS = (preview,)

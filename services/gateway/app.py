@@ -16,6 +16,7 @@ from services.gateway.adapters.http import Api
 from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, open_session, runner_options
 from services.gateway.adapters.resolver import PreviewResolver, mark_probed
 from services.gateway.adapters.uploads import Uploads
+from services.gateway.adapters.variables import Variables
 from services.gateway.config import GatewayConfig
 from services.gateway.effects import GatewayEffects
 from shared.codec import Recorded
@@ -61,7 +62,8 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
         session = await stack.enter_async_context(open_session(proxy_config))
         resolver = PreviewResolver(runtime, bus, feed, settings.drape_secret, config)
         proxy = PreviewProxy(resolver, config=proxy_config, session=session)
-        api = Api(runtime, bus, feed, Uploads(bus.objects, config), proxy, access, config)
+        variables = Variables(bus.objects, settings.drape_secret)
+        api = Api(runtime, bus, feed, Uploads(bus.objects, config), variables, proxy, access, config)
         await _open(api, config, proxy_config, stack)
         return Parts(GatewayEffects(bus.objects, lambda: runtime.state).perform, {})
 

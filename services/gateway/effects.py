@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from services.gateway.react import CollectFiles
+from services.gateway.react import CollectFiles, RemoveObject
 from services.gateway.state import State
 from shared.definition import Effect
 from shared.errors import NotFound
@@ -29,6 +29,8 @@ class GatewayEffects:
         match effect:
             case CollectFiles(project_id, manifest):
                 await self._collect(project_id, manifest)
+            case RemoveObject(name):
+                await self._objects.delete(name)
             case _:
                 raise AssertionError(f"not an effect of the gateway: {type(effect).__name__}")
 

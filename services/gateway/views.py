@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from services.gateway.state import ENDED, STEP_OF, Preview, Project, State
+from services.gateway.state import ENDED, SHOWN, STEP_OF, Preview, Project, State
 from shared.commands import Command, CreateProject, ProjectReply, RecordFiles, Reply
-from shared.events import PreviewWarningRaised
+from shared.events import PreviewFailed, PreviewWarningRaised
 from shared.ids import OwnerId, derive
 from shared.ports import LogLine, Progress
 
@@ -32,13 +32,20 @@ def project_view(project: Project) -> Json:
         "version": project.files_version,
         "files": project.files,
         "bytes": project.size_bytes,
+        "env": list(project.env_names),
     }
 
 
 def preview_view(
-    state: State, preview: Preview, progress: Progress | None, now: float, log_tail: Sequence[LogLine] = ()
+    state: State,
+    preview: Preview,
+    progress: Progress | None,
+    now: float,
+    lines: Sequence[LogLine] = (),
+    tail_max: int = 0,
 ) -> Json:
-    """A preview as the API shows it. `progress`: the newest tick, if it is of this attempt and step."""
+    """A preview as the API shows it. `progress`: the newest tick, if it is of this attempt and step. `lines`: what this
+    attempt printed, of which the last `tail_max` are shown, and those that show why it failed."""
     project = state.projects.get(preview.project_id)
     end = preview.ended_at if preview.status in ENDED else now
     told = current(progress, preview)
@@ -57,8 +64,13 @@ def preview_view(
         "version": preview.version,
         "package_manager": preview.package_manager,
         "warnings": [warning_view(warning) for warning in preview.warnings],
-        "error": error_view(preview),
-        "log_tail": [line.text for line in log_tail],
+        "detail": preview.detail,
+        "hmr": hmr_view(preview),
+        "eta_s": told.eta_s if told is not None else None,
+        "phase": told.details.get("phase", "") if told is not None else "",
+        "quiet_s": told.details.get("quiet_s") if told is not None else None,
+        "error": error_view(preview, lines),
+        "log_tail": [line.text for line in (lines[-tail_max:] if tail_max else ())],
         "steps": preview.steps,
         "from_pool": preview.from_pool,
         "install": preview.install,
@@ -85,13 +97,20 @@ def current(progress: Progress | None, preview: Preview) -> Progress | None:
 KNOWN_STEPS = frozenset(STEP_OF.values())
 
 
-START_OF: dict[str, float] = {"acquiring": 1.0, "syncing": 5.0, "installing": 10.0, "starting": 85.0, "waiting": 95.0}
+START_OF: dict[str, float] = {
+    "acquiring": 1.0,
+    "syncing": 5.0,
+    "installing": 10.0,
+    "prepared": 85.0,
+    "starting": 85.0,
+    "waiting": 95.0,
+}
 """Percent at the start of a status, until its first tick comes."""
 
 
 def percent_of(preview: Preview, told: Progress | None) -> float:
     """0..100; 100 only for a preview that is ready."""
-    if preview.status in ("ready", "suspended"):
+    if preview.status in (*SHOWN, "suspended"):
         return 100.0
     if preview.status in ENDED:
         return 0.0
@@ -101,28 +120,51 @@ def percent_of(preview: Preview, told: Progress | None) -> float:
 def message_of(preview: Preview, told: Progress | None) -> str:
     """One line for a person."""
     if preview.error is not None:
-        return preview.error[1]
+        return preview.error.message
     if told is not None:
         return told.message
     words = {
         "acquiring": "Getting a machine",
         "syncing": "Bringing in the files",
         "installing": "Installing dependencies",
+        "prepared": "Prepared; waiting to be opened",
         "starting": "Starting the dev server",
         "waiting": "Checking the preview through the gateway",
         "ready": "Ready",
+        "ready_with_errors": f"Ready; the dev server shows an error of the project: {preview.detail}",
         "suspended": "Asleep; the next request wakes it",
         "stopped": "Stopped",
     }
     return words.get(preview.status, preview.status)
 
 
-def error_view(preview: Preview) -> Json | None:
-    """Why it failed."""
-    if preview.error is None:
+def error_view(preview: Preview, lines: Sequence[LogLine] = ()) -> Json | None:
+    """Why it failed, with those of `lines` that show it, and the apps to choose from where that is the reason."""
+    error = preview.error
+    if error is None:
         return None
-    code, message, hint, step = preview.error
-    return {"code": code, "message": message, "hint": hint, "step": step}
+    return {
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "step": error.step,
+        "evidence": evidence_of(error, lines),
+        "choices": [{"path": c.path, "framework": c.framework, "name": c.name} for c in error.choices],
+    }
+
+
+def evidence_of(error: PreviewFailed, lines: Sequence[LogLine]) -> list[str]:
+    """The texts of the lines that the failure names: of the last install where that failed, else of the dev server."""
+    wanted = set(error.evidence)
+    installing = error.step == "installing"
+    steps = [line.step for line in lines if line.step.startswith("install") == installing]
+    return [line.text for line in lines if steps and line.step == steps[-1] and line.offset in wanted]
+
+
+def hmr_view(preview: Preview) -> Json | None:
+    """Whether edits will show by themselves: the state of the socket that tells of them."""
+    hmr = preview.hmr
+    return {"state": hmr.state, "path": hmr.path, "detail": hmr.detail} if hmr is not None else None
 
 
 def warning_view(warning: PreviewWarningRaised) -> Json:
@@ -147,6 +189,7 @@ def progress_message(preview_id: str, progress: Progress, seq: int) -> Json:
         "timestamp": progress.timestamp,
         "details": progress.details,
         "elapsed": progress.elapsed,
+        "eta_s": progress.eta_s,
         "seq": seq,
     }
 
@@ -161,6 +204,7 @@ def ready_progress(preview: Preview, now: float) -> Progress:
         message="Ready",
         timestamp=now,
         elapsed=elapsed,
+        eta_s=0.0,
         details={"attempt": preview.attempt, "url": preview.url},
     )
 

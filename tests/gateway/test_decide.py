@@ -7,8 +7,8 @@ from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
 from services.gateway.decide import NAME_CHARS_MAX
 from services.gateway.state import State
-from shared.commands import Command, CreateProject, DeleteProject, ProjectReply, RecordFiles, commands_of
-from shared.events import Event, ProjectCreated, ProjectDeleted
+from shared.commands import Command, CreateProject, DeleteProject, ProjectReply, RecordFiles, SetProjectEnv, commands_of
+from shared.events import Event, ProjectCreated, ProjectDeleted, ProjectEnvChanged
 from shared.ids import derive
 from tests.builders import OWNER, PROJECT, files_changed, project_created
 from tests.spec import COMMAND_ID, Given, Past, given
@@ -131,4 +131,19 @@ def test_anothers_project_is_not_deleted() -> None:
 
 def test_every_command_has_its_tests() -> None:
     """A new command of the gateway must appear here."""
-    assert {CreateProject, RecordFiles, DeleteProject} == set(commands_of("gateway"))
+    assert {CreateProject, RecordFiles, SetProjectEnv, DeleteProject} == set(commands_of("gateway"))
+
+
+SET_ENV = SetProjectEnv(project_id=PROJECT, owner=OWNER, env="alice/project-1/env/1", names=("A", "B"))
+
+
+def test_variables_count_once_they_are_stored() -> None:
+    """Where they are, and their names: no value."""
+    changed = ProjectEnvChanged(project_id=PROJECT, env="alice/project-1/env/1", names=("A", "B"))
+    spec = gateway(project_created()).when(SET_ENV).then(changed)
+    spec.when(SET_ENV).stays_quiet().when(msgspec.structs.replace(SET_ENV, id="another")).stays_quiet()
+    assert spec.state.projects[PROJECT].env_names == ("A", "B")
+
+
+def test_another_owners_project_gets_no_variables() -> None:
+    gateway(project_created()).when(msgspec.structs.replace(SET_ENV, owner="mallory")).refuses("project_not_found")

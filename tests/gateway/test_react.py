@@ -4,9 +4,9 @@ import pytest
 
 from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
-from services.gateway.react import COLLECT_AFTER_S, COLLECT_TIMER, CollectFiles, Effect, on_timer, react
+from services.gateway.react import COLLECT_AFTER_S, COLLECT_TIMER, CollectFiles, Effect, RemoveObject, on_timer, react
 from shared.effects import SetTimer
-from shared.events import Event, ProjectDeleted
+from shared.events import Event, ProjectDeleted, ProjectEnvChanged
 from shared.ports import TimerFired
 from tests.builders import PROJECT, files_changed, preview_requested, project_created
 from tests.spec import given
@@ -68,3 +68,20 @@ def test_the_timer_becomes_the_collection() -> None:
     fired = TimerFired(name=COLLECT_TIMER, id="x", key="k", data={"project_id": PROJECT, "manifest": "manifest-1"})
     assert on_timer(state, fired) == [CollectFiles(PROJECT, "manifest-1")]
     assert on_timer(state, TimerFired(name="other", id="x", key="k")) == []
+
+
+def test_replaced_variables_are_removed_later() -> None:
+    """A job that begins just now may still be given them."""
+    first = ProjectEnvChanged(project_id=PROJECT, env="one", names=("A",))
+    second = ProjectEnvChanged(project_id=PROJECT, env="", names=())
+    assert effects(project_created(), first) == []
+    [later] = timers(effects(project_created(), first, second))
+    assert later == (COLLECT_TIMER, COLLECT_AFTER_S, {"object": "one"})
+    fired = TimerFired(name=COLLECT_TIMER, id="env-3", key="k", data={"object": "one"})
+    assert list(on_timer(given(GATEWAY).state, fired)) == [RemoveObject("one")]
+
+
+def test_a_deleted_projects_variables_are_removed() -> None:
+    env = ProjectEnvChanged(project_id=PROJECT, env="one", names=("A",))
+    found = timers(effects(project_created(), env, ProjectDeleted(project_id=PROJECT)))
+    assert [data for _, _, data in found] == [{"object": "one"}]

@@ -10,20 +10,25 @@ from services.gateway.config import GatewayConfig
 from services.gateway.state import FORGET_AFTER_S, REMOVED_MAX, STEP_OF, Preview, initial
 from shared.codec import Meta, Recorded
 from shared.definition import digest, replay
-from shared.events import Event, PreviewResumed, PreviewSuspended, ProjectDeleted, aggregate_key
+from shared.events import Event, PreviewResumed, PreviewSuspended, ProjectDeleted, ProjectEnvChanged, aggregate_key
 from tests.builders import (
     PREVIEW,
     PROJECT,
     URL,
     VM,
     dev_server_exited,
+    dev_server_ready,
     files_changed,
     files_synced,
+    hmr_probed,
     install_skipped,
     preview_failed,
+    preview_prepared,
+    preview_ready,
     preview_requested,
     preview_restarted,
     preview_stopped,
+    preview_wanted,
     project_created,
     project_detected,
     story,
@@ -84,7 +89,46 @@ def test_detection_may_come_after_the_vm() -> None:
 
 def test_a_failure_keeps_its_reason_and_when() -> None:
     now = preview(*story("installing"), (AT + 7, preview_failed()))
-    assert (now.status, now.ended_at, now.error) == ("failed", AT + 7, ("install_failed", "No.", "Look.", "installing"))
+    assert (now.status, now.ended_at, now.error) == ("failed", AT + 7, preview_failed())
+
+
+def test_a_preview_that_shows_an_error_is_ready_with_errors_until_it_is_mended() -> None:
+    broken = msgspec.structs.replace(dev_server_ready(), with_errors=True, detail="/ answered 500")
+    ready = msgspec.structs.replace(preview_ready(), with_errors=True)
+    past = [*story("booting"), broken, ready]
+    now = preview(*past)
+    assert (now.status, now.detail, now.url) == ("ready_with_errors", "/ answered 500", URL)
+    mended = preview(*past, dev_server_ready())
+    assert (mended.status, mended.detail, mended.url) == ("ready", "", URL)
+
+
+def test_a_preparation_waits_and_counts_from_the_wish() -> None:
+    [*before, requested], rest = story("requested"), story("installed")[len(story("requested")) :]
+    past = [*before, msgspec.structs.replace(requested, prepare=True), *rest, preview_prepared()]
+    now = preview(*past)
+    assert (now.status, now.wanted) == ("prepared", False)
+    wanted = preview(*past, (AT + 90, preview_wanted()))
+    assert (wanted.wanted, wanted.attempt_at) == (True, AT + 90)
+
+
+def test_a_restart_in_place_keeps_the_vm() -> None:
+    """And goes on once the project is known: no VM will be acquired."""
+    past = [*story("ready"), preview_restarted(2, in_place=True)]
+    now = preview(*past)
+    assert (now.status, now.attempt, now.vm_id) == ("acquiring", 2, "vm-000001")
+    assert preview(*past, project_detected(2)).status == "syncing"
+
+
+def test_the_socket_for_edits_is_kept() -> None:
+    assert preview(*story("ready"), hmr_probed()).hmr == hmr_probed()
+
+
+def test_replaced_variables_are_remembered_for_their_removal() -> None:
+    """By the event that replaced them, also when the project goes."""
+    first = ProjectEnvChanged(project_id=PROJECT, env="one", names=("A",))
+    second = ProjectEnvChanged(project_id=PROJECT, env="two", names=("A",))
+    state = given(GATEWAY, project_created(), first, second, ProjectDeleted(project_id=PROJECT)).state
+    assert state.removed_env == {"3": "one", "4": "two"}
 
 
 def test_the_last_change_is_remembered() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.gateway.adapters.uploads import PATCH_MEMBER, Patch, Upload, check_archive
+from services.gateway.adapters.archives import PATCH_MEMBER, Patch, Upload, check_archive
 from services.gateway.config import GatewayConfig
 from shared.errors import DrapeError
 

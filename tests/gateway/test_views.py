@@ -8,7 +8,7 @@ from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
 from services.gateway.state import State
 from shared.commands import DeleteProject, Reply
-from shared.events import Event
+from shared.events import AppChoice, Event
 from shared.ports import LogLine, Progress
 from tests.builders import (
     OWNER,
@@ -16,8 +16,11 @@ from tests.builders import (
     PROJECT,
     STEPS,
     URL,
+    dev_server_ready,
     files_changed,
+    hmr_probed,
     preview_failed,
+    preview_ready,
     preview_restarted,
     preview_stopped,
     project_created,
@@ -68,6 +71,11 @@ def test_a_ready_preview() -> None:
         "version": "7.0.0",
         "package_manager": "npm",
         "warnings": [views.warning_view(warning_raised())],
+        "detail": "",
+        "hmr": None,
+        "eta_s": None,
+        "phase": "",
+        "quiet_s": None,
         "error": None,
         "log_tail": [],
         "steps": view["steps"],
@@ -86,8 +94,15 @@ def test_a_failed_preview_says_why() -> None:
     """With the log's tail; its time stands still; the bar does not claim anything."""
     state = state_after(*story("installing"), (AT + 7, preview_failed()))
     line = LogLine(at=AT, step="install", stream="stderr", text="npm error")
-    view = views.preview_view(state, state.previews[PREVIEW], tick(), AT + 1000, [line])
-    assert view["error"] == {"code": "install_failed", "message": "No.", "hint": "Look.", "step": "installing"}
+    view = views.preview_view(state, state.previews[PREVIEW], tick(), AT + 1000, [line], 10)
+    assert view["error"] == {
+        "code": "install_failed",
+        "message": "No.",
+        "hint": "Look.",
+        "step": "installing",
+        "evidence": [],
+        "choices": [],
+    }
     assert (view["log_tail"], view["elapsed_s"], view["percent"], view["url"]) == (["npm error"], 7.0, 0.0, None)
     assert view["message"] == "No."
 
@@ -131,6 +146,37 @@ def test_a_clock_behind_the_log_does_no_harm() -> None:
     assert shown(*story("installing"), now=AT - 5)["elapsed_s"] == 0.0
 
 
+def lines(step: str, *texts: str) -> list[LogLine]:
+    return [LogLine(at=AT, step=step, stream="stdout", text=text, offset=n) for n, text in enumerate(texts)]
+
+
+def test_evidence_is_the_lines_that_the_failure_names() -> None:
+    """Of the job that failed: offsets begin anew in each."""
+    log = [*lines("install", "a", "b"), *lines("install_retry", "c", "d"), *lines("dev_server", "e", "f")]
+    failed = msgspec.structs.replace(preview_failed(step="waiting_server"), evidence=(1,))
+    assert views.evidence_of(failed, log) == ["f"]
+    assert views.evidence_of(msgspec.structs.replace(failed, step="installing"), log) == ["d"]
+    assert views.evidence_of(failed, lines("install", "a", "b")) == []
+
+
+def test_a_choice_of_apps_is_shown() -> None:
+    choice = AppChoice(path="apps/web", framework="vite", name="web")
+    failed = msgspec.structs.replace(preview_failed(code="app_choice_needed"), choices=(choice,))
+    error = shown(*story("requested"), failed)["error"]
+    assert error["choices"] == [{"path": "apps/web", "framework": "vite", "name": "web"}]
+
+
+def test_an_error_of_the_project_is_told_in_words() -> None:
+    broken = msgspec.structs.replace(dev_server_ready(), with_errors=True, detail="/ answered 500")
+    view = shown(*story("booting"), broken, msgspec.structs.replace(preview_ready(), with_errors=True))
+    assert (view["status"], view["percent"], view["url"]) == ("ready_with_errors", 100.0, URL)
+    assert "/ answered 500" in view["message"]
+
+
+def test_whether_edits_show_by_themselves_is_told() -> None:
+    assert shown(*story("ready"), hmr_probed())["hmr"] == {"state": "open", "path": "/", "detail": ""}
+
+
 def test_a_project() -> None:
     state = state_after(project_created(), files_changed(2))
     assert views.project_view(state.projects[PROJECT]) == {
@@ -140,6 +186,7 @@ def test_a_project() -> None:
         "version": 2,
         "files": 3,
         "bytes": 300,
+        "env": [],
     }
 
 
@@ -153,6 +200,7 @@ def test_messages_have_the_shapes_that_front_ends_know() -> None:
         "timestamp": AT + 5,
         "details": {"attempt": 1},
         "elapsed": 5.0,
+        "eta_s": None,
         "seq": 7,
     }
     assert views.warning_view(warning_raised()) == {

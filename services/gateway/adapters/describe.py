@@ -49,6 +49,9 @@ def _project_paths(problem: Json) -> Json:
     many = {"type": "object", "properties": {"projects": {"type": "array", "items": project}}}
     name = {"type": "object", "properties": {"name": {"type": "string"}}}
     create_body = {"content": {"application/json": {"schema": name}}}
+    preview = {"$ref": "#/components/schemas/Preview"}
+    values = {"type": "object", "additionalProperties": {"type": ["string", "null"]}}
+    variables = {"content": {"application/json": {"schema": values}}}
     files = {"content": {media: {"schema": {"type": "string", "format": "binary"}} for media in _TAR}}
     return {
         "/api/projects": {
@@ -68,16 +71,48 @@ def _project_paths(problem: Json) -> Json:
         },
         "/api/projects/{id}/files": {
             "parameters": [_ID],
-            "put": _operation("Replace all files by a tar", problem, {"200": _ok("Stored")}, requestBody=files),
+            "get": _operation(
+                "The files by path: hash, size, mode", problem, {"200": _ok("Files", {"type": "object"})}
+            ),
+            "put": _operation(
+                "Replace all files by a tar; with a first member .drape-manifest.json (path: sha256, mode) the tar holds "
+                "only contents that are new",
+                problem,
+                {"200": _ok("Stored")},
+                requestBody=files,
+            ),
             "patch": _operation("Change files by a tar", problem, {"200": _ok("Stored")}, requestBody=files),
         },
+        "/api/projects/{id}/env": {
+            "parameters": [_ID],
+            "get": _operation("The names of its variables", problem, {"200": _ok("Names", {"type": "object"})}),
+            "put": _operation("Set all variables", problem, {"200": _ok("Names")}, requestBody=variables),
+            "patch": _operation("Set variables; null removes", problem, {"200": _ok("Names")}, requestBody=variables),
+        },
+        "/api/projects/{id}/prepare": {
+            "parameters": [_ID],
+            "post": _operation(
+                "Do what can be done before its preview is wanted",
+                problem,
+                {"202": _ok("Begun", preview), "200": _ok("It has a live preview already: that one", preview)},
+                requestBody=_choice(),
+                parameters=[_KEY],
+            ),
+        },
     }
+
+
+def _choice() -> Json:
+    """Which app, where a project holds several; the whole body may be left out."""
+    schema = {"type": "object", "properties": {"app": {"type": "string"}}}
+    return {"required": False, "content": {"application/json": {"schema": schema}}}
 
 
 def _preview_paths(problem: Json) -> Json:
     preview = {"$ref": "#/components/schemas/Preview"}
     many = {"type": "object", "properties": {"previews": {"type": "array", "items": preview}}}
-    wanted = {"type": "object", "required": ["project_id"], "properties": {"project_id": {"type": "string"}}}
+    named = {"project_id": {"type": "string"}, "app": {"type": "string"}}
+    wanted = {"type": "object", "required": ["project_id"], "properties": named}
     stream = {"type": "string"}
     return {
         "/api/previews": {
@@ -97,7 +132,9 @@ def _preview_paths(problem: Json) -> Json:
         },
         "/api/previews/{id}/restart": {
             "parameters": [_ID],
-            "post": _operation("Begin anew", problem, {"202": _ok("Restarted", preview)}, parameters=[_KEY]),
+            "post": _operation(
+                "Try again", problem, {"202": _ok("Restarted", preview)}, requestBody=_choice(), parameters=[_KEY]
+            ),
         },
         "/api/previews/{id}/logs": {
             "parameters": [_ID],
@@ -128,7 +165,13 @@ def _properties(**kinds: str) -> Json:
 
 def _project_schema() -> Json:
     return _properties(
-        project_id="string", name="string", owner="string", version="integer", files="integer", bytes="integer"
+        project_id="string",
+        name="string",
+        owner="string",
+        version="integer",
+        files="integer",
+        bytes="integer",
+        env="array",
     )
 
 
@@ -148,6 +191,11 @@ def _preview_schema() -> Json:
         version="string",
         package_manager="string",
         warnings="array",
+        detail="string",
+        hmr="object|null",
+        eta_s="number|null",
+        phase="string",
+        quiet_s="number|null",
         error="object|null",
         log_tail="array",
         steps="object",

@@ -15,7 +15,7 @@ import msgspec
 
 from services.gateway import views
 from services.gateway.config import GatewayConfig
-from services.gateway.state import Preview, State
+from services.gateway.state import ENDED, SHOWN, Preview, State
 from shared.codec import Recorded
 from shared.errors import Unavailable
 from shared.events import PreviewEvent, PreviewReady, PreviewWarningRaised, ProjectEvent, VmAcquired
@@ -121,7 +121,7 @@ class Feed:
             case PreviewReady():
                 progress = views.ready_progress(preview, self._clock())
                 self._tell(_about(preview, recorded.seq, views.progress_message(preview_id, progress, recorded.seq)))
-        if preview.status in ("ready", "failed", "stopped"):
+        if preview.status in (*SHOWN, *ENDED):
             self.progress.pop(preview_id, None)
 
     def on_progress(self, progress: Progress) -> None:

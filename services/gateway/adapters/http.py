@@ -15,9 +15,20 @@ from opentelemetry.trace import Span, SpanKind
 from services.gateway import views
 from services.gateway.adapters import describe, pages, sse, websocket
 from services.gateway.adapters.access import Access, problem_response
+from services.gateway.adapters.bodies import (
+    NewPreview,
+    NewProject,
+    app_choice,
+    body,
+    checked_app,
+    command_id,
+    http_problem,
+    json_response,
+)
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.proxy import PreviewProxy
 from services.gateway.adapters.uploads import Uploads
+from services.gateway.adapters.variables import Variables
 from services.gateway.config import GatewayConfig
 from services.gateway.decide import owned
 from services.gateway.state import ENDED, Preview, Project, State
@@ -33,17 +44,15 @@ from shared.commands import (
     RestartPreview,
     StopPreview,
 )
-from shared.errors import DrapeError, Invalid, NotFound, Refused, Unavailable, internal
-from shared.ids import OwnerId, derive
+from shared.errors import DrapeError, Invalid, NotFound, Unavailable, internal
+from shared.ids import OwnerId
 from shared.ports import Bus, Cause, LogLine
 from shared.runtime import Runtime
-from shared.ulids import new_id
 
 log = logging.getLogger("drape.gateway")
 
 WEB = Path(__file__).parent.parent / "web"
 LOGS_READ_MAX = 1000
-IDEMPOTENCY_KEY_CHARS_MAX = 200
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -52,18 +61,6 @@ SECURITY_HEADERS = {
 Json = dict[str, Any]
 R = TypeVar("R", bound=Reply)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class NewProject(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `POST /api/projects`."""
-
-    name: str = "project"
-
-
-class NewPreview(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `POST /api/previews`."""
-
-    project_id: str
 
 
 class Api:
@@ -75,6 +72,7 @@ class Api:
         bus: Bus,
         feed: Feed,
         uploads: Uploads,
+        variables: Variables,
         proxy: PreviewProxy,
         access: Access,
         config: GatewayConfig,
@@ -83,6 +81,7 @@ class Api:
         self._bus = bus
         self._feed = feed
         self._uploads = uploads
+        self._variables = variables
         self._proxy = proxy
         self._access = access
         self._config = config
@@ -104,8 +103,13 @@ class Api:
                 web.post("/api/projects", self._create_project),
                 web.get("/api/projects/{project_id}", self._get_project),
                 web.delete("/api/projects/{project_id}", self._delete_project),
+                web.get("/api/projects/{project_id}/files", self._list_files),
                 web.put("/api/projects/{project_id}/files", self._put_files),
                 web.patch("/api/projects/{project_id}/files", self._patch_files),
+                web.get("/api/projects/{project_id}/env", self._get_env),
+                web.put("/api/projects/{project_id}/env", self._set_env),
+                web.patch("/api/projects/{project_id}/env", self._set_env),
+                web.post("/api/projects/{project_id}/prepare", self._prepare),
                 web.get("/api/previews", self._list_previews),
                 web.post("/api/previews", self._request_preview),
                 web.get("/api/previews/{preview_id}", self._get_preview),
@@ -131,7 +135,7 @@ class Api:
         except DrapeError as error:
             response = problem_response(error)
         except web.HTTPException as error:
-            response = problem_response(_http_problem(error))
+            response = problem_response(http_problem(error))
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -159,11 +163,11 @@ class Api:
             "ready": self._runtime.ready,
             "seq": self._runtime.seq,
         }
-        return _json(body, status=200 if body["status"] == "ok" else 503)
+        return json_response(body, status=200 if body["status"] == "ok" else 503)
 
     async def _pool(self, _request: web.Request) -> web.StreamResponse:
         pool = msgspec.json.decode(await self._bus.commands.query("pool", "summary"))
-        return _json({"pool": pool})
+        return json_response({"pool": pool})
 
     async def _stats(self, request: web.Request) -> web.StreamResponse:
         owner = self._access.owner_of(request)
@@ -172,13 +176,13 @@ class Api:
             raise Invalid("bad_days", "`days` is a whole number from 1 to 365.")
         scope = owner if self._access.tokens else None
         body = msgspec.json.encode({"days": int(days), "owner": scope})
-        return _json(msgspec.json.decode(await self._bus.commands.query("telemetry", "stats", body)))
+        return json_response(msgspec.json.decode(await self._bus.commands.query("telemetry", "stats", body)))
 
     async def _openapi(self, _request: web.Request) -> web.StreamResponse:
-        return _json(describe.openapi())
+        return json_response(describe.openapi())
 
     async def _asyncapi(self, _request: web.Request) -> web.StreamResponse:
-        return _json(describe.asyncapi())
+        return json_response(describe.asyncapi())
 
     async def _websocket(self, request: web.Request) -> web.StreamResponse:
         owner = self._access.owner_of(request)
@@ -188,22 +192,29 @@ class Api:
 
     async def _list_projects(self, request: web.Request) -> web.StreamResponse:
         projects = views.owned_projects(self._runtime.state, self._access.owner_of(request))
-        return _json({"projects": [views.project_view(project) for project in projects]})
+        return json_response({"projects": [views.project_view(project) for project in projects]})
 
     async def _create_project(self, request: web.Request) -> web.StreamResponse:
         owner = self._access.owner_of(request)
-        wanted = await _body(request, NewProject)
-        command = CreateProject(id=_command_id(request, owner), owner=owner, name=wanted.name)
+        wanted = await body(request, NewProject)
+        command = CreateProject(id=command_id(request, owner), owner=owner, name=wanted.name)
         reply = await self._execute(command, ProjectReply)
-        return _json(views.project_view(self._runtime.state.projects[reply.project_id]), status=201)
+        return json_response(views.project_view(self._runtime.state.projects[reply.project_id]), status=201)
 
     async def _get_project(self, request: web.Request) -> web.StreamResponse:
-        return _json(views.project_view(self._project(request)))
+        return json_response(views.project_view(self._project(request)))
 
     async def _delete_project(self, request: web.Request) -> web.StreamResponse:
         project = self._project(request)
         await self._execute(DeleteProject(project_id=project.project_id, owner=project.owner), Reply)
         return web.Response(status=204)
+
+    async def _list_files(self, request: web.Request) -> web.StreamResponse:
+        """What a client compares its folder with, so that it sends only what is new."""
+        project = self._project(request)
+        files = await self._uploads.listing(project)
+        listed = {path: {"sha256": e.sha256, "size": e.size, "mode": e.mode} for path, e in files.items()}
+        return json_response({"version": project.files_version, "files": listed})
 
     async def _put_files(self, request: web.Request) -> web.StreamResponse:
         return await self._receive(request, patch=False)
@@ -217,7 +228,7 @@ class Api:
             raise Unavailable("log_unavailable", "The event log is out of reach.", "Send the files again in a moment.")
         command = await self._uploads.receive(request, project, patch=patch)
         await self._execute(command, ProjectReply)
-        return _json(
+        return json_response(
             {
                 "version": command.base_version + 1,
                 "files": command.files,
@@ -227,37 +238,61 @@ class Api:
             }
         )
 
+    async def _get_env(self, request: web.Request) -> web.StreamResponse:
+        return json_response({"names": list(self._project(request).env_names)})
+
+    async def _set_env(self, request: web.Request) -> web.StreamResponse:
+        """PUT sets all variables anew; PATCH sets those that are given, and removes those that are null."""
+        project = self._project(request)
+        given = await body(request, dict[str, str | None])
+        command = await self._variables.change(project, given, keep=request.method == "PATCH")
+        await self._execute(command, Reply)
+        return json_response({"names": list(self._project(request).env_names)})
+
     # --- previews ---------------------------------------------------------------------------------------------
 
     async def _list_previews(self, request: web.Request) -> web.StreamResponse:
         previews = views.owned_previews(self._runtime.state, self._access.owner_of(request))
-        return _json({"previews": [self._feed.view(preview) for preview in previews]})
+        return json_response({"previews": [self._feed.view(preview) for preview in previews]})
 
     async def _request_preview(self, request: web.Request) -> web.StreamResponse:
         owner = self._access.owner_of(request)
-        wanted = await _body(request, NewPreview)
+        wanted = await body(request, NewPreview)
         owned(self._runtime.state, wanted.project_id, owner)
-        command = RequestPreview(id=_command_id(request, owner), project_id=wanted.project_id, owner=owner)
+        return await self._request(request, owner, wanted.project_id, checked_app(wanted.app), prepare=False)
+
+    async def _prepare(self, request: web.Request) -> web.StreamResponse:
+        """All that can be done before somebody asks for the preview."""
+        project = self._project(request)
+        return await self._request(request, project.owner, project.project_id, await app_choice(request), prepare=True)
+
+    async def _request(
+        self, request: web.Request, owner: OwnerId, project_id: str, app: str, *, prepare: bool
+    ) -> web.StreamResponse:
+        command = RequestPreview(
+            id=command_id(request, owner), project_id=project_id, owner=owner, app=app, prepare=prepare
+        )
         reply = await self._send(command, PreviewReply)
         preview = self._runtime.state.previews[reply.preview_id]
         headers = {"Location": f"/api/previews/{preview.preview_id}"}
-        return _json(self._feed.view(preview), status=202 if reply.created else 200, headers=headers)
+        return json_response(self._feed.view(preview), status=202 if reply.created else 200, headers=headers)
 
     async def _get_preview(self, request: web.Request) -> web.StreamResponse:
         preview = self._preview(request)
-        return _json(await self._with_tail(preview))
+        return json_response(await self._with_tail(preview))
 
     async def _stop_preview(self, request: web.Request) -> web.StreamResponse:
         preview = self._preview(request)
         if preview.status not in ENDED:
             await self._send(StopPreview(preview_id=preview.preview_id), PreviewReply)
-        return _json(self._feed.view(self._runtime.state.previews[preview.preview_id]))
+        return json_response(self._feed.view(self._runtime.state.previews[preview.preview_id]))
 
     async def _restart_preview(self, request: web.Request) -> web.StreamResponse:
         preview = self._preview(request)
-        command = RestartPreview(id=_command_id(request, preview.owner), preview_id=preview.preview_id)
+        app = await app_choice(request)
+        command = RestartPreview(id=command_id(request, preview.owner), preview_id=preview.preview_id, app=app)
         await self._send(command, PreviewReply)
-        return _json(self._feed.view(self._runtime.state.previews[preview.preview_id]), status=202)
+        return json_response(self._feed.view(self._runtime.state.previews[preview.preview_id]), status=202)
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         preview = self._preview(request)
@@ -268,7 +303,7 @@ class Api:
         after = websocket.parse_since(request.query.get("since")) or 0
         batches = await self._bus.preview_logs.read(preview.preview_id, after, LOGS_READ_MAX)
         lines = [views.log_view(line) for batch in batches for line in batch.lines]
-        return _json({"lines": lines, "next": batches[-1].seq if batches else after})
+        return json_response({"lines": lines, "next": batches[-1].seq if batches else after})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         preview = self._preview(request)
@@ -288,9 +323,10 @@ class Api:
         return preview
 
     async def _with_tail(self, preview: Preview) -> Json:
-        tail = await log_tail(self._bus, preview, self._config.log_tail_lines)
-        now = time.time()
-        return views.preview_view(self._runtime.state, preview, self._feed.progress.get(preview.preview_id), now, tail)
+        lines = await attempt_lines(self._bus, preview)
+        told = self._feed.progress.get(preview.preview_id)
+        limit = self._config.log_tail_lines
+        return views.preview_view(self._runtime.state, preview, told, time.time(), lines, limit)
 
     async def _execute(self, command: Command, kind: type[R]) -> R:
         """A command to ourselves; the state holds what it did when this returns."""
@@ -311,11 +347,10 @@ class Api:
         return reply
 
 
-async def log_tail(bus: Bus, preview: Preview, lines_max: int) -> list[LogLine]:
-    """The last lines of this attempt's output."""
+async def attempt_lines(bus: Bus, preview: Preview) -> list[LogLine]:
+    """What this attempt has printed, as far as it is kept."""
     batches = await bus.preview_logs.read(preview.preview_id, 0, LOGS_READ_MAX)
-    lines = [line for batch in batches for line in batch.lines if line.attempt == preview.attempt]
-    return lines[-lines_max:]
+    return [line for batch in batches for line in batch.lines if line.attempt == preview.attempt]
 
 
 def _measure(request: web.Request, status: int, begun: float) -> None:
@@ -339,46 +374,3 @@ def _span(command: Command) -> AbstractContextManager[Span]:
 
 def _cause() -> Cause:
     return Cause(actor="gateway/http", traceparent=telemetry.carrier())
-
-
-async def _body(request: web.Request, kind: type[Any]) -> Any:
-    """The JSON body. Raises `Invalid` saying what is wrong with it."""
-    if request.content_type != "application/json":
-        raise Refused(
-            "unsupported_media_type",
-            f"The body is {request.content_type!r}, not JSON.",
-            "Set Content-Type: application/json.",
-            status=415,
-        )
-    try:
-        return msgspec.json.decode(await request.read(), type=kind)
-    except msgspec.ValidationError as error:
-        raise Invalid("bad_body", f"The body is not what is expected here: {error}.", "See /openapi.json.") from error
-    except msgspec.DecodeError as error:
-        raise Invalid("bad_json", f"The body is not JSON: {error}.") from error
-
-
-def _command_id(request: web.Request, owner: OwnerId) -> str:
-    """From `Idempotency-Key`, so that the same request twice does its work once; else a new one."""
-    key = request.headers.get("Idempotency-Key", "")
-    if not key:
-        return new_id()
-    if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
-        raise Invalid("bad_idempotency_key", f"An Idempotency-Key has at most {IDEMPOTENCY_KEY_CHARS_MAX} characters.")
-    return derive("", owner, request.method, request.path, key)
-
-
-def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(value),
-        status=status,
-        content_type="application/json",
-        headers={"Cache-Control": "no-store", **(headers or {})},
-    )
-
-
-def _http_problem(error: web.HTTPException) -> DrapeError:
-    """aiohttp's own refusals (no such route, wrong method, body too large) in our shape."""
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-    code = codes.get(error.status, f"http_{error.status}")
-    return DrapeError(code, error.reason, "See /openapi.json for what there is.", status=error.status)

@@ -13,8 +13,6 @@ from services.gateway.config import GatewayConfig
 from shared.ids import OwnerId, PreviewId
 from shared.ports import LogBatch, PreviewLogs
 
-EVENT_OF = {"nextjs_version": "warning"}
-"""The `event:` field for messages whose type is not it."""
 READ_MAX = 500
 
 
@@ -84,7 +82,8 @@ async def _write(response: web.StreamResponse, message: dict[str, Any] | None, e
     if message is None:
         text = b": alive\n\n"
     else:
-        kind = EVENT_OF.get(message["type"], message["type"])
+        # A warning's type is its code.
+        kind = "warning" if "recommendation" in message else message["type"]
         head = f"event: {kind}\n" + (f"id: {event_id}\n" if event_id is not None else "")
         text = head.encode() + b"data: " + msgspec.json.encode(message) + b"\n\n"
     try:

@@ -1,63 +1,38 @@
-"""Takes uploads in: a tar, gzipped or not, is checked name by name and stored as bundles and a manifest.
+"""Stores uploads: what an archive holds becomes bundles and a manifest.
 
 Nothing of an upload counts until its version is recorded: one that breaks off leaves the project as it was.
 """
 
 import asyncio
-import gzip
-import tarfile
 import tempfile
-import zlib
-from collections.abc import Iterator
-from pathlib import PurePosixPath
-from typing import IO, Any, cast
+from typing import IO
 
 import msgspec
 from aiohttp import web
 
+from services.gateway.adapters.archives import (
+    Listed,
+    Patch,
+    Upload,
+    batches,
+    check_archive,
+    check_totals,
+    too_large,
+)
 from services.gateway.config import GatewayConfig
 from services.gateway.state import Project
 from shared.commands import RecordFiles
-from shared.errors import Invalid, Refused
+from shared.errors import Invalid, NotFound, Refused
 from shared.ports import Objects
-from shared.project_files import (
-    Entry,
-    Manifest,
-    bundle_name,
-    clean_path,
-    is_left_out,
-    manifest_name,
-    pack,
-    sha256,
-)
+from shared.project_files import Entry, Manifest, bundle_name, clean_path, manifest_name, pack, sha256, unpack
 from shared.ulids import new_id
 
 TAR_TYPES = ("application/x-tar", "application/tar", "application/gzip", "application/x-gzip", "application/tar+gzip")
-PATCH_MEMBER = ".drape-patch.json"
 SPOOL_BYTES = 8 * 1024 * 1024
 READ_BYTES = 256 * 1024
-PATCH_BYTES_MAX = 4 * 1024 * 1024
-HEADER_BYTES_MAX = PATCH_BYTES_MAX + 1024 * 1024
-GZIP_MAGIC = b"\x1f\x8b"
+MISSING_SHOWN_MAX = 20
 
 _manifest = msgspec.json.Decoder(Manifest)
-
-
-class Patch(msgspec.Struct, frozen=True):
-    """The first member of a PATCH: what it changes from, and what goes."""
-
-    base_version: int
-    delete: tuple[str, ...] = ()
-
-
-_patch = msgspec.json.Decoder(Patch)
-
-
-class Upload(msgspec.Struct, frozen=True):
-    """A checked archive on disk: paths in the archive's order, and the patch header where it has one."""
-
-    sizes: dict[str, int]
-    patch: Patch | None
 
 
 class Uploads:
@@ -107,12 +82,15 @@ class Uploads:
         files = dict(before) if upload.patch is not None else {}
         gone = self._delete(files, upload.patch)
         changed = 0
-        batches = _batches(body, upload, self._config)
-        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+        members = batches(body, upload, self._config)
+        while (batch := await asyncio.to_thread(next, members, None)) is not None:
             fresh = {path: item for path, item in batch.items() if not _same(before.get(path), item)}
             files.update({path: before[path] for path in batch if path not in fresh})
             files.update(await self._store_bundle(project, fresh))
             changed += len(fresh)
+        if upload.listing is not None:
+            files, moved = await self._complete(project, before, files, upload.listing.files)
+            changed += moved
         deleted = gone if upload.patch is not None else sum(path not in files for path in before)
         return await self._store_manifest(project, files, changed, deleted)
 
@@ -138,7 +116,7 @@ class Uploads:
         self, project: Project, files: dict[str, Entry], changed: int, deleted: int
     ) -> RecordFiles:
         manifest = Manifest(files_version=project.files_version + 1, files=files)
-        _check_totals(len(files), manifest.size_bytes, self._config)
+        check_totals(len(files), manifest.size_bytes, self._config)
         if not files:
             raise Invalid("empty_project", "The project has no files.", "Upload a folder with at least one file.")
         name = manifest_name(project.owner, project.project_id, manifest.files_version, new_id())
@@ -154,155 +132,49 @@ class Uploads:
             deleted=deleted,
         )
 
+    async def _complete(
+        self, project: Project, before: dict[str, Entry], sent: dict[str, Entry], listed: dict[str, Listed]
+    ) -> tuple[dict[str, Entry], int]:
+        """The listed files: those that were sent, and those whose content the present version holds, wherever. Gives
+        also how many of these are not where they were. Raises `Refused("content_missing")`, `Invalid("bad_listing")`."""
+        wrong = [path for path, entry in sent.items() if path not in listed or listed[path].sha256 != entry.sha256]
+        if wrong:
+            raise Invalid("bad_listing", f"{wrong[0]!r} was sent, but is not listed with that content.")
+        by_hash = {entry.sha256: (path, entry) for path, entry in before.items()}
+        missing = [p for p, each in listed.items() if p not in sent and each.sha256 not in by_hash]
+        if missing:
+            shown = ", ".join(missing[:MISSING_SHOWN_MAX])
+            raise Refused("content_missing", f"{len(missing)} files are not stored here: {shown}.", "Send them too.")
+        files, moved = dict(sent), dict[str, tuple[bytes, int]]()
+        for path, each in listed.items():
+            mode = 0o755 if each.mode & 0o111 else 0o644
+            known = before.get(path)
+            if path in files:
+                continue
+            if known is not None and known.sha256 == each.sha256 and known.mode == mode:
+                files[path] = known
+            else:
+                moved[path] = (await self._content(*by_hash[each.sha256]), mode)
+        files.update(await self._store_bundle(project, moved))
+        return files, len(moved)
+
+    async def _content(self, path: str, entry: Entry) -> bytes:
+        contents = await asyncio.to_thread(unpack, await self._objects.get(entry.bundle), [path])
+        return contents[path]
+
+    async def listing(self, project: Project) -> dict[str, Entry]:
+        """The files of the project's present version."""
+        try:
+            return await self._current(project)
+        except NotFound:
+            return {}  # replaced in this moment; a client that begins from nothing is right too
+
     async def _current(self, project: Project) -> dict[str, Entry]:
         if not project.manifest:
             return {}
         return _manifest.decode(await self._objects.get(project.manifest)).files
 
 
-def check_archive(body: IO[bytes], config: GatewayConfig, patch: bool) -> Upload:
-    """Read the archive through once: every name, type and size, before anything is stored. Blocking."""
-    header: Patch | None = None
-    sizes: dict[str, int] = {}
-    total = 0
-    for member in _members(body, HEADER_BYTES_MAX):
-        if patch and header is None:
-            header = _patch_header(member)
-            continue
-        if member.info.isdir():
-            continue
-        path = clean_path(member.info.name)
-        if is_left_out(path):
-            continue
-        if not member.info.isfile():
-            kind = "symbolic link" if member.info.issym() else "hard link" if member.info.islnk() else "special file"
-            raise Invalid(
-                "unsupported_member",
-                f"{path!r} is a {kind}; only regular files can be uploaded.",
-                "Replace it by the file that it stands for, or leave it out.",
-            )
-        total += member.info.size
-        sizes[path] = member.info.size
-        _check_totals(len(sizes), total, config)
-    _check_collisions(sizes)
-    if patch and header is None:
-        raise Invalid("bad_patch", f"A PATCH begins with a member {PATCH_MEMBER}.", "Use PUT to send a whole folder.")
-    return Upload(sizes, header)
-
-
-class _Member(msgspec.Struct):
-    info: Any
-    tar: Any
-
-    def read(self) -> bytes:
-        content = self.tar.extractfile(self.info)
-        return content.read() if content is not None else b""
-
-
-class _Plain:
-    """The archive without its compression. One read of more than `read_max` bytes is refused: tarfile takes the size of
-    a header from the header itself, and would unpack a bomb into memory before anybody has seen a name."""
-
-    def __init__(self, body: IO[bytes], read_max: int) -> None:
-        body.seek(0)
-        packed = body.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        body.seek(0)
-        self._file: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=body)) if packed else body
-        self._read_max = read_max
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= self._read_max:
-            raise tarfile.ReadError("a header is too large")
-        return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
-def _members(body: IO[bytes], read_max: int) -> Iterator[_Member]:
-    plain = _Plain(body, read_max)
-    try:
-        with tarfile.open(fileobj=cast(IO[bytes], plain), mode="r:") as tar:
-            for info in tar:
-                if info.size < 0:
-                    raise tarfile.ReadError("a member has a negative size")
-                yield _Member(info, tar)
-            _check_end(plain, tar.offset)
-    except (tarfile.TarError, EOFError, OSError, UnicodeError, ValueError, OverflowError, zlib.error) as error:
-        raise Invalid(
-            "bad_archive", f"The body is not a whole tar archive: {error}.", "Was the upload cut off?"
-        ) from error
-
-
-def _check_end(plain: _Plain, offset: int) -> None:
-    """tarfile stops at the first header that it can't read; a whole archive ends with a block of zeros."""
-    plain.seek(offset)
-    if plain.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it does not end as an archive does")
-
-
-def _patch_header(member: _Member) -> Patch:
-    if member.info.name != PATCH_MEMBER or not member.info.isfile() or member.info.size > PATCH_BYTES_MAX:
-        raise Invalid("bad_patch", f"A PATCH begins with a member {PATCH_MEMBER}.", "Use PUT to send a whole folder.")
-    try:
-        return _patch.decode(member.read())
-    except msgspec.DecodeError as error:
-        raise Invalid("bad_patch", f"{PATCH_MEMBER} is wrong: {error}.") from error
-
-
-def _batches(body: IO[bytes], upload: Upload, config: GatewayConfig) -> Iterator[dict[str, tuple[bytes, int]]]:
-    """The files again, in groups of about `bundle_bytes` of the config."""
-    batch: dict[str, tuple[bytes, int]] = {}
-    size = 0
-    for member in _members(body, config.upload_bytes_max):
-        if not member.info.isfile() or member.info.name == PATCH_MEMBER:
-            continue
-        path = clean_path(member.info.name)
-        if path not in upload.sizes:
-            continue
-        content = member.read()
-        batch[path] = (content, 0o755 if member.info.mode & 0o111 else 0o644)
-        size += len(content)
-        if size >= config.bundle_bytes:
-            yield batch
-            batch, size = {}, 0
-    if batch:
-        yield batch
-
-
 def _same(entry: Entry | None, item: tuple[bytes, int]) -> bool:
     content, mode = item
     return entry is not None and entry.size == len(content) and entry.mode == mode and entry.sha256 == sha256(content)
-
-
-def _check_totals(files: int, size_bytes: int, config: GatewayConfig) -> None:
-    if files > config.files_max:
-        raise Refused(
-            "too_many_files",
-            f"The project has more than {config.files_max} files.",
-            "Leave out what the dev server does not need; node_modules and .git do not count.",
-            status=413,
-        )
-    if size_bytes > config.upload_bytes_max:
-        raise too_large(config.upload_bytes_max)
-
-
-def _check_collisions(sizes: dict[str, int]) -> None:
-    """A path can't be a file and a folder at once."""
-    for path in sizes:
-        for parent in PurePosixPath(path).parents:
-            if str(parent) in sizes:
-                raise Invalid("bad_path", f"{str(parent)!r} is a file and a folder at once.", "Rename one of them.")
-
-
-def too_large(limit_bytes: int) -> Refused:
-    """The refusal that names the limit."""
-    return Refused(
-        "project_too_large",
-        f"The project is larger than {limit_bytes / 1024**2:.0f} MiB.",
-        "Leave out what the dev server does not need; node_modules and .git do not count.",
-        status=413,
-    )

@@ -52,7 +52,7 @@ function draw() {
     cancelAnimationFrame(frame);
     drawing = false;
     drawPreviews(store.previews, chosenId, choose);
-    drawProjects(store.projects, start);
+    drawProjects(store.projects, prepare, start);
     drawPool(store.pool);
     drawDetail();
   }
@@ -67,7 +67,7 @@ function drawDetail() {
     live.followLogs(null);
     return;
   }
-  if (detail?.previewId !== view.preview_id) detail = new Detail(place, view, { stop, restart });
+  if (detail?.previewId !== view.preview_id) detail = new Detail(place, view, { stop, restart, open: start });
   live.followLogs(view.preview_id);
   detail.draw(view, store.logs.get(view.preview_id));
 }
@@ -112,7 +112,8 @@ async function readLog(previewId) {
 const pathOf = (previewId) => `/api/previews/${encodeURIComponent(previewId)}`;
 const start = (projectId) => act(async () => take(await call("POST", "/api/previews", { project_id: projectId })));
 const stop = (previewId) => act(() => call("DELETE", pathOf(previewId)));
-const restart = (previewId) => act(async () => take(await call("POST", `${pathOf(previewId)}/restart`)));
+const restart = (previewId, app) => act(async () => take(await call("POST", `${pathOf(previewId)}/restart`, app ? { app } : {})));
+const prepare = (projectId) => act(async () => take(await call("POST", `/api/projects/${encodeURIComponent(projectId)}/prepare`, {})));
 
 function warn({ preview, warning }) {
   toast("warning", make("p", { class: "quiet" }, String(preview.project_name ?? "")), ...warningText(warning));

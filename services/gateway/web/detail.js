@@ -5,12 +5,14 @@ import { make, put, sync, webAddress } from "./dom.js";
 import { drawStatus } from "./lists.js";
 import { LogPane } from "./log.js";
 import { list } from "./store.js";
-import { ENDED, isRunning, percent, plainLine, seconds, stepName } from "./text.js";
+import { ENDED, etaText, isRunning, isShown, percent, plainLine, seconds, stepName } from "./text.js";
 
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-modals allow-popups allow-downloads";
 
+const HMR = { open: "edits show by themselves", refused: "edits need a reload", silent: "edits need a reload" };
+
 export class Detail {
-  // act: {stop(id), restart(id)}
+  // act: {stop(id), restart(id, app), open(projectId)}
   constructor(place, view, act) {
     const id = view.preview_id;
     this.previewId = id;
@@ -19,17 +21,23 @@ export class Detail {
     this.status = make("span", { class: "status" });
     this.about = make("p", { class: "quiet about" });
     this.open = make("a", { class: "button", target: "_blank", rel: "noopener noreferrer", hidden: true }, "Open in new tab");
+    this.start = make("button", { type: "button", class: "primary", hidden: true, onclick: () => act.open(view.project_id) }, "Open the preview");
+    this.restart = act.restart;
     this.retry = make("button", { type: "button", hidden: true, onclick: () => act.restart(id) }, "Restart");
     this.stop = make("button", { type: "button", hidden: true, onclick: () => act.stop(id) }, "Stop");
     this.bar = make("progress", { max: 100, value: 0, "aria-label": "Progress of the preview" });
     this.percent = make("span", { class: "percent" });
     this.message = make("span", { class: "message", role: "status" });
     this.elapsed = make("span", { class: "elapsed quiet" });
+    this.eta = make("span", { class: "quiet" });
+    this.newest = make("p", { class: "newest quiet", hidden: true });
+    this.broken = make("section", { class: "warning", role: "status", hidden: true });
     this.progress = make(
       "div",
       { class: "progress" },
       this.bar,
-      make("p", { class: "row baseline" }, this.percent, this.message, this.elapsed),
+      make("p", { class: "row baseline" }, this.percent, this.message, this.elapsed, this.eta),
+      this.newest,
     );
     this.error = make("section", { class: "error", role: "alert", hidden: true });
     this.warnings = make("ul", { class: "warnings" });
@@ -37,9 +45,10 @@ export class Detail {
     this.frame = make("div", { class: "frame", hidden: true });
     this.log = new LogPane();
     place.replaceChildren(
-      make("div", { class: "row spread" }, make("div", { class: "row" }, this.title, this.status), make("div", { class: "row" }, this.open, this.retry, this.stop)),
+      make("div", { class: "row spread" }, make("div", { class: "row" }, this.title, this.status), make("div", { class: "row" }, this.start, this.open, this.retry, this.stop)),
       this.about,
       this.error,
+      this.broken,
       this.progress,
       this.warnings,
       this.steps,
@@ -53,7 +62,8 @@ export class Detail {
     drawStatus(this.status, view);
     put(this.about, aboutOf(view));
     this.drawButtons(view);
-    this.drawProgress(view);
+    this.drawProgress(view, log);
+    this.drawBroken(view);
     this.drawError(view);
     this.drawWarnings(view);
     this.drawSteps(view);
@@ -70,7 +80,8 @@ export class Detail {
   }
 
   drawButtons(view) {
-    const address = view.status === "ready" ? webAddress(view.url) : null;
+    const address = isShown(view) ? webAddress(view.url) : null;
+    this.start.hidden = view.status !== "prepared";
     this.open.hidden = !address;
     if (address) this.open.href = address.href;
     this.retry.hidden = isRunning(view);
@@ -79,13 +90,26 @@ export class Detail {
     this.stop.hidden = ENDED.has(view.status);
   }
 
-  drawProgress(view) {
+  drawProgress(view, log) {
     this.progress.hidden = !isRunning(view);
     const value = percent(view.percent);
     this.bar.value = value;
     put(this.percent, `${value} %`);
     put(this.message, plainLine(view.message || stepName(view.step || view.status)));
+    put(this.eta, etaText(view));
+    // A first page that compiles says what it is at; silence is told apart from it by the message.
+    const line = view.phase === "compiling" ? plainLine(log?.lines.at(-1)?.text ?? "") : "";
+    this.newest.hidden = !line;
+    put(this.newest, line);
     this.tick(view);
+  }
+
+  // The dev server runs and shows an error of the project: its own page is in the frame.
+  drawBroken(view) {
+    this.broken.hidden = view.status !== "ready_with_errors";
+    if (this.broken.hidden) return;
+    const text = `The dev server shows an error of the project: ${view.detail || "no details"}. Mend it, and the page comes by itself.`;
+    if (this.broken.textContent !== text) this.broken.replaceChildren(make("p", {}, plainLine(text)));
   }
 
   drawError(view) {
@@ -99,8 +123,18 @@ export class Detail {
       make("h3", {}, "The preview failed"),
       make("p", {}, plainLine(error.message || "No reason was given.")),
       error.hint ? make("p", {}, plainLine(error.hint)) : "",
+      list(error.evidence).length > 0 ? make("pre", { class: "evidence" }, list(error.evidence).map(plainLine).join("\n")) : "",
+      ...this.choicesOf(error),
       make("p", { class: "quiet" }, "Code: ", make("code", {}, String(error.code ?? "unknown"))),
     );
+  }
+
+  // Which of several apps: one click restarts the preview with it.
+  choicesOf(error) {
+    const button = (choice) =>
+      make("button", { type: "button", onclick: () => this.restart(this.previewId, choice.path) }, `${choice.path} (${choice.framework})`);
+    const choices = list(error.choices);
+    return choices.length > 0 ? [make("div", { class: "row choices" }, ...choices.map(button))] : [];
   }
 
   drawWarnings(view) {
@@ -117,7 +151,7 @@ export class Detail {
     const done = Object.entries(view.steps ?? {}).map(([name, spent]) => ({ name, spent, running: false }));
     const current = String(view.step || view.status || "");
     if (isRunning(view) && !done.some(({ name }) => name === current)) done.push({ name: current, spent: null, running: true });
-    if (view.status === "ready" && Number.isFinite(view.total_s)) done.push({ name: "total", spent: view.total_s, running: false });
+    if (isShown(view) && Number.isFinite(view.total_s)) done.push({ name: "total", spent: view.total_s, running: false });
     sync(
       this.steps,
       done,
@@ -133,7 +167,7 @@ export class Detail {
 
   // A preview has an origin of its own. One with the page's origin would be as powerful as the page: it is not framed.
   drawFrame(view) {
-    const address = view.status === "ready" ? webAddress(view.url) : null;
+    const address = isShown(view) ? webAddress(view.url) : null;
     const wanted = address && address.origin !== location.origin ? `${address.href}\n${view.attempt ?? ""}` : "";
     if (wanted === this.framed) return;
     this.framed = wanted;
@@ -155,6 +189,7 @@ function aboutOf(view) {
     view.from_pool === true ? "warm VM" : view.from_pool === false ? "cold VM" : "",
     install,
     Number(view.attempt) > 1 ? `attempt ${view.attempt}` : "",
+    HMR[view.hmr?.state] ?? "",
   ];
   return parts.filter(Boolean).join(" · ");
 }

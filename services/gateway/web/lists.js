@@ -52,7 +52,8 @@ function moreAbout(view) {
   return [kind, isRunning(view) ? `${percent(view.percent)} %` : ""].filter(Boolean).join(", ");
 }
 
-export function drawProjects(projects, start) {
+// prepare(id): the project was opened; start(id): its preview is wanted.
+export function drawProjects(projects, prepare, start) {
   const byName = [...projects.values()].sort((a, b) => String(a.name).localeCompare(String(b.name)));
   byId("projects-none").hidden = byName.length > 0;
   sync(
@@ -63,7 +64,7 @@ export function drawProjects(projects, start) {
       make(
         "li",
         { class: "project" },
-        make("span", { class: "entry-name" }),
+        make("button", { type: "button", class: "entry-name link", title: "Open the project: what can be done before its preview is wanted is done", onclick: () => prepare(project.project_id) }),
         make("button", { type: "button", onclick: () => start(project.project_id) }, "Preview"),
         make("span", { class: "entry-more quiet" }),
       ),
@@ -72,6 +73,7 @@ export function drawProjects(projects, start) {
       put(name, String(project.name ?? project.project_id));
       button.setAttribute("aria-label", `Preview ${project.name ?? project.project_id}`);
       button.disabled = !project.files;
+      name.disabled = !project.files;
       put(more, project.files ? `${count(project.files, "file", "files")}, ${bytes(project.bytes)}` : "no files yet");
     },
   );

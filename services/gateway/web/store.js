@@ -34,10 +34,9 @@ export class Store {
       case "log":
         this.takeLog(message);
         return [];
-      case "nextjs_version":
-        return this.takeWarning(message);
       default:
-        return [];
+        // A warning's type is its code; what it is shows in what it carries.
+        return "recommendation" in message ? this.takeWarning(message) : [];
     }
   }
 
@@ -54,6 +53,8 @@ export class Store {
     const view = this.previews.get(message.preview_id);
     if (!view) return;
     const news = { step: message.step, percent: message.percent, message: message.message, elapsed_s: message.elapsed };
+    view.eta_s = message.eta_s ?? null;
+    view.phase = message.details?.phase ?? "";
     for (const [name, value] of Object.entries(news)) if (value !== undefined && value !== null) view[name] = value;
     received(view);
   }

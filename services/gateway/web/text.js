@@ -13,6 +13,8 @@ const STEPS = {
   waiting_server: "Waiting for an answer",
   server_ready: "The server answers",
   ready: "Ready",
+  ready_with_errors: "Ready, with errors",
+  prepared: "Prepared",
   failed: "Failed",
   stopped: "Stopped",
 };
@@ -22,8 +24,18 @@ const TERMINAL = /\x1b(?:\[[0-?]*[ -\/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-
 
 export const ENDED = new Set(["failed", "stopped"]);
 
+// The dev server's own answers are what browsers get.
+export function isShown(view) {
+  return view.status === "ready" || view.status === "ready_with_errors";
+}
+
 export function isRunning(view) {
-  return !ENDED.has(view.status) && view.status !== "ready";
+  return !ENDED.has(view.status) && !isShown(view) && view.status !== "prepared";
+}
+
+export function etaText(view) {
+  const left = Number(view.eta_s);
+  return isRunning(view) && Number.isFinite(left) && left >= 1 ? `about ${seconds(left)} left` : "";
 }
 
 // A step that this page does not know is shown under its own name.

@@ -33,6 +33,15 @@ def node_dir(configured: str) -> Path | None:
     )
 
 
+def node_major(configured: str) -> int:
+    """The major version of the Node that VMs get; 0 where none can be asked. Blocks for some milliseconds."""
+    try:
+        folder = node_dir(configured)
+    except Unavailable:
+        return 0
+    return _major(str(folder / "bin" / "node") if folder is not None else shutil.which("node") or "")
+
+
 def _major(binary: str) -> int:
     try:
         run = subprocess.run(
