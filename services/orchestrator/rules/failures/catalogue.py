@@ -8,8 +8,9 @@ from typing import Literal
 import msgspec
 
 Step = Literal["install", "dev_server"]
-End = Literal["exited", "killed", "timed_out", "crashed"]
-"""`killed`: by SIGKILL; `timed_out`: by the job's own limit; `crashed`: its watcher lives on; `exited`: all else."""
+End = Literal["exited", "killed", "stopped", "timed_out", "crashed"]
+"""`killed`: by SIGKILL; `stopped`: by a signal that asks for the end, so that nothing in the log is its cause;
+`timed_out`: by the job's own limit; `crashed`: its watcher lives on; `exited`: all else."""
 
 ALWAYS_KNOWN = {"how", "limit", "when"}
 """What a message may name whatever the log says: how the job ended, its time-out, whether it had answered before."""
@@ -96,7 +97,9 @@ def parse(text: str) -> CatalogueFile:
     for entry in table.causes:
         unknown = fields(entry.message) | fields(entry.hint)
         if unknown - ALWAYS_KNOWN:
-            raise ValueError(f"{entry.code}: {sorted(unknown - ALWAYS_KNOWN)} may be missing, so only signs can name it")
+            raise ValueError(
+                f"{entry.code}: {sorted(unknown - ALWAYS_KNOWN)} may be missing, so only signs can name it"
+            )
         for sign in entry.signs:
             _check(entry, sign)
     return table

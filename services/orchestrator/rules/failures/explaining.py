@@ -12,6 +12,8 @@ READY_LINES = 60
 """Of a dev server that had answered, only so many last lines count: what was mended before is no cause."""
 KILLED = 137
 """128 and SIGKILL: what a shell or a package manager says of a program that was killed."""
+STOPPED = {129, 130, 143}
+END_SIGNALS = {"SIGHUP", "SIGINT", "SIGTERM"}
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,11 @@ def crashed(lines: Sequence[str]) -> Explanation | None:
 def _explain(ended: Ended, end: End, lines: Sequence[str]) -> Explanation:
     skipped = max(0, len(lines) - (READY_LINES if ended.ready else LINES_MAX))
     texts = [plain(line) for line in lines[skipped:]]
-    about = {"how": _how(ended), "limit": f"{ended.limit_s:g} s", "when": "while it ran" if ended.ready else "before it answered"}
+    about = {
+        "how": _how(ended),
+        "limit": f"{ended.limit_s:g} s",
+        "when": "while it ran" if ended.ready else "before it answered",
+    }
     for cause in CAUSES:
         entry = cause.entry
         if not _possible(cause, ended, end):
@@ -84,7 +90,9 @@ def _possible(cause: Cause, ended: Ended, end: End) -> bool:
 def _end(ended: Ended) -> End:
     if ended.timed_out:
         return "timed_out"
-    return "killed" if ended.signal == "SIGKILL" or ended.exit_code == KILLED else "exited"
+    if ended.signal == "SIGKILL" or ended.exit_code == KILLED:
+        return "killed"
+    return "stopped" if ended.signal in END_SIGNALS or ended.exit_code in STOPPED else "exited"
 
 
 def _how(ended: Ended) -> str:
@@ -101,5 +109,7 @@ def _crash(watcher: Watcher, texts: Sequence[str]) -> int | None:
     at = crashes[-1]
     if any(watcher.begun.search(text) or (watcher.entry.last and text.strip()) for text in texts[at + 1 :]):
         return None
-    begins = [index for index in range(at) if watcher.begun.search(texts[index])] + [index for index in crashes if index < at]
+    begins = [index for index in range(at) if watcher.begun.search(texts[index])] + [
+        index for index in crashes if index < at
+    ]
     return max(begins, default=-1) + 1

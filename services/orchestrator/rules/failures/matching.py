@@ -24,6 +24,8 @@ VALUE_CHARS_MAX = 90
 TEXT_CHARS_MAX = 300
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_c])")
+_IN_PROJECT = re.compile(r"(?:file://)?/vm/app/")
+"""Where the project is in a VM: a person knows its files without that."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -61,7 +63,7 @@ def _around(cause: Cause, pattern: Pattern, lines: Sequence[str], index: int, hi
         if needed and not matches:
             return None
         collects = "names" in searched.groupindex
-        for at, match in matches[: NAMES_MAX if collects else 1]:
+        for at, match in sorted(matches[:NAMES_MAX], key=_place) if collects else matches[:1]:
             _add(values, match)
             shown.append(at)
     entry = cause.entry
@@ -80,6 +82,10 @@ def _search(pattern: re.Pattern[str], lines: Sequence[str], index: int) -> Itera
             yield at, match
 
 
+def _place(match: tuple[int, re.Match[str]]) -> int:
+    return match[0]
+
+
 def _add(values: dict[str, str], match: re.Match[str]) -> None:
     for name, value in match.groupdict().items():
         if not value:
@@ -93,7 +99,7 @@ def _add(values: dict[str, str], match: re.Match[str]) -> None:
 
 def fill(templates: Sequence[str], values: Mapping[str, str]) -> str:
     """The first template for which all values are there, filled, without secrets, and cut to what a message may hold."""
-    known = {name: _cut(redact(value.strip()), VALUE_CHARS_MAX) for name, value in values.items()}
+    known = {name: _cut(redact(_IN_PROJECT.sub("", value.strip())), VALUE_CHARS_MAX) for name, value in values.items()}
     for template in templates:
         if template and fields(template) <= known.keys():
             return _cut(redact(template.format_map(known)), TEXT_CHARS_MAX)

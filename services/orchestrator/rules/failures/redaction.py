@@ -4,7 +4,9 @@ import re
 
 HIDDEN = "***"
 
-_WORD = r"(?:token|secret|passw(?:or)?d|pwd|api[-_.]?key|[-_.]key|\bkey|_auth(?:token)?|authorization|bearer|credentials?)"
+_WORD = (
+    r"(?:token|secret|passw(?:or)?d|pwd|api[-_.]?key|[-_.]key|\bkey|_auth(?:token)?|authorization|bearer|credentials?)"
+)
 _RULES = (
     # //user:password@host, and //token@host
     (re.compile(r"(//)[^\s/@'\"]{1,300}@"), rf"\1{HIDDEN}@"),
@@ -16,7 +18,10 @@ _RULES = (
         HIDDEN,
     ),
     # name=value and name: value, quoted or not
-    (re.compile(rf"(?i)({_WORD}[\w-]{{0,30}}[\"']?\s?[=:]\s?)(?:Bearer |Basic )?[\"']?[^\s\"',;&]{{4,400}}"), rf"\1{HIDDEN}"),
+    (
+        re.compile(rf"(?i)({_WORD}[\w-]{{0,30}}[\"']?\s?[=:]\s?)(?:Bearer |Basic )?[\"']?[^\s\"',;&]{{4,400}}"),
+        rf"\1{HIDDEN}",
+    ),
     # token VALUE, where VALUE is long and no word of a sentence
     (
         re.compile(rf"(?i)({_WORD}[\w-]{{0,30}}[\"']?\s(?:is\s|was\s)?[\"'(]?)(?=\S{{0,100}}\d)[\w+/=.-]{{16,400}}"),
