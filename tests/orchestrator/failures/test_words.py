@@ -90,6 +90,7 @@ DEV: Step = "dev_server"
         (DEV, ["SyntaxError: /vm/app/src/App.js: Unexpected token (7:4)"], "syntax_error", "src/App.js, line 7"),
         (DEV, ["mkdir: cannot create directory: Permission denied"], "permission_denied", "permission denied"),
         (DEV, ["Error: getaddrinfo EAI_AGAIN db.example"], "resolver_silent", "db.example"),
+        (DEV, ["Error: queryA ETIMEOUT db.example"], "resolver_silent", "db.example"),
     ],
 )
 def test_words_that_are_known(step: Step, lines: list[str], code: str, words: str) -> None:

@@ -1,5 +1,6 @@
 """Finds a cause in a log: bounded in lines, in their length, and in what may be said of them. Pure."""
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,6 +17,8 @@ RAW_CHARS_MAX = 4000
 """Terminal escapes are taken out of no more than this."""
 REACH_LINES = 30
 """How far from the hit `near` and `also` may be found."""
+HITS_MAX = 10
+"""Hits of one sign whose surroundings are looked at."""
 EVIDENCE_MAX = 12
 TAIL_EVIDENCE = 8
 """Last lines that are shown where nothing in the log is known."""
@@ -47,9 +50,10 @@ def find(cause: Cause, lines: Sequence[str], *, last: bool) -> Found | None:
     """The first of the cause's signs that these plain lines show: at its last hit, or at its first one."""
     for pattern in cause.patterns:
         order = range(len(lines) - 1, -1, -1) if last else range(len(lines))
-        for index in order:
-            hit = pattern.hit.search(lines[index])
-            if hit is not None and (found := _around(cause, pattern, lines, index, hit)) is not None:
+        hits = ((index, hit) for index in order if (hit := pattern.hit.search(lines[index])) is not None)
+        for index, hit in itertools.islice(hits, HITS_MAX):
+            found = _around(cause, pattern, lines, index, hit)
+            if found is not None:
                 return found
     return None
 
@@ -59,11 +63,11 @@ def _around(cause: Cause, pattern: Pattern, lines: Sequence[str], index: int, hi
     values = {name: value for name, value in hit.groupdict().items() if value}
     shown = [index]
     for needed, searched in [(True, each) for each in pattern.near] + [(False, each) for each in pattern.also]:
-        matches = list(_search(searched, lines, index))
+        matches = list(itertools.islice(_search(searched, lines, index), NAMES_MAX))
         if needed and not matches:
             return None
         collects = "names" in searched.groupindex
-        for at, match in sorted(matches[:NAMES_MAX], key=_place) if collects else matches[:1]:
+        for at, match in sorted(matches, key=_place) if collects else matches[:1]:
             _add(values, match)
             shown.append(at)
     entry = cause.entry
