@@ -4,7 +4,7 @@ orchestrator is another process: what it would write is written by the test."""
 import asyncio
 import io
 import tarfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -98,7 +98,7 @@ class ApiStage:
         assert answer.status == 200, answer.text
         return dict(answer.json)
 
-    async def sse(self, path: str, last_id: str = "") -> AsyncIterator[tuple[str, Json]]:
+    async def sse(self, path: str, last_id: str = "") -> AsyncGenerator[tuple[str, Json], None]:
         """Server-sent events as (event, data), until the test has enough."""
         headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {TOKEN}", "Last-Event-ID": last_id}
         async with self.session.get(self.url + path, headers=headers) as response:
