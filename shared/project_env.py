@@ -21,7 +21,7 @@ VARIABLES_MAX = 100
 VARIABLES_BYTES_MAX = 32 * 1024
 """Names and values of a project, added up. Linux takes some MiB for a process; a project that needs them uses files."""
 NAME_CHARS_MAX = 200
-REFUSED = frozenset({"PORT", "HOST", "PATH", "HOME"})
+REFUSED = frozenset({"PORT", "HOST", "PATH", "HOME", "TMPDIR"})
 """Drape's own: where the dev server listens, so that the gateway reaches it; and where a VM's programs, its Node and its
 caches are found. `NODE_OPTIONS` is the project's: it is how a build gets more memory, and it harms nobody else."""
 REFUSED_PREFIX = "DRAPE_"

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.cli.ignore import IgnoreRules
+from services.orchestrator.rules.detection import TEXT_BYTES_MAX, wanted_files
 from shared.errors import Invalid
 from shared.project_files import LEFT_OUT, clean_path
 
@@ -90,6 +91,15 @@ def _stat(root: Path, path: Path) -> LocalFile | None:
     if not stat.S_ISREG(info.st_mode):
         return None
     return LocalFile(path, info.st_size, 0o755 if info.st_mode & 0o111 else 0o644, (info.st_mtime_ns, info.st_ino))
+
+
+def read_texts(files: Mapping[str, LocalFile]) -> dict[str, str]:
+    """The texts that detection wants, cut to what it reads."""
+    texts: dict[str, str] = {}
+    for name in wanted_files(files):
+        with files[name].path.open("rb") as file:
+            texts[name] = file.read(TEXT_BYTES_MAX).decode("utf-8", "replace")
+    return texts
 
 
 def _check_limits(files: int, size_bytes: int) -> None:

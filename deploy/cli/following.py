@@ -21,8 +21,8 @@ PLAIN = frozenset({"state", "preview", "preview_progress", "project", "pool", "l
 Json = dict[str, Any]
 
 
-async def follow(output: Output, api: Api, preview_id: str) -> Json:
-    """Draw progress until the preview is ready or has ended; gives its last view."""
+async def follow(output: Output, api: Api, preview_id: str, *, attempt: int = 1) -> Json:
+    """Draw progress until this attempt of the preview is ready or has ended; gives its last view."""
     last_id = ""
     columns = (
         # What a dev server prints is no markup.
@@ -39,7 +39,7 @@ async def follow(output: Output, api: Api, preview_id: str) -> Json:
                 async for _, event_id, message in api.stream(f"/api/previews/{preview_id}/events", last_id):
                     last_id = event_id or last_id
                     view = _show(output, bar, task, message, preview_id)
-                    if view is not None and view["status"] in ENDED:
+                    if view is not None and view["status"] in ENDED and view["attempt"] >= attempt:
                         return view
             except Unavailable:
                 output.emit({"type": "reconnecting"})

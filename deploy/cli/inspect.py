@@ -122,8 +122,8 @@ async def restart(output: Output, preview_id: str, app: str) -> int:
     """Begin a preview anew with the newest files; a failed one from the step that failed, where that is possible."""
     running = require_running()
     async with _api() as api:
-        await api.call("POST", f"/api/previews/{preview_id}/restart", json={"app": app})
-        view = await ask_which(output, api, await follow(output, api, preview_id))
+        again = await api.call("POST", f"/api/previews/{preview_id}/restart", json={"app": app})
+        view = await ask_which(output, api, await follow(output, api, preview_id, attempt=again["attempt"]))
         return 0 if await conclude(output, api, view, running.gateway) else 1
 
 

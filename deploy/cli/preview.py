@@ -1,5 +1,6 @@
-"""`preview` and `detect`: a folder becomes a live preview."""
+"""`preview`: a folder becomes a live preview, and stays one while it is edited."""
 
+import asyncio
 import sys
 import webbrowser
 from pathlib import Path
@@ -19,7 +20,6 @@ from deploy.cli.platform import ensure_running
 from deploy.cli.projects import project_of_folder, send_folder
 from deploy.cli.watch import Watched, watch
 from deploy.local.paths import Home
-from services.orchestrator.rules.detection import detect as detect_project
 from shared.errors import DrapeError
 from shared.project_env import check_variables
 
@@ -94,7 +94,7 @@ async def _show_folder(output: Output, wish: Wish) -> int:
             await api.call("PATCH", f"/api/projects/{project_id}/env", json=wish.variables)
         stored = await send_folder(api, project_id, files)
         wanted = await api.call("POST", "/api/previews", json={"project_id": project_id, "app": wish.app})
-        ended = await follow(output, api, wanted["preview_id"])
+        ended = await follow(output, api, wanted["preview_id"], attempt=wanted["attempt"])
         ended = await ask_which(output, api, ended)
         if not await conclude(output, api, ended, running.gateway):
             return 1
@@ -114,39 +114,11 @@ async def ask_which(output: Output, api: Api, view: Json) -> Json:
         choices: list[Json] = error["choices"]
         for number, choice in enumerate(choices, 1):
             output.say(f"  {number}  {choice['path']}  ({choice['framework']})")
-        picked = click.prompt("Which one", type=click.IntRange(1, len(choices)), default=1)
+        picked = await asyncio.to_thread(click.prompt, "Which one", type=click.IntRange(1, len(choices)), default=1)
         app = choices[picked - 1]["path"]
-        await api.call("POST", f"/api/previews/{view['preview_id']}/restart", json={"app": app})
-        view = await follow(output, api, view["preview_id"])
+        again = await api.call("POST", f"/api/previews/{view['preview_id']}/restart", json={"app": app})
+        view = await follow(output, api, view["preview_id"], attempt=again["attempt"])
     return view
 
 
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@command
-async def detect(output: Output, path: Path) -> int:
-    """What the project in PATH is, and how its dev server would be started."""
-    files = read_folder(path)
-    texts = {
-        name: files[name].path.read_text("utf-8", "replace")
-        for name in ("package.json", "package-lock.json")
-        if name in files
-    }
-    found = detect_project(files, texts.get("package.json"), texts.get("package-lock.json"))
-    output.result(
-        {
-            "type": "detected",
-            "framework": found.framework,
-            "version": found.version,
-            "package_manager": found.package_manager,
-            "app_root": found.app_root,
-            "dev_command": " ".join(found.dev_command),
-            "evidence": list(found.evidence),
-        },
-        f"{found.framework} {found.version}\n  manager  {found.package_manager}\n"
-        f"  command  {' '.join(found.dev_command)}\n  because  {', '.join(found.evidence)}",
-    )
-    return 0
-
-
-COMMANDS = (preview, detect)
+COMMANDS = (preview,)

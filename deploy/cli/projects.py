@@ -29,15 +29,16 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     hashes: dict[str, str]
 
 
-def remembered(home: Home, folder: Path, name: str) -> str:
-    """The id of the project that this folder was shown as; empty where there is none."""
-    return _read(home).get(_key(folder, name), "")
+def remembered(home: Home, folder: Path, name: str, identity: str = "") -> str:
+    """The id of the project that this folder was shown as; empty where there is none. `identity`: who shows it, a folder
+    is another project for another user of the gateway."""
+    return _read(home).get(_key(folder, name, identity), "")
 
 
-def remember(home: Home, folder: Path, name: str, project_id: str) -> None:
-    """Know the project again. Where that can't be written the next time makes another project, no more."""
+def remember(home: Home, folder: Path, name: str, project_id: str, identity: str = "") -> None:
+    """Know the project again."""
     known = _read(home)
-    key = _key(folder, name)
+    key = _key(folder, name, identity)
     known.pop(key, None)
     known[key] = project_id
     newest = dict(list(known.items())[-FOLDERS_MAX:])
@@ -58,13 +59,13 @@ def _read(home: Home) -> dict[str, str]:
         return {}
 
 
-def _key(folder: Path, name: str) -> str:
-    return f"{folder.resolve()}\n{name}"
+def _key(folder: Path, name: str, identity: str) -> str:
+    return "\n".join((str(folder.resolve()), name, identity))
 
 
 async def project_of_folder(api: Api, home: Home, folder: Path, name: str) -> str:
     """The id of the folder's project: the one that it was shown as, else a new one."""
-    known = remembered(home, folder, name)
+    known = remembered(home, folder, name, api.identity)
     if known:
         try:
             project: Json = await api.call("GET", f"/api/projects/{known}")
@@ -73,7 +74,7 @@ async def project_of_folder(api: Api, home: Home, folder: Path, name: str) -> st
         else:
             return str(project["project_id"])
     made: Json = await api.call("POST", "/api/projects", json={"name": name})
-    remember(home, folder, name, made["project_id"])
+    remember(home, folder, name, made["project_id"], api.identity)
     return str(made["project_id"])
 
 
@@ -88,7 +89,7 @@ async def find_project(api: Api, home: Home, text: str) -> Json:
     ids = {text}
     if folder.is_dir():
         names.add(folder.resolve().name)
-        ids.add(remembered(home, folder, folder.resolve().name))
+        ids.add(remembered(home, folder, folder.resolve().name, api.identity))
     exact = [each for each in projects if each["project_id"] in ids]
     found = exact or [each for each in projects if each["name"] in names]
     if not found:

@@ -36,6 +36,7 @@ def project_view(project: Project) -> Json:
         "version": project.files_version,
         "files": project.files,
         "bytes": project.size_bytes,
+        "env": sorted(project.env_names),
     }
 
 
@@ -67,10 +68,11 @@ def preview_view(
         "message": message_of(preview, told),
         "elapsed_s": elapsed_of(preview, now),
         "eta_s": 0.0 if preview.status in SERVED else told.eta_s if told is not None else None,
-        "phase": told.details.get("phase") if told is not None else None,
+        "phase": told.details.get("phase", "") if told is not None else "",
         "quiet_s": told.details.get("quiet_s") if told is not None else None,
-        "last_line": told.details.get("last_line") if told is not None else None,
+        "last_line": told.details.get("last_line", "") if told is not None else "",
         "url": preview.url or None,
+        "detail": preview.detail,
         "app": preview.app,
         "wanted": preview.wanted,
         "framework": preview.framework,

@@ -118,7 +118,7 @@ class OrchestratorEffects:
             return
         report = RecordHmr(preview_id=effect.preview_id, attempt=effect.attempt, state="none")
         framework = FRAMEWORKS.get(preview.found.framework)
-        if framework is not None and framework.hmr is not None:
+        if framework is not None and framework.hmr.paths:
             hmr, url = framework.hmr, self._url_of(effect.preview_id)
             limit_s = self._config.hmr_timeout_s
             answer = await self._probe.socket(effect.preview_id, url, hmr.paths, hmr.protocol, limit_s)

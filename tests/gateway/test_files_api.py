@@ -101,6 +101,18 @@ async def test_a_listed_folder_may_send_nothing_at_all() -> None:
         assert stored(stage, project_id) == plain(PAGE)
 
 
+async def test_the_files_of_a_version_are_listed() -> None:
+    """For clients that compare by themselves; nothing yet where nothing was sent."""
+    async with api_stage() as stage:
+        project_id = await stage.project()
+        path = f"/api/projects/{project_id}/files"
+        assert (await stage.call("GET", path)).json == {"version": 0, "files": {}}
+        await put(stage, project_id, PAGE)
+        listed = (await stage.call("GET", path)).json
+        assert listed["version"] == 1
+        assert listed["files"]["src/main.js"] == {"sha256": sha256(b"main()"), "size": 6, "mode": 0o644}
+
+
 async def test_a_first_upload_may_be_listed() -> None:
     async with api_stage() as stage:
         project_id = await stage.project()

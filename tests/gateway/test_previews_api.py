@@ -84,6 +84,7 @@ async def test_an_app_is_passed_on() -> None:
         (f"/api/projects/{PROJECT}/prepare", {"ap": "x"}, "bad_body"),
         (f"/api/projects/{PROJECT}/prepare", [], "bad_body"),
         (f"/api/previews/{PREVIEW}/restart", {"app": 7}, "bad_body"),
+        (f"/api/previews/{PREVIEW}/restart", {"app": "x" * 1025}, "bad_app"),
         ("/api/projects/other/prepare", {}, "project_not_found"),
     ],
 )
@@ -219,7 +220,7 @@ async def test_nothing_of_the_last_attempt_is_the_newest_line() -> None:
         await stage.record(preview_restarted(2, in_place=True), project_detected(2), files_synced(2))
         await stage.record(dev_server_started(2))
         await stage.tick(msgspec.structs.replace(tick(90.0), details={"attempt": 2}))
-        assert (await stage.view())["last_line"] is None
+        assert (await stage.view())["last_line"] == ""
 
 
 async def test_an_edit_leaves_what_is_shown() -> None:

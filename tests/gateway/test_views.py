@@ -78,10 +78,11 @@ def test_a_ready_preview() -> None:
         "message": "Ready",
         "elapsed_s": 0.0,
         "eta_s": 0.0,
-        "phase": None,
+        "phase": "",
         "quiet_s": None,
-        "last_line": None,
+        "last_line": "",
         "url": URL,
+        "detail": "",
         "app": "",
         "wanted": True,
         "framework": "vite",
@@ -123,7 +124,7 @@ def test_a_failed_preview_says_why() -> None:
 def test_a_running_preview_shows_its_newest_tick() -> None:
     view = shown(*story("installing"), progress=tick())
     assert (view["percent"], view["message"], view["elapsed_s"]) == (42.0, "Installing dependencies, 5 s", 5.0)
-    assert (view["eta_s"], view["phase"], view["quiet_s"]) == (12.0, None, None)
+    assert (view["eta_s"], view["phase"], view["quiet_s"]) == (12.0, "", None)
 
 
 def test_the_inside_of_a_step_is_shown() -> None:
@@ -251,6 +252,7 @@ def test_a_project() -> None:
         "version": 2,
         "files": 3,
         "bytes": 300,
+        "env": [],
     }
 
 

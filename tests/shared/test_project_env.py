@@ -1,6 +1,8 @@
 """A project's variables: only what an environment can hold goes in, and only the project's own key opens it again."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.errors import Invalid
 from shared.project_env import (
@@ -26,6 +28,11 @@ def test_what_was_sealed_comes_out() -> None:
     """Any text, byte by byte."""
     assert unseal(SECRET, PROJECT, seal(SECRET, PROJECT, VALUES)) == VALUES
     assert unseal(SECRET, PROJECT, seal(SECRET, PROJECT, {})) == {}
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=20), st.text(max_size=50), max_size=10))
+def test_any_text_comes_out_again(values: dict[str, str]) -> None:
+    assert unseal(SECRET, PROJECT, seal(SECRET, PROJECT, values)) == values
 
 
 def test_nothing_of_it_can_be_read() -> None:
@@ -72,7 +79,7 @@ def test_names_that_no_shell_could_set_are_refused(name: str) -> None:
     assert refusal({name: "sesame"}).code == "bad_env_name"
 
 
-@pytest.mark.parametrize("name", ["PORT", "HOST", "PATH", "HOME", "DRAPE_SECRET", "DRAPE_X"])
+@pytest.mark.parametrize("name", ["PORT", "HOST", "PATH", "HOME", "TMPDIR", "DRAPE_SECRET", "DRAPE_X"])
 def test_drapes_own_names_are_refused(name: str) -> None:
     """A dev server that listened elsewhere would never be found."""
     error = refusal({name: "sesame"})

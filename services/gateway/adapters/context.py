@@ -21,6 +21,7 @@ from shared.runtime import Runtime
 from shared.ulids import new_id
 
 IDEMPOTENCY_KEY_CHARS_MAX = 200
+APP_CHARS_MAX = 1024
 
 R = TypeVar("R", bound=Reply)
 B = TypeVar("B", bound=msgspec.Struct)
@@ -164,6 +165,13 @@ def command_id(request: web.Request, owner: OwnerId) -> str:
     if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
         raise Invalid("bad_idempotency_key", f"An Idempotency-Key has at most {IDEMPOTENCY_KEY_CHARS_MAX} characters.")
     return derive("", owner, request.method, request.path, key)
+
+
+def checked_app(app: str) -> str:
+    """The name of an app, short enough for an event. Raises `Invalid` (`bad_app`)."""
+    if len(app) > APP_CHARS_MAX or "\0" in app:
+        raise Invalid("bad_app", f"An app is named by its folder: at most {APP_CHARS_MAX} characters.")
+    return app
 
 
 def answer(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

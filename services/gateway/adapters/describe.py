@@ -104,6 +104,9 @@ def _file_paths(problem: Json) -> Json:
     return {
         "/api/projects/{id}/files": {
             "parameters": [_ID],
+            "get": _operation(
+                "The files by path: hash, size, mode", problem, {"200": _ok("Files", {"type": "object"})}
+            ),
             "put": _operation(put, problem, {"200": stored}, requestBody=files),
             "patch": _operation(
                 "Change files by a tar, whose first member is .drape-patch.json: {base_version, delete}",
@@ -231,7 +234,13 @@ def _env_schema() -> Json:
 
 def _project_schema() -> Json:
     return _properties(
-        project_id="string", name="string", owner="string", version="integer", files="integer", bytes="integer"
+        project_id="string",
+        name="string",
+        owner="string",
+        version="integer",
+        files="integer",
+        bytes="integer",
+        env="array",
     )
 
 
@@ -247,10 +256,11 @@ def _preview_schema() -> Json:
         message="string",
         elapsed_s="number",
         eta_s="number|null",
-        phase="string|null",
+        phase="string",
         quiet_s="number|null",
-        last_line="string|null",
+        last_line="string",
         url="string|null",
+        detail="string",
         app="string",
         wanted="boolean",
         framework="string",

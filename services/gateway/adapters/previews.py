@@ -7,7 +7,7 @@ from aiohttp import web
 
 from services.gateway import views
 from services.gateway.adapters import output, sse, websocket
-from services.gateway.adapters.context import Context, answer, command_id, json_body, optional_body
+from services.gateway.adapters.context import Context, answer, checked_app, command_id, json_body, optional_body
 from services.gateway.state import ENDED
 from shared.commands import PreviewReply, RequestPreview, RestartPreview, StopPreview
 
@@ -52,7 +52,7 @@ class PreviewRoutes:
         wanted = await json_body(request, NewPreview)
         project = self._context.project_of(request, wanted.project_id)
         command = RequestPreview(
-            id=command_id(request, owner), project_id=project.project_id, owner=owner, app=wanted.app
+            id=command_id(request, owner), project_id=project.project_id, owner=owner, app=checked_app(wanted.app)
         )
         reply = await self._context.send(command, PreviewReply)
         headers = {"Location": f"/api/previews/{reply.preview_id}"}
@@ -76,7 +76,9 @@ class PreviewRoutes:
     async def _restart(self, request: web.Request) -> web.StreamResponse:
         preview = self._context.preview(request)
         wanted = await optional_body(request, Restart)
-        command = RestartPreview(id=command_id(request, preview.owner), preview_id=preview.preview_id, app=wanted.app)
+        command = RestartPreview(
+            id=command_id(request, preview.owner), preview_id=preview.preview_id, app=checked_app(wanted.app)
+        )
         await self._context.send(command, PreviewReply)
         return answer(self._context.feed.view(self._context.state.previews[preview.preview_id]), status=202)
 

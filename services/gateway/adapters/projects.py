@@ -5,7 +5,15 @@ from aiohttp import web
 
 from services.gateway import views
 from services.gateway.adapters.archive import MANIFEST_BYTES_MAX
-from services.gateway.adapters.context import Context, answer, command_id, json_body, large_body, optional_body
+from services.gateway.adapters.context import (
+    Context,
+    answer,
+    checked_app,
+    command_id,
+    json_body,
+    large_body,
+    optional_body,
+)
 from services.gateway.adapters.uploads import Uploads
 from shared.commands import CreateProject, DeleteProject, PreviewReply, ProjectReply, Reply, RequestPreview
 
@@ -36,6 +44,7 @@ class ProjectRoutes:
             web.post("/api/projects", self._create),
             web.get(one, self._get),
             web.delete(one, self._delete),
+            web.get(f"{one}/files", self._list_files),
             web.put(f"{one}/files", self._put_files),
             web.patch(f"{one}/files", self._patch_files),
             web.post(f"{one}/files/missing", self._missing_files),
@@ -60,6 +69,13 @@ class ProjectRoutes:
         project = self._context.project(request)
         await self._context.execute(DeleteProject(project_id=project.project_id, owner=project.owner), Reply)
         return web.Response(status=204)
+
+    async def _list_files(self, request: web.Request) -> web.StreamResponse:
+        """What the present version holds, for clients that compare by themselves."""
+        project = self._context.project(request)
+        files = await self._uploads.listing(project)
+        listed = {path: {"sha256": e.sha256, "size": e.size, "mode": e.mode} for path, e in files.items()}
+        return answer({"version": project.files_version, "files": listed})
 
     async def _put_files(self, request: web.Request) -> web.StreamResponse:
         return await self._receive(request, patch=False)
@@ -96,7 +112,7 @@ class ProjectRoutes:
             id=command_id(request, project.owner),
             project_id=project.project_id,
             owner=project.owner,
-            app=wanted.app,
+            app=checked_app(wanted.app),
             prepare=True,
         )
         reply = await self._context.send(command, PreviewReply)

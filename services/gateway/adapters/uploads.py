@@ -65,6 +65,10 @@ class Uploads:
             upload = await asyncio.to_thread(check_archive, body, self._config, patch)
             return await self._store(body, upload, project)
 
+    async def listing(self, project: Project) -> dict[str, Entry]:
+        """The files of the project's present version."""
+        return await self._current(project)
+
     async def missing(self, body: bytes, project: Project) -> dict[str, Any]:
         """Of a folder's {path: sha256}: the hashes whose content the present version lacks, each once. `unchanged`:
         paths and contents are the present version's."""

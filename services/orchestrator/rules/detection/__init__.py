@@ -1,268 +1,68 @@
-"""What a project is and how its dev server is started, from its file names and package.json. Pure."""
+"""What a project is and how its dev server is started, from the names of its files and the texts of some. Pure.
 
-import json
-import re
-import shlex
+`wanted_files` says which texts are needed, `detect` gives a `Detection`. What is known about frameworks is data, in
+`frameworks.toml`; the rooms of this package: `tree` (the files), `settings` (drape.toml), `scripts` (what a script runs),
+`recognise`, `python` and `nx` (what a folder is), `workspaces` and `apps` (which folder is meant), `managers` and
+`versions` (what installs it, on which Node), `starting` (the commands).
+"""
+
 from collections.abc import Collection, Mapping
-from typing import Any
 
-import msgspec
-
-from shared.commands import PreviewWarning
+from services.orchestrator.rules.detection.apps import App, choose_app
+from services.orchestrator.rules.detection.managers import LOCKFILES, NPM_QUIET
+from services.orchestrator.rules.detection.model import BASE_ENV, PORT, AppChoiceNeeded, Detection
+from services.orchestrator.rules.detection.settings import Settings, merged, read_settings
+from services.orchestrator.rules.detection.starting import describe
+from services.orchestrator.rules.detection.tree import TEXT_BYTES_MAX, Tree, parse_package_json
+from services.orchestrator.rules.detection.wanted import WANTED_FILES_MAX, wanted_files
+from services.orchestrator.rules.frameworks import FRAMEWORKS
 from shared.errors import Invalid
-from shared.events import AppChoice
 
-PORT = "{port}"
-"""Stands for the port in argv and environment; the agent puts in a free one."""
+STATIC_COMMAND = FRAMEWORKS["static"].command
 
-
-class Framework(msgspec.Struct, frozen=True, kw_only=True):
-    """How one framework is recognised and started. `flags`: appended to its command; `binary`: the command's name."""
-
-    slug: str
-    dependency: str
-    binary: str
-    subcommand: str = ""
-    flags: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-
-
-FRAMEWORKS = (
-    Framework(
-        slug="nextjs",
-        dependency="next",
-        binary="next",
-        subcommand="dev",
-        flags=("-H", "127.0.0.1", "-p", PORT),
-        env={"NEXT_TELEMETRY_DISABLED": "1"},
-    ),
-    Framework(
-        slug="vite",
-        dependency="vite",
-        binary="vite",
-        flags=("--host", "127.0.0.1", "--port", PORT, "--strictPort"),
-    ),
-    Framework(slug="express", dependency="express", binary="node"),
-)
-"""In the order in which they are tried: a Next project may well have vite among its tools."""
-
-BASE_ENV = {
-    "PORT": PORT,
-    "HOST": "127.0.0.1",
-    "BROWSER": "none",
-    "NODE_ENV": "development",
-    "FORCE_COLOR": "1",
-    "npm_config_update_notifier": "false",
-    "npm_config_fund": "false",
-}
-NPM_QUIET = ("--no-audit", "--no-fund", "--no-update-notifier", "--no-progress", "--prefer-offline")
-STATIC_COMMAND = ("{python}", "-m", "shared.agent.static_server", "--port", PORT, "--root", ".")
-LOCKFILES = {
-    "package-lock.json": "npm",
-    "npm-shrinkwrap.json": "npm",
-    "pnpm-lock.yaml": "pnpm",
-    "yarn.lock": "yarn",
-    "bun.lock": "bun",
-    "bun.lockb": "bun",
-}
-
-
-class Detection(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found, and the evidence for it. Empty `install_command`: nothing to install.
-
-    `install_root`, `app_root`: folders below the project in which the install and the dev server run; "." is the
-    project itself. `install_retry_command`: for a lockfile that does not fit; empty: no second try. `node_version`: the
-    major to run on where the default does not serve; empty: the default. `deps`: a fingerprint of all that decides what
-    an install gives. `restart_on`: globs below `app_root` of files whose edit the dev server can't take in while it runs.
-    """
-
-    framework: str
-    version: str
-    package_manager: str
-    package_manager_version: str = ""
-    app_root: str
-    install_root: str = "."
-    dev_command: tuple[str, ...]
-    dev_env: dict[str, str]
-    install_command: tuple[str, ...]
-    install_retry_command: tuple[str, ...] = ()
-    install_env: dict[str, str] = {}
-    node_version: str = ""
-    deps: str = ""
-    ready_path: str = "/"
-    restart_on: tuple[str, ...] = ()
-    warnings: tuple[PreviewWarning, ...] = ()
-    evidence: tuple[str, ...]
-
-
-class AppChoiceNeeded(Invalid):
-    """The project holds several apps, and none was named."""
-
-    def __init__(self, choices: tuple[AppChoice, ...]) -> None:
-        names = ", ".join(choice.path for choice in choices[:10])
-        super().__init__(
-            "app_choice_needed",
-            f"The project holds {len(choices)} apps: {names}.",
-            "Say which one to show: `--app PATH`, `app` in the API, or `app` in drape.toml.",
-        )
-        self.choices = choices
-
-
-TEXT_BYTES_MAX = 1024 * 1024
-
-
-def wanted_files(paths: Collection[str]) -> list[str]:
-    return [each for each in ("package.json", "package-lock.json") if each in paths]
+__all__ = [
+    "BASE_ENV",
+    "LOCKFILES",
+    "NPM_QUIET",
+    "PORT",
+    "STATIC_COMMAND",
+    "TEXT_BYTES_MAX",
+    "WANTED_FILES_MAX",
+    "AppChoiceNeeded",
+    "Detection",
+    "detect",
+    "parse_package_json",
+    "wanted_files",
+]
 
 
 def detect(paths: Collection[str], texts: Mapping[str, str], *, app: str = "", default_node: int = 24) -> Detection:
-    return _detect(paths, texts.get("package.json"), texts.get("package-lock.json"))
+    """What the project is. `paths`: its files; `texts`: those of `wanted_files`, by path, cut to `TEXT_BYTES_MAX`.
 
-
-def _detect(paths: Collection[str], package_json: str | None, lockfile: str | None = None) -> Detection:
-    """What the project is. `paths`: its files; `package_json`, `lockfile`: the texts of the root's, where there are.
-
-    Raises `Invalid`: `empty_project`, `bad_package_json`, `no_dev_script`, `not_a_web_project`.
+    `app`: the folder or the package's name of the app to show; empty: `drape.toml` says, or it is the only one.
+    `default_node`: the major that VMs run on.
+    Raises `AppChoiceNeeded`, or `Invalid`: `empty_project`, `bad_package_json`, `no_dev_script`, `not_a_web_project`,
+    `bad_drape_toml`, `app_not_found`.
     """
-    if not paths:
+    tree = Tree(paths, texts)
+    if not tree.paths:
         raise Invalid(
             "empty_project", "The project has no files.", "Upload a folder with an index.html or a package.json."
         )
-    if package_json is not None:
-        return _detect_node(paths, parse_package_json(package_json), lockfile)
-    if "index.html" in paths:
-        return Detection(
-            framework="static",
-            version="",
-            package_manager="none",
-            app_root=".",
-            dev_command=STATIC_COMMAND,
-            dev_env={},
-            install_command=(),
-            evidence=("index.html", "no package.json"),
-        )
-    raise Invalid(
-        "not_a_web_project",
-        "There is neither a package.json nor an index.html at the top of the project.",
-        "Preview the folder that holds one of them.",
-    )
+    settings = read_settings(tree, ".")
+    chosen = _choose(tree, settings, app)
+    if chosen.path != ".":
+        settings = merged(settings, read_settings(tree, chosen.path))
+        if settings.framework and settings.framework != chosen.framework:
+            chosen = choose_app(tree, chosen.path, settings.framework)
+    return describe(tree, chosen, settings, default_node)
 
 
-def parse_package_json(text: str) -> dict[str, Any]:
-    """The object in package.json. Raises `Invalid("bad_package_json")` saying where it breaks."""
+def _choose(tree: Tree, settings: Settings, app: str) -> App:
+    """The app that is meant. With a command in drape.toml the folder need not be anything that we know."""
     try:
-        value = json.loads(text.removeprefix("\ufeff"))
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair fits in JSON, but in no event or argv
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
-        raise Invalid("bad_package_json", f"package.json is not JSON: {error}.", "Mend package.json.") from error
-    if not isinstance(value, dict):
-        raise Invalid(
-            "bad_package_json", f"package.json holds a {type(value).__name__}, not an object.", "Mend package.json."
-        )
-    return value
-
-
-def _detect_node(paths: Collection[str], package: Mapping[str, Any], lockfile: str | None) -> Detection:
-    dependencies = _dependencies(package)
-    framework = next((each for each in FRAMEWORKS if each.dependency in dependencies), None)
-    script_name, script = _dev_script(package, paths)
-    manager = _package_manager(package, paths)
-    evidence = [f"package.json: {framework.dependency}" if framework else "package.json", f"script {script_name}"]
-    evidence += [name for name in LOCKFILES if name in paths]
-    dev_command = _dev_command(framework, script_name, script)
-    return Detection(
-        framework=framework.slug if framework else "node",
-        version=_version(framework, dependencies, lockfile) if framework else "",
-        package_manager=manager if dependencies else "none",
-        app_root=".",
-        dev_command=dev_command,
-        dev_env={**BASE_ENV, **(framework.env if framework else {})},
-        install_command=_install_command(paths) if dependencies else (),
-        install_retry_command=("npm", "install") if dependencies else (),
-        deps=json.dumps(dependencies),
-        evidence=tuple(evidence),
-    )
-
-
-def _dependencies(package: Mapping[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for group in ("devDependencies", "optionalDependencies", "dependencies"):
-        entries = package.get(group)
-        if isinstance(entries, dict):
-            found.update({str(name): str(version) for name, version in entries.items()})
-    return found
-
-
-def _dev_script(package: Mapping[str, Any], paths: Collection[str]) -> tuple[str, str]:
-    scripts = package.get("scripts")
-    scripts = scripts if isinstance(scripts, dict) else {}
-    for name in ("dev", "start"):
-        script = scripts.get(name)
-        if isinstance(script, str) and script.strip():
-            return name, script.strip()
-    main = package.get("main")
-    for candidate in (main, "server.js", "index.js", "app.js"):
-        if isinstance(candidate, str) and candidate in paths:
-            return "main", f"node {shlex.quote(candidate)}"
-    raise Invalid(
-        "no_dev_script",
-        "package.json has neither a `dev` nor a `start` script, and there is no server.js or index.js.",
-        'Add one, for example "scripts": {"dev": "vite"}.',
-    )
-
-
-def _package_manager(package: Mapping[str, Any], paths: Collection[str]) -> str:
-    named = package.get("packageManager")
-    if isinstance(named, str) and named.split("@")[0] in ("npm", "pnpm", "yarn", "bun"):
-        return named.split("@")[0]
-    return next((manager for name, manager in LOCKFILES.items() if name in paths), "npm")
-
-
-def _install_command(paths: Collection[str]) -> tuple[str, ...]:
-    """`npm ci` wherever there is a lockfile of npm's, for the same tree every time."""
-    locked = "package-lock.json" in paths or "npm-shrinkwrap.json" in paths
-    return ("npm", "ci" if locked else "install", *NPM_QUIET)
-
-
-def _dev_command(framework: Framework | None, script_name: str, script: str) -> tuple[str, ...]:
-    """The script's own binary where the script is one plain command (npm costs 0.1 s and a process), else through npm."""
-    words = _plain_words(script)
-    flags = framework.flags if framework else ()
-    if words and words[0] == "node":
-        return tuple(words)
-    if words and framework and words[0] == framework.binary and framework.subcommand in ("", *words[1:2]):
-        return (f"node_modules/.bin/{framework.binary}", *words[1:], *flags)
-    if script_name == "main":
-        return tuple(shlex.split(script))
-    passes_flags = bool(words) and framework is not None and framework.binary in words
-    return ("npm", "run", script_name, *(("--", *flags) if passes_flags and flags else ()))
-
-
-def _plain_words(script: str) -> list[str]:
-    """The words of a script that needs no shell; empty where it does."""
-    if re.search(r"[&|;<>$`*?~(){}\n\\]|^\s*\w+=", script):
-        return []
-    try:
-        return shlex.split(script)
-    except ValueError:
-        return []
-
-
-def _version(framework: Framework, dependencies: Mapping[str, str], lockfile: str | None) -> str:
-    """The locked version, else the one that package.json's range starts from."""
-    locked = _locked_version(framework.dependency, lockfile)
-    if locked:
-        return locked
-    match = re.search(r"\d+(\.\d+){0,2}(-[0-9A-Za-z.-]+)?", dependencies[framework.dependency])
-    return match.group(0) if match else ""
-
-
-def _locked_version(dependency: str, lockfile: str | None) -> str:
-    if not lockfile:
-        return ""
-    try:
-        packages = json.loads(lockfile).get("packages", {})
-        version = packages.get(f"node_modules/{dependency}", {}).get("version", "")
-    except (ValueError, AttributeError, RecursionError):
-        return ""  # a lockfile that is broken is npm's to complain about
-    return version if isinstance(version, str) and re.fullmatch(r"[0-9A-Za-z.+-]{1,100}", version) else ""
+        return choose_app(tree, app or settings.app, settings.framework)
+    except Invalid as error:
+        if settings.dev is None or error.code not in ("no_dev_script", "not_a_web_project"):
+            raise
+        return App(path=settings.app.strip("/") or ".", framework=settings.framework or "node", name="")

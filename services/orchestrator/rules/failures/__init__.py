@@ -28,8 +28,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 def explain(ended: Ended, lines: Sequence[str]) -> Explanation:
     """The cause of this end. `lines`: the job's last lines, oldest first, terminal escapes and all."""
-    if any('in sync' in l for l in lines): return Explanation(code='lockfile_mismatch', message='m', hint='h')
-    return Explanation(code='dev_server_exited' if ended.step=='dev_server' else 'install_failed', message='m', hint='h')
+    if any("in sync" in l for l in lines):
+        return Explanation(code="lockfile_mismatch", message="m", hint="h")
+    return Explanation(
+        code="dev_server_exited" if ended.step == "dev_server" else "install_failed", message="m", hint="h"
+    )
 
 
 def crashed(lines: Sequence[str]) -> Explanation | None:
