@@ -7,6 +7,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from deploy.cli.api import Api
 from deploy.cli.output import Output
+from services.gateway.adapters.terminal import plain
 from shared.errors import Unavailable
 
 STREAM_RETRIES_MAX = 20
@@ -136,12 +137,12 @@ def _say_failed(output: Output, error: Json, log_tail: list[str]) -> None:
     """The log's end, with the lines that show the cause marked; those that are further up come first."""
     evidence = [line for line in error["evidence"] if line not in log_tail]
     for line in evidence:
-        output.errors.print(f"  > {line}", markup=False, style="bold")
+        output.errors.print(f"  > {plain(line)}", markup=False, style="bold")
     if evidence and log_tail:
         output.errors.print("  ...", markup=False, style="dim")
     for line in log_tail:
         shown = line in error["evidence"]
-        output.errors.print(f"  {'>' if shown else '|'} {line}", markup=False, style="bold" if shown else "dim")
+        output.errors.print(f"  {'>' if shown else '|'} {plain(line)}", markup=False, style="bold" if shown else "dim")
     output.errors.print(f"drape: {error['message']}", style="red", markup=False)
     if error["hint"]:
         output.errors.print(f"       {error['hint']}", markup=False)

@@ -17,6 +17,7 @@ from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import require_running
 from deploy.cli.preview import ask_which
+from services.gateway.adapters.terminal import plain
 from services.gateway.views import LOG_STEPS
 from shared.codec import Recorded
 from shared.jetstream.connection import bus_on, connect
@@ -100,7 +101,9 @@ def _print_log(output: Output, message: dict[str, Any], timestamps: bool) -> Non
         output.emit({"type": "log", **line})
         at = datetime.fromtimestamp(line["at"], UTC).strftime("%H:%M:%S")
         mark = "!" if line["stream"] == "stderr" else " "
-        output.say(f"{at} {line['step']:<13}{mark} {line['text']}" if timestamps else line["text"])
+        # Colours are for terminals.
+        text = line["text"] if output.console.is_terminal else plain(line["text"])
+        output.say(f"{at} {line['step']:<13}{mark} {text}" if timestamps else text)
 
 
 @click.command()

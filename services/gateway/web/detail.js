@@ -5,7 +5,7 @@ import { make, put, sync, webAddress } from "./dom.js";
 import { drawStatus } from "./lists.js";
 import { LogPane } from "./log.js";
 import { list } from "./store.js";
-import { ENDED, isQuiet, isRunning, isShown, percent, plainLine, seconds, stepName, timeLeft } from "./text.js";
+import { ENDED, isQuiet, isRunning, isShown, percent, plainLine, seconds, stepName, timeLeft, whole } from "./text.js";
 
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-modals allow-popups allow-downloads";
 
@@ -138,8 +138,8 @@ export class Detail {
     const buttons = choices.map((choice) =>
       make(
         "button",
-        { type: "button", onclick: () => this.act.restart(this.previewId, String(choice.path)) },
-        [choice.name || choice.path, choice.framework ? ` (${choice.framework})` : ""].join(""),
+        { type: "button", title: choice.name, onclick: () => this.act.restart(this.previewId, String(choice.path)) },
+        [choice.path, choice.framework ? ` (${choice.framework})` : ""].join(""),
       ),
     );
     return make("div", { class: "row choices", role: "group", "aria-label": "Apps to choose from" }, ...buttons);
@@ -195,7 +195,7 @@ const HMR = { open: "edits are shown live", refused: "no live edits: refused", s
 // Words for how far it is; where nothing was printed for long and the gateway has not said so, that too.
 function messageOf(view) {
   const text = String(view.message || stepName(view.step || view.status));
-  return isQuiet(view) && !text.includes("no output") ? `${text}; no output for ${seconds(Math.round(view.quiet_s))}` : text;
+  return isQuiet(view) && !text.includes("no output") ? `${text}; no output for ${whole(view.quiet_s)}` : text;
 }
 
 function evidenceOf(error) {

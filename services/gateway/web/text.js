@@ -40,10 +40,15 @@ export function isQuiet(view) {
   return isRunning(view) && Number(view.quiet_s) >= QUIET_S;
 }
 
+// Seconds without a fraction, or minutes: as the command line says them.
+export function whole(value) {
+  return value < 90 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`;
+}
+
 // "about 12 s left"; nothing where that can't be told.
 export function timeLeft(view) {
   const left = Number(view.eta_s);
-  return isRunning(view) && view.eta_s !== null && left >= 1 ? `about ${seconds(Math.round(left))} left` : "";
+  return isRunning(view) && view.eta_s !== null && left >= 1 ? `about ${whole(left)} left` : "";
 }
 
 // A step that this page does not know is shown under its own name.
