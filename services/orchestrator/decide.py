@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.rules.warnings import warnings_for
-from services.orchestrator.state import ENDED, Preview, State, step_of
+from services.orchestrator.state import ENDED, Preview, State, losses_in_a_row, step_of
 from shared.commands import (
     Command,
     ConfirmPreview,
@@ -290,7 +290,7 @@ def handle_vm_lost(state: State, command: HandleVmLost, config: OrchestratorConf
     if preview is None or preview.status in ENDED or preview.vm is None or preview.vm.vm_id != command.vm_id:
         return []
     project = state.projects.get(preview.project_id)
-    if project is not None and preview.vm_losses < config.vm_losses_max:
+    if project is not None and losses_in_a_row(preview, command.at) < config.vm_losses_max:
         return [
             PreviewRestarted(
                 preview_id=preview.preview_id,

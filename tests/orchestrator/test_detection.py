@@ -118,6 +118,12 @@ def test_static_html() -> None:
     assert (found.install_command, found.dev_env) == ((), {})
 
 
+@pytest.mark.parametrize("package", ['{"name": "h"}', "{}", '{"scripts": {}, "devDependencies": {}}'])
+def test_a_package_json_that_starts_and_needs_nothing_leaves_static_html(package: str) -> None:
+    found = detect(("index.html", "package.json"), package)
+    assert (found.framework, found.install_command) == ("static", ())
+
+
 def test_a_package_json_beside_index_html_counts() -> None:
     """Vite projects have both."""
     assert node("vite", {"vite": "7"}, paths=("index.html", "package.json")).framework == "vite"

@@ -354,7 +354,7 @@ async def _body(request: web.Request, kind: type[Any]) -> Any:
         return msgspec.json.decode(await request.read(), type=kind)
     except msgspec.ValidationError as error:
         raise Invalid("bad_body", f"The body is not what is expected here: {error}.", "See /openapi.json.") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid("bad_json", f"The body is not JSON: {error}.") from error
 
 

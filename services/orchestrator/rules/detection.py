@@ -87,8 +87,9 @@ def detect(paths: Collection[str], package_json: str | None, lockfile: str | Non
         raise Invalid(
             "empty_project", "The project has no files.", "Upload a folder with an index.html or a package.json."
         )
-    if package_json is not None:
-        return _detect_node(paths, parse_package_json(package_json), lockfile)
+    package = parse_package_json(package_json) if package_json is not None else None
+    if package is not None and not (_is_plain(package) and "index.html" in paths):
+        return _detect_node(paths, package, lockfile)
     if "index.html" in paths:
         return Detection(
             framework="static",
@@ -98,7 +99,7 @@ def detect(paths: Collection[str], package_json: str | None, lockfile: str | Non
             dev_command=STATIC_COMMAND,
             dev_env={},
             install_command=(),
-            evidence=("index.html", "no package.json"),
+            evidence=("index.html", "no package.json" if package is None else "package.json without scripts"),
         )
     raise Invalid(
         "not_a_web_project",
@@ -139,6 +140,11 @@ def _detect_node(paths: Collection[str], package: Mapping[str, Any], lockfile: s
         install_command=_install_command(paths) if dependencies else (),
         evidence=tuple(evidence),
     )
+
+
+def _is_plain(package: Mapping[str, Any]) -> bool:
+    """A package.json that starts nothing and needs nothing, as generators and editors leave them beside plain pages."""
+    return not _dependencies(package) and not package.get("scripts") and not package.get("main")
 
 
 def _dependencies(package: Mapping[str, Any]) -> dict[str, str]:
