@@ -167,7 +167,7 @@ class _Plain:
         body.seek(0)
         packed = body.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         body.seek(0)
-        self._file: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=body)) if packed else body
+        self._file: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=body, mode="rb")) if packed else body
         self._read_max = read_max
 
     def read(self, size: int = -1) -> bytes:

@@ -153,7 +153,7 @@ def decode(body: bytes, kind: type[B]) -> B:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise Invalid("bad_body", f"The body is not what is expected here: {error}.", "See /openapi.json.") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid("bad_json", f"The body is not JSON: {error}.") from error
 
 
