@@ -258,9 +258,46 @@ def test_what_both_public_lists_know_is_in_ours() -> None:
 def test_the_frameworks_that_were_asked_for_are_in_the_table() -> None:
     """By the slugs that others rely on."""
     assert set(
-        "nextjs vite astro sveltekit nuxt remix react-router tanstack-start solidstart qwik-city angular create-react-app vue-cli"
-        " gatsby eleventy docusaurus vitepress vuepress storybook parcel webpack rsbuild expo ember hexo express fastify koa hono"
-        " nestjs node deno bun flask fastapi django streamlit static".split()
+        [
+            "nextjs",
+            "vite",
+            "astro",
+            "sveltekit",
+            "nuxt",
+            "remix",
+            "react-router",
+            "tanstack-start",
+            "solidstart",
+            "qwik-city",
+            "angular",
+            "create-react-app",
+            "vue-cli",
+            "gatsby",
+            "eleventy",
+            "docusaurus",
+            "vitepress",
+            "vuepress",
+            "storybook",
+            "parcel",
+            "webpack",
+            "rsbuild",
+            "expo",
+            "ember",
+            "hexo",
+            "express",
+            "fastify",
+            "koa",
+            "hono",
+            "nestjs",
+            "node",
+            "deno",
+            "bun",
+            "flask",
+            "fastapi",
+            "django",
+            "streamlit",
+            "static",
+        ]
     ) <= set(FRAMEWORKS)
 
 

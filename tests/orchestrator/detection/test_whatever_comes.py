@@ -98,7 +98,9 @@ PACKAGE = st.fixed_dictionaries(
 TOML_VALUE = st.sampled_from(
     ['""', '"x"', "7", "false", "[]", '["a"]', "{}", "1.5", '"/a"', '"astro"', '"static"', '"flask"', "nan"]
 )
-TOML_KEY = st.sampled_from("framework app package_manager install dev port ready_path node env other".split())
+TOML_KEY = st.sampled_from(
+    ["framework", "app", "package_manager", "install", "dev", "port", "ready_path", "node", "env", "other"]
+)
 DRAPE_TOML = st.lists(st.tuples(TOML_KEY, TOML_VALUE), max_size=4).map(
     lambda pairs: "\n".join(" = ".join(pair) for pair in pairs)
 )
