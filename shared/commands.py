@@ -340,13 +340,15 @@ class RecordFiles(GatewayCommand, frozen=True, kw_only=True):
 
 
 class SetProjectEnv(GatewayCommand, frozen=True, kw_only=True):
-    """The project's variables are in the object `env`, encrypted; empty: there are none."""
+    """The project's variables are in the object `env`, encrypted; empty: there are none. `base`: the object that they
+    were made from, where that matters; refused once there is another."""
 
     verb: ClassVar[str] = "set-project-env"
     project_id: ProjectId
     owner: OwnerId
     env: str
     names: tuple[str, ...]
+    base: str | None = None
 
 
 class DeleteProject(GatewayCommand, frozen=True, kw_only=True):

@@ -1,23 +1,24 @@
 """A project's folder on this machine: what of it is sent, and what is wrong with it."""
 
+import hashlib
 import io
 import os
 import stat
 import tarfile
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
-import pathspec
 
+from deploy.cli.ignore import IgnoreRules
 from services.orchestrator.rules.detection import TEXT_BYTES_MAX, wanted_files
 from shared.errors import Invalid
-from shared.project_files import LEFT_OUT, clean_path, sha256
+from shared.project_files import LEFT_OUT, clean_path
 
 BYTES_MAX = 512 * 1024 * 1024
 FILES_MAX = 20_000
 PATCH_MEMBER = ".drape-patch.json"
-LISTING_MEMBER = ".drape-manifest.json"
+MANIFEST_MEMBER = ".drape-manifest.json"
 
 
 class LocalFile(msgspec.Struct, frozen=True):
@@ -30,7 +31,9 @@ class LocalFile(msgspec.Struct, frozen=True):
 
 
 def read_folder(root: Path) -> dict[str, LocalFile]:
-    """The files to send, by path in the project. `.gitignore` files are respected, at any depth.
+    """The files to send, by path in the project, without what git ignores and what editors leave behind.
+
+    A file that goes while the folder is read is left out, as if it had gone before.
 
     Raises `Invalid`: `no_such_folder`, `not_a_folder`, `empty_project`, `project_too_large`, `too_many_files`,
     `symlink_outside`, `bad_path`.
@@ -41,70 +44,42 @@ def read_folder(root: Path) -> dict[str, LocalFile]:
         raise Invalid(
             "not_a_folder", f"{root} is not a folder.", "Give the folder that holds package.json or index.html."
         )
-    ignored = _Ignored(root)
+    rules = IgnoreRules(root.resolve())
     files: dict[str, LocalFile] = {}
     total = 0
-    for folder, names, found in os.walk(root, followlinks=False):
-        ignored.enter(Path(folder))
-        names[:] = sorted(name for name in names if name not in LEFT_OUT and Path(folder) / name not in ignored)
-        for name in sorted([*found, *(each for each in names if (Path(folder) / each).is_symlink())]):
-            path = Path(folder) / name
-            if name in LEFT_OUT or path in ignored:
+    for folder, names, found in os.walk(root.resolve(), followlinks=False):
+        here = Path(folder)
+        names[:] = sorted(
+            name for name in names if name not in LEFT_OUT and not rules.ignores(here / name, folder=True)
+        )
+        for name in sorted([*found, *(each for each in names if (here / each).is_symlink())]):
+            path = here / name
+            if name in LEFT_OUT or rules.ignores(path, folder=False):
                 continue
-            file = _look(root, path)
+            file = _look(root.resolve(), path)
             if file is None:
                 continue
             total += file.size
-            files[clean_path(path.relative_to(root).as_posix())] = file
+            files[clean_path(path.relative_to(root.resolve()).as_posix())] = file
             _check_limits(len(files), total)
     if not files:
         raise Invalid("empty_project", f"There are no files in {root}.", "Give the folder that holds the project.")
     return files
 
 
-class _Ignored:
-    """What .gitignore files leave out, as git reads them: each counts below its own folder, the deeper one last."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._rules: dict[str, pathspec.GitIgnoreSpec] = {"": _rules_of(root / ".git" / "info" / "exclude")}
-
-    def enter(self, folder: Path) -> None:
-        """Read the folder's own rules."""
-        name = folder.relative_to(self._root).as_posix()
-        own = _rules_of(folder / ".gitignore")
-        key = "" if name == "." else f"{name}/"
-        self._rules[key] = own if key else self._rules[""] + own
-
-    def __contains__(self, path: Path) -> bool:
-        """`path`: a folder's ends in nothing; it is looked at as a folder where it is one."""
-        # Env files are ignored by every template's .gitignore, and no dev server works without them.
-        if path.name.startswith(".env"):
-            return False
-        name = path.relative_to(self._root).as_posix()
-        whole = f"{name}/" if path.is_dir() and not path.is_symlink() else name
-        ignored = False
-        for prefix, rules in self._rules.items():
-            if rules and name.startswith(prefix):
-                found = rules.check_file(whole[len(prefix) :]).include
-                ignored = ignored if found is None else found
-        return ignored
-
-
-def _rules_of(path: Path) -> pathspec.GitIgnoreSpec:
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    return pathspec.GitIgnoreSpec.from_lines(lines)
-
-
 def _look(root: Path, path: Path) -> LocalFile | None:
-    """The file, or what a link inside the project stands for; None for what is no file."""
+    """The file, or what a link inside the project stands for; None for what is no file, or is gone by now."""
+    try:
+        return _stat(root, path)
+    except FileNotFoundError:
+        return None
+
+
+def _stat(root: Path, path: Path) -> LocalFile | None:
     info = path.lstat()
     if stat.S_ISLNK(info.st_mode):
         target = path.resolve()
-        if not target.is_relative_to(root.resolve()):
+        if not target.is_relative_to(root):
             raise Invalid(
                 "symlink_outside",
                 f"{path.relative_to(root)} is a symbolic link to {target}, outside the project.",
@@ -118,7 +93,7 @@ def _look(root: Path, path: Path) -> LocalFile | None:
     return LocalFile(path, info.st_size, 0o755 if info.st_mode & 0o111 else 0o644, (info.st_mtime_ns, info.st_ino))
 
 
-def read_texts(files: dict[str, LocalFile]) -> dict[str, str]:
+def read_texts(files: Mapping[str, LocalFile]) -> dict[str, str]:
     """The texts that detection wants, cut to what it reads."""
     texts: dict[str, str] = {}
     for name in wanted_files(files):
@@ -142,47 +117,55 @@ def _check_limits(files: int, size_bytes: int) -> None:
         )
 
 
-def pack_folder(files: dict[str, LocalFile]) -> bytes:
-    """The whole folder as a tar."""
-    return _pack(files, None)
-
-
-def pack_changes(files: dict[str, LocalFile], base_version: int, deleted: list[str]) -> bytes:
-    """Changed files and deletions as a tar that `PATCH /files` takes."""
-    header = msgspec.json.encode({"base_version": base_version, "delete": deleted})
-    return _pack(files, header)
-
-
-def pack_new(files: dict[str, LocalFile], held: Collection[str]) -> tuple[dict[str, dict[str, object]], bytes]:
-    """The whole folder by the hashes of its files, and a tar that `PUT /files` takes: with that listing, and with the
-    contents that are not `held` (by hash)."""
-    listing: dict[str, dict[str, object]] = {}
-    fresh: dict[str, LocalFile] = {}
+def hash_files(files: Mapping[str, LocalFile]) -> dict[str, str]:
+    """{path: SHA-256 of its content}. A file that is gone by now is left out. Blocking."""
+    hashes: dict[str, str] = {}
     for name, file in files.items():
-        digest = sha256(_read(file))
-        listing[name] = {"sha256": digest, "mode": file.mode}
-        if digest not in held:
-            fresh[name] = file
-    return listing, _pack(fresh, msgspec.json.encode({"files": listing}), LISTING_MEMBER)
+        try:
+            with file.path.open("rb") as content:
+                hashes[name] = hashlib.file_digest(content, "sha256").hexdigest()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _unreadable(file, error) from error
+    return hashes
 
 
-def _read(file: LocalFile) -> bytes:
-    try:
-        return file.path.read_bytes()
-    except OSError as error:
-        raise Invalid("unreadable_file", f"{file.path} can't be read: {error.strerror}.") from error
+def pack_folder(files: Mapping[str, LocalFile]) -> bytes:
+    """The whole folder as a tar."""
+    return _pack(files)
 
 
-def _pack(files: dict[str, LocalFile], header: bytes | None, header_name: str = PATCH_MEMBER) -> bytes:
+def pack_changes(files: Mapping[str, LocalFile], base_version: int, deleted: list[str]) -> bytes:
+    """Changed files and deletions as a tar that `PATCH /files` takes."""
+    return _pack(files, PATCH_MEMBER, msgspec.json.encode({"base_version": base_version, "delete": deleted}))
+
+
+def pack_listed(files: Mapping[str, LocalFile], hashes: Mapping[str, str], missing: Iterable[str]) -> bytes:
+    """The whole folder as a tar that `PUT /files` takes, with the contents of these hashes only."""
+    listed = [{"path": name, "sha256": digest, "mode": files[name].mode} for name, digest in hashes.items()]
+    wanted = set(missing)
+    sent = {name: files[name] for name, digest in hashes.items() if digest in wanted}
+    return _pack(sent, MANIFEST_MEMBER, msgspec.json.encode(listed))
+
+
+def _pack(files: Mapping[str, LocalFile], header_name: str = "", header: bytes = b"") -> bytes:
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        if header is not None:
+        if header_name:
             info = tarfile.TarInfo(header_name)
             info.size = len(header)
             tar.addfile(info, io.BytesIO(header))
         for name, file in files.items():
             info = tarfile.TarInfo(name)
-            content = _read(file)
+            try:
+                content = file.path.read_bytes()
+            except OSError as error:
+                raise _unreadable(file, error) from error
             info.size, info.mode = len(content), file.mode
             tar.addfile(info, io.BytesIO(content))
     return raw.getvalue()
+
+
+def _unreadable(file: LocalFile, error: OSError) -> Invalid:
+    return Invalid("unreadable_file", f"{file.path} can't be read: {error.strerror}.", "Correct its permissions.")

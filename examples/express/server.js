@@ -1,6 +1,7 @@
 import express from 'express'
 
 const port = Number(process.env.PORT ?? 3000)
+const host = process.env.HOST ?? '127.0.0.1'
 const app = express()
 
 const page = `<!doctype html>
@@ -27,7 +28,7 @@ app.get('/api/time', (_request, response) => {
 })
 
 // Express 5 hands listen errors to this callback; without the exit a taken port would look like a clean end.
-app.listen(port, (error) => {
+app.listen(port, host, (error) => {
   if (error) {
     console.error(`cannot listen on port ${port}: ${error.message}`)
     process.exit(1)

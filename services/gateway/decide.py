@@ -74,9 +74,14 @@ def record_files(state: State, command: RecordFiles) -> Sequence[Event]:
 
 
 def set_project_env(state: State, command: SetProjectEnv) -> Sequence[Event]:
+    """Other variables, if nobody set some since those that they were made from."""
     project = owned(state, command.project_id, command.owner)
     if project.env == command.env:
         return []
+    if command.base not in (None, project.env):
+        raise Refused(
+            "env_conflict", "The project's variables were changed at the same time.", "Set the variable once more."
+        )
     return [ProjectEnvChanged(project_id=project.project_id, env=command.env, names=command.names)]
 
 

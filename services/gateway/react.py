@@ -12,8 +12,9 @@ from shared.ids import ProjectId
 from shared.ports import TimerFired
 
 COLLECT_AFTER_S = 120.0
-"""A version that has been replaced may still be on its way into a VM for so long."""
+"""A version that has been replaced, or variables, may still be on their way into a VM for so long."""
 COLLECT_TIMER = "collect"
+COLLECT_ENV_TIMER = "collect-env"
 
 
 class CollectFiles(msgspec.Struct, frozen=True):
@@ -23,13 +24,14 @@ class CollectFiles(msgspec.Struct, frozen=True):
     manifest: str
 
 
-class RemoveObject(msgspec.Struct, frozen=True):
-    """Remove an object that nothing refers to any more."""
+class CollectEnv(msgspec.Struct, frozen=True):
+    """Remove this object of variables, unless it holds the project's present ones."""
 
-    name: str
+    project_id: ProjectId
+    env: str
 
 
-Effect = SetTimer | CollectFiles | RemoveObject
+Effect = SetTimer | CollectFiles | CollectEnv
 
 REACTS_TO: tuple[type[Event], ...] = (ProjectFilesChanged, ProjectEnvChanged, ProjectDeleted)
 
@@ -41,30 +43,38 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
             project = state.projects.get(project_id)
             earlier = project.replaced.get(str(version)) if project is not None else None
             return [_collect_later(f"{project_id}-{version}", project_id, earlier)] if earlier else []
-        case ProjectEnvChanged():
-            return _remove_env_later(state, recorded)
+        case ProjectEnvChanged(project_id=project_id):
+            project = state.projects.get(project_id)
+            replaced = project.env_replaced.get(str(recorded.seq)) if project is not None else None
+            return [_collect_env_later(recorded.seq, project_id, replaced)] if replaced else []
         case ProjectDeleted(project_id=project_id):
-            manifest = state.removed.get(project_id)
-            files = [_collect_later(f"{project_id}-deleted", project_id, manifest)] if manifest else []
-            return [*files, *_remove_env_later(state, recorded)]
+            return _collect_all(state, project_id)
         case _:
             return []
 
 
 def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
     """What has to happen because time has passed."""
-    if fired.name != COLLECT_TIMER:
-        return []  # a timer of another version of this service
-    if "object" in fired.data:
-        return [RemoveObject(str(fired.data["object"]))]
-    return [CollectFiles(str(fired.data["project_id"]), str(fired.data["manifest"]))]
+    if fired.name == COLLECT_TIMER:
+        return [CollectFiles(str(fired.data["project_id"]), str(fired.data["manifest"]))]
+    if fired.name == COLLECT_ENV_TIMER:
+        return [CollectEnv(str(fired.data["project_id"]), str(fired.data["env"]))]
+    return []  # a timer of another version of this service
+
+
+def _collect_all(state: State, project_id: ProjectId) -> Sequence[Effect]:
+    """A deleted project's files in a while, its variables at once: nothing may read them any more."""
+    left = state.removed.get(project_id)
+    if left is None:
+        return []
+    later = [_collect_later(f"{project_id}-deleted", project_id, left.manifest)] if left.manifest else []
+    return [*later, *([CollectEnv(project_id, left.env)] if left.env else [])]
 
 
 def _collect_later(timer_id: str, project_id: ProjectId, manifest: str) -> SetTimer:
     return SetTimer(COLLECT_TIMER, timer_id, COLLECT_AFTER_S, {"project_id": project_id, "manifest": manifest})
 
 
-def _remove_env_later(state: State, recorded: Recorded) -> Sequence[SetTimer]:
-    """A job that begins just now may still be given the old variables."""
-    name = state.removed_env.get(str(recorded.seq))
-    return [SetTimer(COLLECT_TIMER, f"env-{recorded.seq}", COLLECT_AFTER_S, {"object": name})] if name else []
+def _collect_env_later(seq: int, project_id: ProjectId, env: str) -> SetTimer:
+    data: dict[str, str | int] = {"project_id": project_id, "env": env}
+    return SetTimer(COLLECT_ENV_TIMER, f"{project_id}-env-{seq}", COLLECT_AFTER_S, data)

@@ -1,15 +1,19 @@
 """What front ends get to see. Pure. Field names here are the API's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from services.gateway.state import ENDED, SHOWN, STEP_OF, Preview, Project, State
+from services.gateway.state import ENDED, SERVED, STEP_OF, Failure, Preview, Project, State
 from shared.commands import Command, CreateProject, ProjectReply, RecordFiles, Reply
-from shared.events import PreviewFailed, PreviewWarningRaised
+from shared.events import PreviewWarningRaised
 from shared.ids import OwnerId, derive
-from shared.ports import LogLine, Progress
+from shared.ports import LogBatch, LogLine, Progress
 
 Json = dict[str, Any]
+LOG_STEPS = ("install", "install_retry", "dev_server")
+"""Steps of which the log holds output."""
+LOG_LIMITS = "24 hours, 5000 batches of a preview, 256 MiB of all"
+"""What the log's stream keeps (`shared/jetstream/topology.py`), in words."""
 
 
 def answer(state: State, command: Command) -> Reply:
@@ -32,8 +36,13 @@ def project_view(project: Project) -> Json:
         "version": project.files_version,
         "files": project.files,
         "bytes": project.size_bytes,
-        "env": list(project.env_names),
+        "env": sorted(project.env_names),
     }
+
+
+def env_view(project: Project) -> Json:
+    """A project's variables: their names only."""
+    return {"project_id": project.project_id, "names": sorted(project.env_names)}
 
 
 def preview_view(
@@ -41,13 +50,12 @@ def preview_view(
     preview: Preview,
     progress: Progress | None,
     now: float,
-    lines: Sequence[LogLine] = (),
-    tail_max: int = 0,
+    log_tail: Sequence[LogLine] = (),
+    evidence: Sequence[LogLine] = (),
 ) -> Json:
-    """A preview as the API shows it. `progress`: the newest tick, if it is of this attempt and step. `lines`: what this
-    attempt printed, of which the last `tail_max` are shown, and those that show why it failed."""
+    """A preview as the API shows it. `progress`: the newest tick, if it is of this attempt and step; `evidence`: the
+    log's lines that the error names."""
     project = state.projects.get(preview.project_id)
-    end = preview.ended_at if preview.status in ENDED else now
     told = current(progress, preview)
     return {
         "preview_id": preview.preview_id,
@@ -58,19 +66,22 @@ def preview_view(
         "step": STEP_OF[preview.status],
         "percent": percent_of(preview, told),
         "message": message_of(preview, told),
-        "elapsed_s": preview.total_s if preview.total_s is not None else round(max(0.0, end - preview.attempt_at), 3),
+        "elapsed_s": elapsed_of(preview, now),
+        "eta_s": 0.0 if preview.status in SERVED else told.eta_s if told is not None else None,
+        "phase": told.details.get("phase", "") if told is not None else "",
+        "quiet_s": told.details.get("quiet_s") if told is not None else None,
+        "last_line": told.details.get("last_line", "") if told is not None else "",
         "url": preview.url or None,
+        "detail": preview.detail,
+        "app": preview.app,
+        "wanted": preview.wanted,
         "framework": preview.framework,
         "version": preview.version,
         "package_manager": preview.package_manager,
         "warnings": [warning_view(warning) for warning in preview.warnings],
-        "detail": preview.detail,
+        "error": error_view(preview.error, evidence),
+        "log_tail": [line.text for line in log_tail],
         "hmr": hmr_view(preview),
-        "eta_s": told.eta_s if told is not None else None,
-        "phase": told.details.get("phase", "") if told is not None else "",
-        "quiet_s": told.details.get("quiet_s") if told is not None else None,
-        "error": error_view(preview, lines),
-        "log_tail": [line.text for line in (lines[-tail_max:] if tail_max else ())],
         "steps": preview.steps,
         "from_pool": preview.from_pool,
         "install": preview.install,
@@ -82,6 +93,14 @@ def preview_view(
     }
 
 
+def elapsed_of(preview: Preview, now: float) -> float:
+    """Seconds since somebody asked for this attempt, to its end; of one that nobody asked for yet, what it took."""
+    if preview.total_s is not None:
+        return preview.total_s
+    end = preview.ended_at if preview.status in ENDED else preview.status_at if preview.status == "prepared" else now
+    return round(max(0.0, end - preview.attempt_at), 3)
+
+
 def current(progress: Progress | None, preview: Preview) -> Progress | None:
     """The tick, if it still says something about where the preview stands: a late one must not turn it back.
 
@@ -90,7 +109,7 @@ def current(progress: Progress | None, preview: Preview) -> Progress | None:
     if progress is None or progress.details.get("attempt") != preview.attempt:
         return None
     if progress.step not in KNOWN_STEPS:
-        return progress if preview.status in START_OF else None
+        return progress if preview.status in START_OF and preview.status != "prepared" else None
     return progress if progress.step == STEP_OF[preview.status] else None
 
 
@@ -110,7 +129,7 @@ START_OF: dict[str, float] = {
 
 def percent_of(preview: Preview, told: Progress | None) -> float:
     """0..100; 100 only for a preview that is ready."""
-    if preview.status in (*SHOWN, "suspended"):
+    if preview.status in SERVED or preview.status == "suspended":
         return 100.0
     if preview.status in ENDED:
         return 0.0
@@ -131,16 +150,15 @@ def message_of(preview: Preview, told: Progress | None) -> str:
         "starting": "Starting the dev server",
         "waiting": "Checking the preview through the gateway",
         "ready": "Ready",
-        "ready_with_errors": f"Ready; the dev server shows an error of the project: {preview.detail}",
+        "ready_with_errors": preview.detail or "The dev server runs, and shows an error in the project",
         "suspended": "Asleep; the next request wakes it",
         "stopped": "Stopped",
     }
     return words.get(preview.status, preview.status)
 
 
-def error_view(preview: Preview, lines: Sequence[LogLine] = ()) -> Json | None:
-    """Why it failed, with those of `lines` that show it, and the apps to choose from where that is the reason."""
-    error = preview.error
+def error_view(error: Failure | None, evidence: Sequence[LogLine] = ()) -> Json | None:
+    """Why it failed. `evidence`: texts of the log's lines that show it, where they were looked up."""
     if error is None:
         return None
     return {
@@ -148,23 +166,33 @@ def error_view(preview: Preview, lines: Sequence[LogLine] = ()) -> Json | None:
         "message": error.message,
         "hint": error.hint,
         "step": error.step,
-        "evidence": evidence_of(error, lines),
-        "choices": [{"path": c.path, "framework": c.framework, "name": c.name} for c in error.choices],
+        "evidence": [line.text for line in evidence],
+        "choices": [
+            {"path": choice.path, "framework": choice.framework, "name": choice.name} for choice in error.choices
+        ],
     }
 
 
-def evidence_of(error: PreviewFailed, lines: Sequence[LogLine]) -> list[str]:
-    """The texts of the lines that the failure names: of the last install where that failed, else of the dev server."""
-    wanted = set(error.evidence)
-    installing = error.step == "installing"
-    steps = [line.step for line in lines if line.step.startswith("install") == installing]
-    return [line.text for line in lines if steps and line.step == steps[-1] and line.offset in wanted]
+def evidence_step(preview: Preview) -> str:
+    """The step of the log whose lines the preview's error names: of several installs the attempt's last."""
+    if preview.error is None or preview.error.step != "installing":
+        return "dev_server"
+    return "install_retry" if preview.install_job.endswith("-retry") else "install"
+
+
+def evidence_lines(preview: Preview, lines: Iterable[LogLine]) -> list[LogLine]:
+    """Those of the log's lines that the preview's error names, in order."""
+    if preview.error is None:
+        return []
+    wanted, step = set(preview.error.evidence), evidence_step(preview)
+    return [line for line in lines if line.attempt == preview.attempt and line.step == step and line.offset in wanted]
 
 
 def hmr_view(preview: Preview) -> Json | None:
-    """Whether edits will show by themselves: the state of the socket that tells of them."""
-    hmr = preview.hmr
-    return {"state": hmr.state, "path": hmr.path, "detail": hmr.detail} if hmr is not None else None
+    """What the socket for edits answered, once it was tried."""
+    if preview.hmr is None:
+        return None
+    return {"state": preview.hmr.state, "path": preview.hmr.path, "detail": preview.hmr.detail}
 
 
 def warning_view(warning: PreviewWarningRaised) -> Json:
@@ -201,7 +229,7 @@ def ready_progress(preview: Preview, now: float) -> Progress:
         preview_id=preview.preview_id,
         step="server_ready",
         percent=100.0,
-        message="Ready",
+        message=message_of(preview, None),
         timestamp=now,
         elapsed=elapsed,
         eta_s=0.0,
@@ -210,8 +238,37 @@ def ready_progress(preview: Preview, now: float) -> Progress:
 
 
 def log_view(line: LogLine) -> Json:
-    """A line of output as the API shows it."""
-    return {"at": line.at, "step": line.step, "stream": line.stream, "text": line.text, "attempt": line.attempt}
+    """A line of output as the API shows it. `offset`: its number among the lines of its step and attempt."""
+    return {
+        "at": line.at,
+        "step": line.step,
+        "stream": line.stream,
+        "text": line.text,
+        "attempt": line.attempt,
+        "offset": line.offset,
+    }
+
+
+def cut_view(preview: Preview, oldest: LogBatch | None, after: int) -> Json | None:
+    """What of the log is gone that a reader asks for, who has read up to `after`; None where nothing is.
+
+    `oldest`: the oldest batch that is kept. `lines`: how many at least; None where that can't be told.
+    """
+    if oldest is None or not oldest.lines:
+        return None
+    first = oldest.lines[0]
+    behind = 0 < after < oldest.seq
+    # An install that has run has printed something; its output being gone is no reason to say that there was none.
+    install_gone = first.step == "dev_server" and first.attempt == preview.attempt and preview.install == "completed"
+    if not behind and (after > 0 or not (first.offset > 0 or install_gone)):
+        return None
+    lines = first.offset if after == 0 and first.offset > 0 else None
+    return {
+        "type": "cut",
+        "preview_id": preview.preview_id,
+        "lines": lines,
+        "reason": f"Earlier output was dropped (limit: {LOG_LIMITS}).",
+    }
 
 
 def owned_projects(state: State, owner: OwnerId) -> list[Project]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.state import ENDED, Failure, Preview, Project, State, step_of
+from services.orchestrator.state import ENDED, Failure, Preview, Project, State, losses_in_a_row, step_of
 from shared.commands import (
     Command,
     ConfirmPreview,
@@ -395,7 +395,7 @@ def handle_vm_lost(state: State, command: HandleVmLost, config: OrchestratorConf
     if preview is None or preview.status in ENDED or preview.vm is None or preview.vm.vm_id != command.vm_id:
         return []
     project = state.projects.get(preview.project_id)
-    if project is not None and preview.vm_losses < config.vm_losses_max:
+    if project is not None and losses_in_a_row(preview, command.at) < config.vm_losses_max:
         return [_restarted(preview, project, "vm_lost")]
     message = f"Its VM was lost: {command.detail or 'the agent no longer answers'}"
     return [_failed(preview, Failure(code="vm_lost", message=message[:300], hint="Restart the preview."))]

@@ -387,11 +387,13 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
 
 
 def _losses(preview: Preview, event: PreviewRestarted, at: float) -> int:
-    """VMs lost in a row; one that served for a while has proven that the preview as such can live."""
-    if event.reason != "vm_lost":
-        return preview.vm_losses
+    return losses_in_a_row(preview, at) + 1 if event.reason == "vm_lost" else 0
+
+
+def losses_in_a_row(preview: Preview, at: float) -> int:
+    """VMs lost without a success in between: one that served for a while has proven that the preview as such can live."""
     proven = preview.status == "ready" and at - preview.status_at >= PROVEN_AFTER_S
-    return 1 if proven else preview.vm_losses + 1
+    return 0 if proven else preview.vm_losses
 
 
 def _end(state: State, preview: Preview, status: Status, recorded: Recorded) -> None:

@@ -59,9 +59,13 @@ class NatsCommands:
             raise Unavailable(
                 "service_unavailable", f"The {service} service is not running.", "It may be starting: try again."
             ) from error
-        except (nats.errors.Error, TimeoutError) as error:
+        except TimeoutError as error:  # nats-py's is one of these
             raise Unavailable(
                 "service_silent", f"The {service} service did not answer within {timeout_s:g} s."
+            ) from error
+        except nats.errors.Error as error:
+            raise Unavailable(
+                "log_unavailable", "The event log is out of reach.", "It comes back by itself: try again in a moment."
             ) from error
         if ERROR_CODE_HEADER in (answer.headers or {}):
             raise from_problem(msgspec.json.decode(answer.data, type=Problem))

@@ -7,10 +7,26 @@ import pytest
 
 from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
-from services.gateway.state import FORGET_AFTER_S, REMOVED_MAX, STEP_OF, Preview, initial
+from services.gateway.state import (
+    FORGET_AFTER_S,
+    REMOVED_MAX,
+    STEP_OF,
+    Failure,
+    Preview,
+    Removed,
+    initial,
+)
 from shared.codec import Meta, Recorded
 from shared.definition import digest, replay
-from shared.events import Event, PreviewResumed, PreviewSuspended, ProjectDeleted, ProjectEnvChanged, aggregate_key
+from shared.events import (
+    AppChoice,
+    Event,
+    PreviewResumed,
+    PreviewSuspended,
+    ProjectDeleted,
+    ProjectEnvChanged,
+    aggregate_key,
+)
 from tests.builders import (
     PREVIEW,
     PROJECT,
@@ -18,10 +34,13 @@ from tests.builders import (
     VM,
     dev_server_exited,
     dev_server_ready,
+    dev_server_started,
     files_changed,
     files_synced,
     hmr_probed,
+    install_completed,
     install_skipped,
+    install_started,
     preview_failed,
     preview_prepared,
     preview_ready,
@@ -83,52 +102,91 @@ def test_an_install_that_was_not_needed() -> None:
 
 
 def test_detection_may_come_after_the_vm() -> None:
+    """Until both are there the files can't go in."""
+    assert preview(*story("requested"), vm_acquired()).status == "acquiring"
     now = preview(*story("requested"), vm_acquired(), project_detected(), files_synced())
-    assert (now.status, now.framework) == ("syncing", "vite")
+    assert (now.status, now.framework, list(now.steps)) == ("syncing", "vite", ["acquiring_vm", "syncing_files"])
 
 
 def test_a_failure_keeps_its_reason_and_when() -> None:
     now = preview(*story("installing"), (AT + 7, preview_failed()))
-    assert (now.status, now.ended_at, now.error) == ("failed", AT + 7, preview_failed())
+    failure = Failure(code="install_failed", message="No.", hint="Look.", step="installing")
+    assert (now.status, now.ended_at, now.error) == ("failed", AT + 7, failure)
 
 
-def test_a_preview_that_shows_an_error_is_ready_with_errors_until_it_is_mended() -> None:
-    broken = msgspec.structs.replace(dev_server_ready(), with_errors=True, detail="/ answered 500")
-    ready = msgspec.structs.replace(preview_ready(), with_errors=True)
-    past = [*story("booting"), broken, ready]
-    now = preview(*past)
-    assert (now.status, now.detail, now.url) == ("ready_with_errors", "/ answered 500", URL)
-    mended = preview(*past, dev_server_ready())
-    assert (mended.status, mended.detail, mended.url) == ("ready", "", URL)
+def test_a_failure_keeps_its_evidence_and_the_choices() -> None:
+    """And which install the evidence is of: the attempt's last one."""
+    retry = msgspec.structs.replace(install_started(), job_id="install-1-retry")
+    choices = (AppChoice(path="apps/a", framework="vite", name="a"),)
+    failed = msgspec.structs.replace(preview_failed(), evidence=(3, 9), choices=choices)
+    now = preview(*story("installing"), retry, failed)
+    assert now.error is not None
+    assert (now.error.evidence, now.error.choices, now.install_job) == ((3, 9), choices, "install-1-retry")
 
 
-def test_a_preparation_waits_and_counts_from_the_wish() -> None:
-    [*before, requested], rest = story("requested"), story("installed")[len(story("requested")) :]
-    past = [*before, msgspec.structs.replace(requested, prepare=True), *rest, preview_prepared()]
-    now = preview(*past)
-    assert (now.status, now.wanted) == ("prepared", False)
-    wanted = preview(*past, (AT + 90, preview_wanted()))
-    assert (wanted.wanted, wanted.attempt_at) == (True, AT + 90)
+# --- errors in the project ----------------------------------------------------------------------------------------
+
+BROKEN = msgspec.structs.replace(dev_server_ready(), with_errors=True, detail="/main.js answered 500")
+SHOWN_BROKEN = msgspec.structs.replace(preview_ready(), with_errors=True)
+
+
+def test_a_project_with_an_error_is_shown_as_such() -> None:
+    """It has an address, and says which request failed."""
+    now = preview(*story("booting"), BROKEN, SHOWN_BROKEN)
+    assert (now.status, now.url, now.detail) == ("ready_with_errors", URL, "/main.js answered 500")
+
+
+@pytest.mark.parametrize("mend", [dev_server_ready(), preview_ready()], ids=["answer", "ready"])
+def test_a_mended_project_is_ready(mend: Event) -> None:
+    """By the dev server's next answer without an error, or by another `PreviewReady`; nothing is asked for anew."""
+    now = preview(*story("booting"), BROKEN, SHOWN_BROKEN, mend)
+    assert (now.status, now.url, now.host, now.attempt) == ("ready", URL, "127.0.0.1", 1)
+    assert preview(*story("booting"), BROKEN, SHOWN_BROKEN, dev_server_ready()).detail == ""
+
+
+def test_the_socket_for_edits() -> None:
+    assert preview(*story("ready"), hmr_probed()).hmr == hmr_probed()
+    assert preview(*story("ready"), hmr_probed(), preview_restarted(2)).hmr is None
+
+
+# --- opening early ------------------------------------------------------------------------------------------------
+
+PREPARE = msgspec.structs.replace(preview_requested(), prepare=True, app="apps/a")
+PREPARING: list[Past] = [project_created(), files_changed(), PREPARE, project_detected(), vm_acquired(), files_synced()]
+PREPARED: list[Past] = [*PREPARING, install_started(), install_completed(), (AT + 6, preview_prepared())]
+
+
+def test_a_preview_that_nobody_asked_for_yet() -> None:
+    now = preview(*PREPARED)
+    assert (now.status, now.wanted, now.app, now.status_at) == ("prepared", False, "apps/a", AT + 6)
+    assert preview(*story("requested")).wanted
+
+
+def test_its_time_counts_from_the_wish() -> None:
+    """Whether that comes before the preparation is done, or after."""
+    now = preview(*PREPARED, (AT + 60, preview_wanted()), (AT + 60, dev_server_started()))
+    assert (now.status, now.wanted, now.attempt_at) == ("starting", True, AT + 60)
+    early = preview(*PREPARING, (AT + 2, preview_wanted()), install_started())
+    assert (early.status, early.wanted, early.attempt_at) == ("installing", True, AT + 2)
+
+
+# --- in place -----------------------------------------------------------------------------------------------------
 
 
 def test_a_restart_in_place_keeps_the_vm() -> None:
-    """And goes on once the project is known: no VM will be acquired."""
-    past = [*story("ready"), preview_restarted(2, in_place=True)]
+    """And what is known of the project, until it is found anew; not the error, not the warnings."""
+    past = [*story("ready"), warning_raised(), preview_failed(), preview_restarted(2, "edited", in_place=True)]
     now = preview(*past)
-    assert (now.status, now.attempt, now.vm_id) == ("acquiring", 2, "vm-000001")
-    assert preview(*past, project_detected(2)).status == "syncing"
+    assert (now.status, now.vm_id, now.from_pool, now.url, now.framework) == ("acquiring", VM, True, URL, "vite")
+    assert (now.error, now.warnings, now.host, now.install) == (None, (), "", None)
+    assert preview(*past, project_detected(attempt=2)).status == "syncing"
 
 
-def test_the_socket_for_edits_is_kept() -> None:
-    assert preview(*story("ready"), hmr_probed()).hmr == hmr_probed()
-
-
-def test_replaced_variables_are_remembered_for_their_removal() -> None:
-    """By the event that replaced them, also when the project goes."""
-    first = ProjectEnvChanged(project_id=PROJECT, env="one", names=("A",))
-    second = ProjectEnvChanged(project_id=PROJECT, env="two", names=("A",))
-    state = given(GATEWAY, project_created(), first, second, ProjectDeleted(project_id=PROJECT)).state
-    assert state.removed_env == {"3": "one", "4": "two"}
+def test_a_restart_may_name_another_app() -> None:
+    """Without a name it stays at the one that was shown."""
+    past = [*PREPARED, preview_restarted(2, app="apps/b")]
+    assert preview(*past).app == "apps/b"
+    assert preview(*past, preview_restarted(3)).app == "apps/b"
 
 
 def test_the_last_change_is_remembered() -> None:
@@ -172,8 +230,22 @@ def test_projects() -> None:
 
 def test_a_deleted_project_leaves_only_what_is_to_be_collected() -> None:
     state = given(GATEWAY, project_created(), files_changed(1), ProjectDeleted(project_id=PROJECT)).state
-    assert (state.projects, state.removed) == ({}, {PROJECT: "manifest-1"})
+    assert (state.projects, state.removed) == ({}, {PROJECT: Removed(manifest="manifest-1")})
     assert given(GATEWAY, project_created(), ProjectDeleted(project_id=PROJECT)).state.removed == {}
+    with_env = given(GATEWAY, project_created(), env_changed("sealed"), ProjectDeleted(project_id=PROJECT)).state
+    assert with_env.removed == {PROJECT: Removed(env="sealed")}
+
+
+def env_changed(env: str, *names: str) -> ProjectEnvChanged:
+    return ProjectEnvChanged(project_id=PROJECT, env=env, names=names)
+
+
+def test_variables_are_known_by_name() -> None:
+    """And what was replaced by when, so that it can be collected."""
+    state = given(GATEWAY, project_created(), env_changed("a", "KEY"), env_changed("b", "KEY", "MORE")).state
+    project = state.projects[PROJECT]
+    assert (project.env, project.env_names, project.env_replaced) == ("b", ("KEY", "MORE"), {"3": "a"})
+    assert digest(given(GATEWAY, env_changed("a")).state) == digest(initial())
 
 
 def test_what_is_remembered_of_deleted_projects_is_bounded() -> None:

@@ -6,11 +6,12 @@ import random
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
 
 import pytest
 
-from services.gateway.adapters.archives import PATCH_MEMBER, Patch, Upload, check_archive
+from services.gateway.adapters.archive import PATCH_MEMBER, Patch, Upload, check_archive
 from services.gateway.config import GatewayConfig
 from shared.errors import DrapeError
 
@@ -53,6 +54,14 @@ def test_a_project(mode: str) -> None:
     folder = file("src", b"", type=tarfile.DIRTYPE)
     raw = archive(folder, file("./src//main.js", b"12345"), file("index.html", b""), file("größe.txt"), mode=mode)
     assert check(raw) == Upload({"src/main.js": 5, "index.html": 0, "größe.txt": 1}, None)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_body_as_the_gateway_keeps_it(mode: str) -> None:
+    """A spooled file is open for writing too, which gzip must not take for its own mode."""
+    with tempfile.SpooledTemporaryFile() as body:
+        body.write(archive(file("index.html", b"12345"), mode=mode))
+        assert check_archive(body, CONFIG, patch=False).sizes == {"index.html": 5}
 
 
 def test_binary_files() -> None:
@@ -181,7 +190,7 @@ def test_a_size_that_is_only_claimed_is_refused() -> None:
 
 CHECK_STDIN = """
 import io, resource, sys
-from services.gateway.adapters.uploads import check_archive
+from services.gateway.adapters.archive import check_archive
 from services.gateway.config import GatewayConfig
 from shared.errors import DrapeError
 resource.setrlimit(resource.RLIMIT_CPU, (5, 5))

@@ -5,7 +5,7 @@ import pytest
 
 from services.orchestrator.app import definition
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.state import State
+from services.orchestrator.state import PROVEN_AFTER_S, State
 from shared.commands import (
     Command,
     ConfirmPreview,
@@ -364,6 +364,30 @@ def test_a_command_that_was_cut_short_is_finished(past: list[Event], command: Co
 
 
 # --- HandleVmLost -------------------------------------------------------------------------------------------------
+
+
+def losses(number: int) -> list[Past]:
+    """A story in which so many VMs were lost one after the other, and the next attempt is ready."""
+    past: list[Past] = list(story("ready"))
+    for attempt in range(2, number + 2):
+        past += [preview_restarted(attempt, "vm_lost"), project_detected(attempt), vm_acquired(attempt)]
+        past += [files_synced(attempt), install_started(attempt), install_completed(attempt)]
+        past += [dev_server_started(attempt), dev_server_ready(attempt), preview_ready(attempt)]
+    return past
+
+
+def test_a_preview_that_served_for_long_may_lose_its_vm_again() -> None:
+    """Losses count in a row: after a while of being ready they begin anew, also at the limit."""
+    past, attempt = losses(CONFIG.vm_losses_max), CONFIG.vm_losses_max + 1
+    lost = HandleVmLost(preview_id=PREVIEW, vm_id=f"vm-00000{attempt}", detail="silent", at=AT + PROVEN_AFTER_S + 1)
+    spec = orchestrator(*past).when(lost).then(preview_restarted(attempt + 1, "vm_lost"))
+    assert spec.state.previews[PREVIEW].vm_losses == 1
+
+
+def test_a_restart_that_was_asked_for_begins_the_count_anew() -> None:
+    """The hint of a preview that failed for its losses says to restart it: that must lead out."""
+    spec = orchestrator(*losses(CONFIG.vm_losses_max)).when(RESTART)
+    assert spec.state.previews[PREVIEW].vm_losses == 0
 
 
 @pytest.mark.parametrize("until", RUNNING[2:])

@@ -1,22 +1,25 @@
-"""Stores uploads: what an archive holds becomes bundles and a manifest.
+"""Takes uploads in: what an archive holds is stored as bundles and a manifest.
 
 Nothing of an upload counts until its version is recorded: one that breaks off leaves the project as it was.
 """
 
 import asyncio
 import tempfile
-from typing import IO
+from collections import defaultdict
+from typing import IO, Any
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
-from services.gateway.adapters.archives import (
+from services.gateway.adapters.archive import (
     Listed,
     Patch,
     Upload,
     batches,
     check_archive,
     check_totals,
+    parse_hashes,
     too_large,
 )
 from services.gateway.config import GatewayConfig
@@ -30,9 +33,12 @@ from shared.ulids import new_id
 TAR_TYPES = ("application/x-tar", "application/tar", "application/gzip", "application/x-gzip", "application/tar+gzip")
 SPOOL_BYTES = 8 * 1024 * 1024
 READ_BYTES = 256 * 1024
-MISSING_SHOWN_MAX = 20
+NAMED_MAX = 20
+"""Paths that an error names, of however many."""
 
 _manifest = msgspec.json.Decoder(Manifest)
+Contents = dict[str, tuple[bytes, int]]
+"""{path: (content, mode)}."""
 
 
 class Uploads:
@@ -59,6 +65,22 @@ class Uploads:
             upload = await asyncio.to_thread(check_archive, body, self._config, patch)
             return await self._store(body, upload, project)
 
+    async def listing(self, project: Project) -> dict[str, Entry]:
+        """The files of the project's present version."""
+        return await self._current(project)
+
+    async def missing(self, body: bytes, project: Project) -> dict[str, Any]:
+        """Of a folder's {path: sha256}: the hashes whose content the present version lacks, each once. `unchanged`:
+        paths and contents are the present version's."""
+        hashes = await asyncio.to_thread(parse_hashes, body, self._config)
+        files = await self._current(project)
+        known = {entry.sha256 for entry in files.values()}
+        return {
+            "version": project.files_version,
+            "missing": sorted(set(hashes.values()) - known),
+            "unchanged": hashes == {path: entry.sha256 for path, entry in files.items()},
+        }
+
     async def _spool(self, request: web.Request, body: IO[bytes]) -> None:
         limit = self._config.upload_bytes_max
         if request.content_length is not None and request.content_length > limit:
@@ -82,15 +104,18 @@ class Uploads:
         files = dict(before) if upload.patch is not None else {}
         gone = self._delete(files, upload.patch)
         changed = 0
-        members = batches(body, upload, self._config)
-        while (batch := await asyncio.to_thread(next, members, None)) is not None:
-            fresh = {path: item for path, item in batch.items() if not _same(before.get(path), item)}
+        if upload.listed is not None:
+            kept = await self._keep(project, before, upload.listed, upload)
+            files.update(kept)
+            changed += sum(before.get(path) != entry for path, entry in kept.items())
+        each_batch = batches(body, upload, self._config)
+        while (batch := await asyncio.to_thread(next, each_batch, None)) is not None:
+            fresh = {
+                path: item for path, item in _as_listed(batch, upload).items() if not _same(before.get(path), item)
+            }
             files.update({path: before[path] for path in batch if path not in fresh})
             files.update(await self._store_bundle(project, fresh))
             changed += len(fresh)
-        if upload.listing is not None:
-            files, moved = await self._complete(project, before, files, upload.listing.files)
-            changed += moved
         deleted = gone if upload.patch is not None else sum(path not in files for path in before)
         return await self._store_manifest(project, files, changed, deleted)
 
@@ -101,7 +126,46 @@ class Uploads:
                 del files[name]
         return before - len(files)
 
-    async def _store_bundle(self, project: Project, fresh: dict[str, tuple[bytes, int]]) -> dict[str, Entry]:
+    async def _keep(
+        self, project: Project, before: dict[str, Entry], listed: dict[str, Listed], upload: Upload
+    ) -> dict[str, Entry]:
+        """What is listed and not sent, from the present version: where it is, or from where it was under another name."""
+        sources = {entry.sha256: (path, entry) for path, entry in before.items()}
+        kept: dict[str, Entry] = {}
+        moved: list[tuple[Listed, str, Entry]] = []
+        unknown: list[str] = []
+        for path, file in listed.items():
+            if path in upload.sizes:
+                continue
+            here = before.get(path)
+            if here is not None and here.sha256 == file.sha256:
+                kept[path] = replace(here, mode=file.mode)
+            elif file.sha256 in sources:
+                moved.append((replace(file, path=path), *sources[file.sha256]))
+            else:
+                unknown.append(path)
+        if unknown:
+            raise _content_missing(unknown)
+        check_totals(len(listed), sum(source.size for _, _, source in moved), self._config)
+        return {**kept, **await self._move(project, moved)}
+
+    async def _move(self, project: Project, moved: list[tuple[Listed, str, Entry]]) -> dict[str, Entry]:
+        """Contents are found in a bundle by their path: under another one they are bundled anew, here, not sent again."""
+        by_bundle: dict[str, list[tuple[Listed, str]]] = defaultdict(list)
+        for file, path, entry in moved:
+            by_bundle[entry.bundle].append((file, path))
+        entries: dict[str, Entry] = {}
+        for bundle, wanted in by_bundle.items():
+            try:
+                data = await self._objects.get(bundle)
+            except NotFound:
+                raise _content_missing([file.path for file, _ in wanted]) from None  # another version came meanwhile
+            contents = await asyncio.to_thread(unpack, data, [path for _, path in wanted])
+            fresh: Contents = {file.path: (contents[path], file.mode) for file, path in wanted}
+            entries.update(await self._store_bundle(project, fresh))
+        return entries
+
+    async def _store_bundle(self, project: Project, fresh: Contents) -> dict[str, Entry]:
         if not fresh:
             return {}
         bundle = await asyncio.to_thread(pack, fresh)
@@ -132,43 +196,6 @@ class Uploads:
             deleted=deleted,
         )
 
-    async def _complete(
-        self, project: Project, before: dict[str, Entry], sent: dict[str, Entry], listed: dict[str, Listed]
-    ) -> tuple[dict[str, Entry], int]:
-        """The listed files: those that were sent, and those whose content the present version holds, wherever. Gives
-        also how many of these are not where they were. Raises `Refused("content_missing")`, `Invalid("bad_listing")`."""
-        wrong = [path for path, entry in sent.items() if path not in listed or listed[path].sha256 != entry.sha256]
-        if wrong:
-            raise Invalid("bad_listing", f"{wrong[0]!r} was sent, but is not listed with that content.")
-        by_hash = {entry.sha256: (path, entry) for path, entry in before.items()}
-        missing = [p for p, each in listed.items() if p not in sent and each.sha256 not in by_hash]
-        if missing:
-            shown = ", ".join(missing[:MISSING_SHOWN_MAX])
-            raise Refused("content_missing", f"{len(missing)} files are not stored here: {shown}.", "Send them too.")
-        files, moved = dict(sent), dict[str, tuple[bytes, int]]()
-        for path, each in listed.items():
-            mode = 0o755 if each.mode & 0o111 else 0o644
-            known = before.get(path)
-            if path in files:
-                continue
-            if known is not None and known.sha256 == each.sha256 and known.mode == mode:
-                files[path] = known
-            else:
-                moved[path] = (await self._content(*by_hash[each.sha256]), mode)
-        files.update(await self._store_bundle(project, moved))
-        return files, len(moved)
-
-    async def _content(self, path: str, entry: Entry) -> bytes:
-        contents = await asyncio.to_thread(unpack, await self._objects.get(entry.bundle), [path])
-        return contents[path]
-
-    async def listing(self, project: Project) -> dict[str, Entry]:
-        """The files of the project's present version."""
-        try:
-            return await self._current(project)
-        except NotFound:
-            return {}  # replaced in this moment; a client that begins from nothing is right too
-
     async def _current(self, project: Project) -> dict[str, Entry]:
         if not project.manifest:
             return {}
@@ -178,3 +205,27 @@ class Uploads:
 def _same(entry: Entry | None, item: tuple[bytes, int]) -> bool:
     content, mode = item
     return entry is not None and entry.size == len(content) and entry.mode == mode and entry.sha256 == sha256(content)
+
+
+def _as_listed(batch: Contents, upload: Upload) -> Contents:
+    """What was sent, with the modes of the list. Raises `Invalid` where a content is not the one that was listed."""
+    if upload.listed is None:
+        return batch
+    for path, (content, _) in batch.items():
+        if sha256(content) != upload.listed[path].sha256:
+            raise Invalid(
+                "content_mismatch",
+                f"The content of {path!r} is not the one that was listed.",
+                "It may have changed while it was read: send the folder again.",
+            )
+    return {path: (content, upload.listed[path].mode) for path, (content, _) in batch.items()}
+
+
+def _content_missing(paths: list[str]) -> Refused:
+    named = ", ".join(repr(path) for path in sorted(paths)[:NAMED_MAX])
+    more = f" and {len(paths) - NAMED_MAX} more" if len(paths) > NAMED_MAX else ""
+    return Refused(
+        "content_missing",
+        f"The present version has not the content of {named}{more}.",
+        "Ask POST /api/projects/{id}/files/missing what to send, or send the whole folder.",
+    )

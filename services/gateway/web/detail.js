@@ -5,47 +5,45 @@ import { make, put, sync, webAddress } from "./dom.js";
 import { drawStatus } from "./lists.js";
 import { LogPane } from "./log.js";
 import { list } from "./store.js";
-import { ENDED, etaText, isRunning, isShown, percent, plainLine, seconds, stepName } from "./text.js";
+import { ENDED, isQuiet, isRunning, isShown, percent, plainLine, seconds, stepName, timeLeft, whole } from "./text.js";
 
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-modals allow-popups allow-downloads";
 
-const HMR = { open: "edits show by themselves", refused: "edits need a reload", silent: "edits need a reload" };
-
 export class Detail {
-  // act: {stop(id), restart(id, app), open(projectId)}
+  // act: {stop(id), restart(id, app), start(projectId)}
   constructor(place, view, act) {
     const id = view.preview_id;
     this.previewId = id;
+    this.act = act;
     this.framed = "";
     this.title = make("h2", { class: "detail-title" });
     this.status = make("span", { class: "status" });
     this.about = make("p", { class: "quiet about" });
+    this.want = make("button", { type: "button", class: "primary", hidden: true, onclick: () => act.start(view.project_id) }, "Show preview");
     this.open = make("a", { class: "button", target: "_blank", rel: "noopener noreferrer", hidden: true }, "Open in new tab");
-    this.start = make("button", { type: "button", class: "primary", hidden: true, onclick: () => act.open(view.project_id) }, "Open the preview");
-    this.restart = act.restart;
     this.retry = make("button", { type: "button", hidden: true, onclick: () => act.restart(id) }, "Restart");
     this.stop = make("button", { type: "button", hidden: true, onclick: () => act.stop(id) }, "Stop");
     this.bar = make("progress", { max: 100, value: 0, "aria-label": "Progress of the preview" });
     this.percent = make("span", { class: "percent" });
     this.message = make("span", { class: "message", role: "status" });
+    this.left = make("span", { class: "left quiet" });
     this.elapsed = make("span", { class: "elapsed quiet" });
-    this.eta = make("span", { class: "quiet" });
-    this.newest = make("p", { class: "newest quiet", hidden: true });
-    this.broken = make("section", { class: "warning", role: "status", hidden: true });
+    this.newest = make("p", { class: "newest", hidden: true });
     this.progress = make(
       "div",
       { class: "progress" },
       this.bar,
-      make("p", { class: "row baseline" }, this.percent, this.message, this.elapsed, this.eta),
+      make("p", { class: "row baseline" }, this.percent, this.message, this.left, this.elapsed),
       this.newest,
     );
     this.error = make("section", { class: "error", role: "alert", hidden: true });
+    this.broken = make("section", { class: "warning", role: "status", hidden: true });
     this.warnings = make("ul", { class: "warnings" });
     this.steps = make("ol", { class: "steps", "aria-label": "Steps" });
     this.frame = make("div", { class: "frame", hidden: true });
     this.log = new LogPane();
     place.replaceChildren(
-      make("div", { class: "row spread" }, make("div", { class: "row" }, this.title, this.status), make("div", { class: "row" }, this.start, this.open, this.retry, this.stop)),
+      make("div", { class: "row spread" }, make("div", { class: "row" }, this.title, this.status), make("div", { class: "row" }, this.want, this.open, this.retry, this.stop)),
       this.about,
       this.error,
       this.broken,
@@ -62,9 +60,9 @@ export class Detail {
     drawStatus(this.status, view);
     put(this.about, aboutOf(view));
     this.drawButtons(view);
-    this.drawProgress(view, log);
-    this.drawBroken(view);
+    this.drawProgress(view);
     this.drawError(view);
+    this.drawBroken(view);
     this.drawWarnings(view);
     this.drawSteps(view);
     this.drawFrame(view);
@@ -81,35 +79,39 @@ export class Detail {
 
   drawButtons(view) {
     const address = isShown(view) ? webAddress(view.url) : null;
-    this.start.hidden = view.status !== "prepared";
+    this.want.hidden = view.wanted !== false || ENDED.has(view.status);
     this.open.hidden = !address;
     if (address) this.open.href = address.href;
-    this.retry.hidden = isRunning(view);
+    this.retry.hidden = isRunning(view) || view.status === "prepared";
     put(this.retry, view.status === "failed" ? "Try again" : view.status === "stopped" ? "Start again" : "Restart");
     this.retry.className = view.status === "failed" ? "primary" : "";
     this.stop.hidden = ENDED.has(view.status);
   }
 
-  drawProgress(view, log) {
-    this.progress.hidden = !isRunning(view);
+  drawProgress(view) {
+    this.progress.hidden = !isRunning(view) && view.status !== "prepared";
+    this.progress.dataset.state = isQuiet(view) ? "quiet" : view.status === "prepared" ? "prepared" : "running";
     const value = percent(view.percent);
     this.bar.value = value;
     put(this.percent, `${value} %`);
-    put(this.message, plainLine(view.message || stepName(view.step || view.status)));
-    put(this.eta, etaText(view));
-    // A first page that compiles says what it is at; silence is told apart from it by the message.
-    const line = view.phase === "compiling" ? plainLine(log?.lines.at(-1)?.text ?? "") : "";
-    this.newest.hidden = !line;
-    put(this.newest, line);
+    put(this.message, plainLine(messageOf(view)));
+    put(this.left, timeLeft(view));
+    this.newest.hidden = view.phase !== "compiling" || !view.last_line;
+    put(this.newest, plainLine(view.last_line));
     this.tick(view);
   }
 
-  // The dev server runs and shows an error of the project: its own page is in the frame.
+  // The dev server runs, and says that something in the project is wrong.
   drawBroken(view) {
     this.broken.hidden = view.status !== "ready_with_errors";
-    if (this.broken.hidden) return;
-    const text = `The dev server shows an error of the project: ${view.detail || "no details"}. Mend it, and the page comes by itself.`;
-    if (this.broken.textContent !== text) this.broken.replaceChildren(make("p", {}, plainLine(text)));
+    const shown = String(view.message ?? "");
+    if (this.broken.hidden || this.broken.dataset.shown === shown) return;
+    this.broken.dataset.shown = shown;
+    this.broken.replaceChildren(
+      make("strong", {}, "The project shows an error"),
+      make("p", {}, plainLine(shown)),
+      make("p", {}, "Its dev server runs. Mend the project and save: the preview follows."),
+    );
   }
 
   drawError(view) {
@@ -123,18 +125,24 @@ export class Detail {
       make("h3", {}, "The preview failed"),
       make("p", {}, plainLine(error.message || "No reason was given.")),
       error.hint ? make("p", {}, plainLine(error.hint)) : "",
-      list(error.evidence).length > 0 ? make("pre", { class: "evidence" }, list(error.evidence).map(plainLine).join("\n")) : "",
-      ...this.choicesOf(error),
+      this.choicesOf(error),
+      evidenceOf(error),
       make("p", { class: "quiet" }, "Code: ", make("code", {}, String(error.code ?? "unknown"))),
     );
   }
 
-  // Which of several apps: one click restarts the preview with it.
+  // One button an app; the choice begins the preview anew with it.
   choicesOf(error) {
-    const button = (choice) =>
-      make("button", { type: "button", onclick: () => this.restart(this.previewId, choice.path) }, `${choice.path} (${choice.framework})`);
     const choices = list(error.choices);
-    return choices.length > 0 ? [make("div", { class: "row choices" }, ...choices.map(button))] : [];
+    if (choices.length === 0) return "";
+    const buttons = choices.map((choice) =>
+      make(
+        "button",
+        { type: "button", title: choice.name, onclick: () => this.act.restart(this.previewId, String(choice.path)) },
+        [choice.path, choice.framework ? ` (${choice.framework})` : ""].join(""),
+      ),
+    );
+    return make("div", { class: "row choices", role: "group", "aria-label": "Apps to choose from" }, ...buttons);
   }
 
   drawWarnings(view) {
@@ -181,6 +189,20 @@ export class Detail {
   }
 }
 
+// Where the socket for edits does not answer, edits are not shown by themselves.
+const HMR = { open: "edits are shown live", refused: "no live edits: refused", silent: "no live edits: no answer" };
+
+// Words for how far it is; where nothing was printed for long and the gateway has not said so, that too.
+function messageOf(view) {
+  const text = String(view.message || stepName(view.step || view.status));
+  return isQuiet(view) && !text.includes("no output") ? `${text}; no output for ${whole(view.quiet_s)}` : text;
+}
+
+function evidenceOf(error) {
+  const lines = list(error.evidence);
+  return lines.length > 0 ? make("pre", { class: "evidence", tabindex: 0 }, lines.map(plainLine).join("\n")) : "";
+}
+
 function aboutOf(view) {
   const install = { skipped: "dependencies kept", completed: "dependencies installed" }[view.install];
   const parts = [
@@ -188,8 +210,9 @@ function aboutOf(view) {
     view.package_manager,
     view.from_pool === true ? "warm VM" : view.from_pool === false ? "cold VM" : "",
     install,
-    Number(view.attempt) > 1 ? `attempt ${view.attempt}` : "",
+    view.app ? `app ${view.app}` : "",
     HMR[view.hmr?.state] ?? "",
+    Number(view.attempt) > 1 ? `attempt ${view.attempt}` : "",
   ];
   return parts.filter(Boolean).join(" · ");
 }

@@ -74,7 +74,10 @@ def _entry(tree: Tree, folder: str, framework: Framework) -> tuple[str, str]:
     """The file that makes the app, and the name of the app object in it."""
     if not framework.source:
         return "", ""
+    manifest = tree.has(folder, *MANIFESTS)
     for file in ENTRY_FILES:
+        if "/" in file and not manifest:
+            continue  # without requirements here, that folder is the project
         parent, _, base = join(folder, file).rpartition("/")
         text = tree.text(parent or ".", base)[:SOURCE_CHARS_MAX]
         found = re.search(framework.source, text, flags=re.MULTILINE)

@@ -56,7 +56,7 @@ def _serves(major: int, text: str) -> bool:
     if text.lower() in NEWEST:
         return True
     text = LTS.get(text.lower().removeprefix("lts/"), text)
-    exact = re.fullmatch(r"[vV=]{0,2}(\d{1,3})(\.\d+){0,2}", text)
+    exact = re.fullmatch(r"[vV=]{0,2}(\d{1,3})(\.\d+){0,2}", text, flags=re.ASCII)
     if exact:
         return int(exact[1]) == major
     # A major that is not in the table (a machine's own Node) is compared as its newest.
