@@ -18,6 +18,12 @@ from tests.live.platform import Json, Platform
 INSTALL_LIMIT_S = 15
 """Longer than the installs of these projects take, and what a registry that never answers costs the test."""
 HUNG_S = 4
+OUTSIDE = [
+    each.address
+    for found in psutil.net_if_addrs().values()
+    for each in found
+    if each.family == socket.AF_INET and not each.address.startswith("127.")
+]
 Files = dict[str, str | bytes]
 
 
@@ -155,13 +161,6 @@ async def test_a_crashed_program_under_nodemon_is_explained(client: Client) -> N
     check(await failure(client, files), "crash_loop", "Error: kaboom", "kaboom")
 
 
-async def test_a_dev_server_that_hangs_is_found(client: Client) -> None:
-    """It lives, prints nothing and never listens."""
-    view = await failure(client, node_project("setInterval(() => {}, 1000)"))
-
-    check(view, "dev_server_hung", ".", "")
-
-
 async def test_a_redirect_to_itself_is_found(client: Client) -> None:
     """`/` sends the browser to `/`, for ever."""
     script = SERVER.replace(
@@ -169,20 +168,6 @@ async def test_a_redirect_to_itself_is_found(client: Client) -> None:
     )
 
     check(await failure(client, node_project(script)), "redirect_loop", ".", "")
-
-
-async def test_a_dev_server_on_another_interface_is_found(client: Client) -> None:
-    """It listens where the gateway can't reach it: on the machine's own address only."""
-    addresses = [
-        each.address for found in psutil.net_if_addrs().values() for each in found if each.family == socket.AF_INET
-    ]
-    outside = [address for address in addresses if not address.startswith("127.")]
-    if not outside:
-        pytest.skip("this machine has no address but loopback's")
-    # What it prints meanwhile keeps it from counting as hung.
-    script = SERVER.replace("'127.0.0.1'", f"'{outside[0]}'") + "setInterval(() => console.log('here'), 500)"
-
-    check(await failure(client, node_project(script)), "wrong_interface", ".", "")
 
 
 # --- the install --------------------------------------------------------------------------------------------------
@@ -327,9 +312,31 @@ async def test_a_registry_that_wants_credentials_is_named(client: Client) -> Non
     check(view, "registry_unauthorized", "refuses", "E401")
 
 
-async def test_a_registry_that_never_answers_is_a_time_out(client: Client) -> None:
+# --- what takes its time: all at once -------------------------------------------------------------------------------
+
+
+async def _hangs(client: Client) -> None:
+    """It lives, prints nothing and never listens."""
+    check(await failure(client, node_project("setInterval(() => {}, 1000)")), "dev_server_hung", ".", "")
+
+
+async def _listens_elsewhere(client: Client, address: str) -> None:
+    """It listens where the gateway can't reach it; what it prints meanwhile keeps it from counting as hung."""
+    script = SERVER.replace("'127.0.0.1'", f"'{address}'") + "setInterval(() => console.log('here'), 500)"
+    check(await failure(client, node_project(script)), "wrong_interface", ".", "")
+
+
+async def _waits_for_a_registry(client: Client) -> None:
     """It takes connections and says nothing: the install's limit ends it."""
     async with registry(0) as port:
         view = await failure(client, installing({".npmrc": NPMRC.format(port=port)}, dependencies=ODD), ONE_TRY)
-
     check(view, "install_timeout", rf"not ended after {INSTALL_LIMIT_S} s", "")
+
+
+async def test_what_waits_in_vain_is_found(client: Client) -> None:
+    """A server that hangs, one that listens elsewhere, a registry that never answers: each ends by its own limit."""
+    elsewhere = [_listens_elsewhere(client, address) for address in OUTSIDE[:1]]
+    await asyncio.gather(_hangs(client), _waits_for_a_registry(client), *elsewhere)
+
+    if not OUTSIDE:
+        pytest.skip("this machine has no address but loopback's: nothing can listen elsewhere; the others have ended")
