@@ -194,10 +194,9 @@ def test_nothing_of_one_machine_is_kept() -> None:
 
 
 def test_locks_name_no_registry() -> None:
-    """Requirements hold no address at all; npm's locks name npm's public registry only, or none."""
+    """Neither requirements nor npm's locks say where packages come from."""
     for name, text in _texts():
         if re.fullmatch(r"requirements.*\.lock", name):
             assert re.findall(r"https?://\S+", text) == [], name
         if name.endswith("package-lock.json"):
-            hosts = set(re.findall(r'"resolved":\s+"https?://([^/"]+)', text))
-            assert hosts <= {"registry.npmjs.org"}, name
+            assert re.findall(r'"resolved":\s+"https?:', text) == [], name
