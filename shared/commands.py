@@ -4,10 +4,11 @@
 receives the command where the sender left them empty, so that decisions read neither clock nor randomness.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 
+from shared.events import AppChoice
 from shared.ids import CommandId, OwnerId, PreviewId, ProjectId, VmId
 
 
@@ -130,6 +131,16 @@ class RecordVmDestroyed(PoolCommand, frozen=True, kw_only=True):
     vm_id: VmId
 
 
+class PreviewWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a person should know, and that does not stop a preview."""
+
+    code: str
+    message: str
+    version: str = ""
+    recommendation: str = ""
+    link: str = ""
+
+
 # --- to the orchestrator ------------------------------------------------------------------------------------------
 
 
@@ -138,11 +149,16 @@ class OrchestratorCommand(Command, frozen=True, kw_only=True):
 
 
 class RequestPreview(OrchestratorCommand, frozen=True, kw_only=True):
-    """Show this project. A project whose preview is live gets that preview back."""
+    """Show this project, or (`prepare`) do all that can be done before somebody asks for it.
+
+    A project whose preview is live gets that preview back. `app`: the folder of the app to show, where it matters.
+    """
 
     verb: ClassVar[str] = "request"
     project_id: ProjectId
     owner: OwnerId
+    app: str = ""
+    prepare: bool = False
 
 
 class StopPreview(OrchestratorCommand, frozen=True, kw_only=True):
@@ -152,10 +168,15 @@ class StopPreview(OrchestratorCommand, frozen=True, kw_only=True):
 
 
 class RestartPreview(OrchestratorCommand, frozen=True, kw_only=True):
-    """Begin anew, in another VM."""
+    """Begin anew: in its VM from the step that failed where that VM is still held, else in another VM.
+
+    `in_place`: in its VM in any case, for a change that the dev server can't take in while it runs.
+    """
 
     verb: ClassVar[str] = "restart"
     preview_id: PreviewId
+    app: str = ""
+    in_place: bool = False
 
 
 class RecordProject(OrchestratorCommand, frozen=True, kw_only=True):
@@ -172,9 +193,20 @@ class RecordProject(OrchestratorCommand, frozen=True, kw_only=True):
     dev_env: dict[str, str]
     install_command: tuple[str, ...]
     evidence: tuple[str, ...]
+    install_retry_command: tuple[str, ...] = ()
+    install_env: dict[str, str] = {}
+    install_root: str = "."
+    package_manager_version: str = ""
+    node_version: str = ""
+    deps: str = ""
+    ready_path: str = "/"
+    restart_on: tuple[str, ...] = ()
+    warnings: tuple[PreviewWarning, ...] = ()
 
 
 class RecordFilesSynced(OrchestratorCommand, frozen=True, kw_only=True):
+    """The VM holds this version. `needs_restart`: the dev server can't take in what has changed while it runs."""
+
     verb: ClassVar[str] = "record-synced"
     preview_id: PreviewId
     attempt: int
@@ -182,6 +214,7 @@ class RecordFilesSynced(OrchestratorCommand, frozen=True, kw_only=True):
     written: int
     deleted: int
     sync_s: float
+    needs_restart: bool = False
 
 
 class RecordInstallCompleted(OrchestratorCommand, frozen=True, kw_only=True):
@@ -189,6 +222,7 @@ class RecordInstallCompleted(OrchestratorCommand, frozen=True, kw_only=True):
     preview_id: PreviewId
     attempt: int
     install_s: float
+    job_id: str = ""
 
 
 class RecordInstallFailed(OrchestratorCommand, frozen=True, kw_only=True):
@@ -199,6 +233,8 @@ class RecordInstallFailed(OrchestratorCommand, frozen=True, kw_only=True):
     code: str
     message: str
     hint: str = ""
+    evidence: tuple[int, ...] = ()
+    job_id: str = ""
 
 
 class RecordDevServerReady(OrchestratorCommand, frozen=True, kw_only=True):
@@ -209,6 +245,8 @@ class RecordDevServerReady(OrchestratorCommand, frozen=True, kw_only=True):
     port: int
     status: int
     boot_s: float
+    with_errors: bool = False
+    detail: str = ""
 
 
 class RecordDevServerExited(OrchestratorCommand, frozen=True, kw_only=True):
@@ -217,6 +255,21 @@ class RecordDevServerExited(OrchestratorCommand, frozen=True, kw_only=True):
     attempt: int
     exit_code: int | None
     signal: str | None
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    evidence: tuple[int, ...] = ()
+
+
+class RecordHmr(OrchestratorCommand, frozen=True, kw_only=True):
+    """What the socket for edits answered."""
+
+    verb: ClassVar[str] = "record-hmr"
+    preview_id: PreviewId
+    attempt: int
+    state: Literal["open", "refused", "silent", "none"]
+    path: str = ""
+    detail: str = ""
 
 
 class ConfirmPreview(OrchestratorCommand, frozen=True, kw_only=True):
@@ -237,6 +290,8 @@ class FailPreview(OrchestratorCommand, frozen=True, kw_only=True):
     code: str
     message: str
     hint: str = ""
+    evidence: tuple[int, ...] = ()
+    choices: tuple[AppChoice, ...] = ()
 
 
 class ExpireStep(OrchestratorCommand, frozen=True, kw_only=True):
@@ -282,6 +337,18 @@ class RecordFiles(GatewayCommand, frozen=True, kw_only=True):
     size_bytes: int
     changed: int
     deleted: int
+
+
+class SetProjectEnv(GatewayCommand, frozen=True, kw_only=True):
+    """The project's variables are in the object `env`, encrypted; empty: there are none. `base`: the object that they
+    were made from, where that matters; refused once there is another."""
+
+    verb: ClassVar[str] = "set-project-env"
+    project_id: ProjectId
+    owner: OwnerId
+    env: str
+    names: tuple[str, ...]
+    base: str | None = None
 
 
 class DeleteProject(GatewayCommand, frozen=True, kw_only=True):

@@ -64,6 +64,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: float
     elapsed: float
     details: dict[str, str | int | float | bool | None] = {}
+    eta_s: float | None = None
+    """Seconds until ready, as far as can be told; None where that says nothing (any more)."""
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):

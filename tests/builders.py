@@ -10,16 +10,19 @@ from shared.events import (
     DevServerStarted,
     Event,
     FilesSynced,
+    HmrProbed,
     InstallCompleted,
     InstallFailed,
     InstallSkipped,
     InstallStarted,
     PoolResized,
     PreviewFailed,
+    PreviewPrepared,
     PreviewReady,
     PreviewRequested,
     PreviewRestarted,
     PreviewStopped,
+    PreviewWanted,
     PreviewWarningRaised,
     ProjectCreated,
     ProjectDetected,
@@ -126,6 +129,7 @@ def project_detected(
         dev_env={},
         install_command=install,
         evidence=("package.json",),
+        deps="fingerprint",
     )
 
 
@@ -141,6 +145,7 @@ def record_project(framework: str = "vite", version: str = "7.0.0", attempt: int
         dev_env={},
         install_command=INSTALL,
         evidence=("package.json",),
+        deps="fingerprint",
     )
 
 
@@ -202,8 +207,24 @@ def preview_ready(attempt: int = 1, total_s: float = 0.0) -> PreviewReady:
     )
 
 
-def preview_restarted(attempt: int = 2, reason: Literal["asked", "vm_lost"] = "asked") -> PreviewRestarted:
-    return PreviewRestarted(preview_id=PREVIEW, attempt=attempt, reason=reason, files_version=1)
+def preview_restarted(
+    attempt: int = 2, reason: Literal["asked", "vm_lost", "edited"] = "asked", *, in_place: bool = False, app: str = ""
+) -> PreviewRestarted:
+    return PreviewRestarted(
+        preview_id=PREVIEW, attempt=attempt, reason=reason, files_version=1, in_place=in_place, app=app
+    )
+
+
+def preview_prepared(attempt: int = 1) -> PreviewPrepared:
+    return PreviewPrepared(preview_id=PREVIEW, attempt=attempt)
+
+
+def preview_wanted(attempt: int = 1) -> PreviewWanted:
+    return PreviewWanted(preview_id=PREVIEW, attempt=attempt)
+
+
+def hmr_probed(attempt: int = 1) -> HmrProbed:
+    return HmrProbed(preview_id=PREVIEW, attempt=attempt, state="open", path="/")
 
 
 def preview_failed(attempt: int = 1, code: str = "install_failed", step: str = "installing") -> PreviewFailed:

@@ -17,7 +17,8 @@ import msgspec
 import psutil
 
 from deploy.cli.folder import LocalFile
-from services.orchestrator.rules.detection import BASE_ENV, FRAMEWORKS, PORT, Detection
+from services.orchestrator.rules.detection import BASE_ENV, PORT, Detection
+from services.orchestrator.rules.frameworks import FRAMEWORKS, TOOLS
 from services.pool.adapters.node import node_dir
 from shared.errors import DrapeError
 
@@ -77,7 +78,8 @@ def _dev_command(found: Detection, port: int) -> list[str]:
     """`npm run dev` with what makes this framework take the port."""
     if found.framework == "static":
         return ["python3", "-m", "http.server", str(port), "--bind", "127.0.0.1"]
-    flags = next((each.flags for each in FRAMEWORKS if each.slug == found.framework), ())
+    tools = [TOOLS[name] for name in FRAMEWORKS[found.framework].tools]
+    flags = next((tool.flags for tool in tools if tool.binary in found.dev_command), ())
     words = [flag.replace(PORT, str(port)) for flag in flags]
     return ["npm", "run", _script(found), *(["--", *words] if words else [])]
 

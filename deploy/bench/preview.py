@@ -12,7 +12,7 @@ import msgspec
 
 from deploy.bench.bare_preview import BareRun, run_bare
 from deploy.cli.api import Api
-from deploy.cli.folder import LocalFile, pack_folder, read_folder
+from deploy.cli.folder import LocalFile, pack_folder, read_folder, read_texts
 from deploy.cli.platform import STATUS_FUNCTION
 from deploy.local.detach import down, up_detached
 from deploy.local.options import UpOptions
@@ -51,12 +51,7 @@ async def measure(path: Path, runs: int, say: Callable[[str], None]) -> list[Row
     Mode `cold`: a warm VM, an install with an empty npm cache; the bare run's cache is empty as well.
     """
     files = read_folder(path)
-    texts = {
-        name: files[name].path.read_text("utf-8", "replace")
-        for name in ("package.json", "package-lock.json")
-        if name in files
-    }
-    found = detect(files, texts.get("package.json"), texts.get("package-lock.json"))
+    found = detect(files, read_texts(files))
     with tempfile.TemporaryDirectory(prefix="drape-bench-") as folder:
         home = Home(Path(folder) / "home")
         status = await up_detached(UpOptions(port=0), home, STATUS_FUNCTION)
@@ -99,7 +94,7 @@ async def _until_ended(api: Api, preview_id: str) -> dict[str, str]:
     async for _, _, message in api.stream(f"/api/previews/{preview_id}/events"):
         views = [message["preview"]] if message["type"] == "preview" else message.get("previews", [])
         for view in views:
-            if view["status"] in ("ready", "failed", "stopped"):
+            if view["status"] in ("ready", "ready_with_errors", "failed", "stopped"):
                 return dict(view)
     raise DrapeError("bench_stream_ended", "The gateway ended the event stream.")
 

@@ -1,5 +1,6 @@
 """The gateway's API as the CLI uses it."""
 
+import hashlib
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,6 +25,8 @@ class Api:
         self._session = session
         token = os.environ.get("DRAPE_API_TOKEN", "")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.identity = hashlib.sha256(token.encode()).hexdigest()[:16] if token else ""
+        """Stands for who we are to the gateway, without the token."""
 
     async def call(self, method: str, path: str, *, json: Any = None, headers: dict[str, str] | None = None) -> Any:
         """A request and its JSON answer. Raises the `DrapeError` that the gateway answered."""

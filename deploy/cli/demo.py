@@ -9,11 +9,12 @@ import aiohttp
 import click
 
 from deploy.cli.api import Api
-from deploy.cli.folder import LocalFile, pack_folder, read_folder
+from deploy.cli.folder import LocalFile, read_folder
+from deploy.cli.following import conclude, follow
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import STATUS_FUNCTION, running_or_none
-from deploy.cli.preview import conclude, follow
+from deploy.cli.projects import project_of_folder, send_folder
 from deploy.local.detach import down, up_detached
 from deploy.local.options import UpOptions
 from deploy.local.paths import Home
@@ -64,10 +65,10 @@ async def demo(output: Output, path: Path, once: bool, port: int | None) -> int:
 async def _show(output: Output, gateway: str, path: Path, files: dict[str, LocalFile], shown: list[str]) -> bool:
     async with aiohttp.ClientSession() as session:
         api = Api(gateway, session)
-        project = await api.call("POST", "/api/projects", json={"name": path.resolve().name})
-        await api.upload("PUT", f"/api/projects/{project['project_id']}/files", pack_folder(files))
-        wanted = await api.call("POST", "/api/previews", json={"project_id": project["project_id"]})
-        shown.append(f"/api/projects/{project['project_id']}")
+        project_id = await project_of_folder(api, Home.from_env(), path, path.resolve().name)
+        await send_folder(api, project_id, files)
+        wanted = await api.call("POST", "/api/previews", json={"project_id": project_id})
+        shown.append(f"/api/projects/{project_id}")
         return await conclude(output, api, await follow(output, api, wanted["preview_id"]), gateway)
 
 

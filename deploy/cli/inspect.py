@@ -5,16 +5,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import click
 import msgspec
 
 from deploy.cli.api import Api
+from deploy.cli.following import READY, conclude, follow
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import require_running
-from deploy.cli.preview import follow
+from deploy.cli.preview import ask_which
+from services.gateway.adapters.terminal import plain
+from services.gateway.views import LOG_STEPS
 from shared.codec import Recorded
 from shared.jetstream.connection import bus_on, connect
 
@@ -46,7 +50,7 @@ async def ps(output: Output) -> int:
 
 def _row(view: dict[str, Any]) -> tuple[str, ...]:
     seconds = view["total_s"] if view["total_s"] is not None else view["elapsed_s"]
-    shown = view["error"]["code"] if view["error"] else view["url"] if view["status"] == "ready" else view["message"]
+    shown = view["error"]["code"] if view["error"] else view["url"] if view["status"] in READY else view["message"]
     framework = f"{view['framework']} {view['version']}".strip()
     return (view["preview_id"], view["project_name"], view["status"], framework, f"{seconds:.1f}", shown)
 
@@ -54,30 +58,52 @@ def _row(view: dict[str, Any]) -> tuple[str, ...]:
 @click.command()
 @click.argument("preview_id")
 @click.option("--follow", "-f", is_flag=True, help="Go on as it comes, until Ctrl-C.")
+@click.option("--timestamps", "-t", is_flag=True, help="Show when each line was printed, and by which step.")
+@click.option("--step", multiple=True, type=click.Choice(LOG_STEPS), help="Only this step's output; may be repeated.")
+@click.option("--attempt", type=click.IntRange(1), help="Only this attempt's output.")
+@click.option("--since", type=click.IntRange(0), default=0, help="Begin after this offset, the `next` of an answer.")
 @command
-async def logs(output: Output, preview_id: str, follow: bool) -> int:
+async def logs(
+    output: Output,
+    preview_id: str,
+    follow: bool,
+    timestamps: bool,
+    step: tuple[str, ...],
+    attempt: int | None,
+    since: int,
+) -> int:
     """What a preview's install and dev server printed."""
+    wanted = {"step": ",".join(step), "attempt": attempt or ""}
+    only = urlencode({name: value for name, value in wanted.items() if value})
+    path = f"/api/previews/{preview_id}/logs?{only}"
     async with _api() as api:
         if follow:
-            last_id = ""
-            async for _, event_id, message in api.stream(f"/api/previews/{preview_id}/logs", last_id):
-                last_id = event_id or last_id
-                _print_lines(output, message["lines"])
+            async for _, _, message in api.stream(path, str(since or "")):
+                _print_log(output, message, timestamps)
             return 0
-        after = 0
+        after = since
         while True:
-            page = await api.call("GET", f"/api/previews/{preview_id}/logs?since={after}")
-            if not page["lines"]:
+            page = await api.call("GET", f"{path}&since={after}")
+            for message in (*([page["cut"]] if "cut" in page and after == since else []), {"type": "log", **page}):
+                _print_log(output, message, timestamps)
+            if page["next"] == after:
                 return 0
-            _print_lines(output, page["lines"])
             after = page["next"]
 
 
-def _print_lines(output: Output, lines: list[dict[str, Any]]) -> None:
-    for line in lines:
+def _print_log(output: Output, message: dict[str, Any], timestamps: bool) -> None:
+    if message["type"] == "cut":
+        output.emit(message)
+        lines = f"{message['lines']} lines of it. " if message["lines"] else ""
+        output.say(f"[{message['reason']} {lines}".rstrip() + "]")
+        return
+    for line in message.get("lines", []):
         output.emit({"type": "log", **line})
         at = datetime.fromtimestamp(line["at"], UTC).strftime("%H:%M:%S")
-        output.say(f"{at} {line['step']:<10} {line['text']}")
+        mark = "!" if line["stream"] == "stderr" else " "
+        # Colours are for terminals.
+        text = line["text"] if output.console.is_terminal else plain(line["text"])
+        output.say(f"{at} {line['step']:<13}{mark} {text}" if timestamps else text)
 
 
 @click.command()
@@ -93,16 +119,15 @@ async def stop(output: Output, preview_id: str) -> int:
 
 @click.command()
 @click.argument("preview_id")
+@click.option("--app", default="", metavar="PATH", help="Show this app of the project from now on.")
 @command
-async def restart(output: Output, preview_id: str) -> int:
-    """Begin a preview anew, with the newest files."""
+async def restart(output: Output, preview_id: str, app: str) -> int:
+    """Begin a preview anew with the newest files; a failed one from the step that failed, where that is possible."""
+    running = require_running()
     async with _api() as api:
-        await api.call("POST", f"/api/previews/{preview_id}/restart")
-        view = await follow(output, api, preview_id)
-    ready = view["status"] == "ready"
-    output.emit({"type": "preview_ready" if ready else "preview_failed", "preview_id": preview_id, "url": view["url"]})
-    output.say(f"Ready: {view['url']}" if ready else f"It {view['status']}: {view['message']}")
-    return 0 if ready else 1
+        again = await api.call("POST", f"/api/previews/{preview_id}/restart", json={"app": app})
+        view = await ask_which(output, api, await follow(output, api, preview_id, attempt=again["attempt"]))
+        return 0 if await conclude(output, api, view, running.gateway) else 1
 
 
 @click.command()

@@ -1,40 +1,72 @@
-"""`preview` and `detect`: a folder becomes a live preview."""
+"""`preview`: a folder becomes a live preview, and stays one while it is edited."""
 
 import asyncio
+import sys
 import webbrowser
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import click
-import watchfiles
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+import msgspec
 
 from deploy.cli.api import Api
-from deploy.cli.folder import LocalFile, pack_changes, pack_folder, read_folder
+from deploy.cli.env import parse_pairs
+from deploy.cli.folder import read_folder
+from deploy.cli.following import conclude, follow
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import ensure_running
-from services.orchestrator.rules.detection import detect as detect_project
-from shared.errors import DrapeError, Unavailable
+from deploy.cli.projects import project_of_folder, send_folder
+from deploy.cli.watch import Watched, watch
+from deploy.local.paths import Home
+from shared.errors import DrapeError
+from shared.project_env import check_variables
 
-WATCH_DEBOUNCE_MS = 50
-STREAM_RETRIES_MAX = 20
-STREAM_RETRY_S = 0.5
+ASKS_MAX = 3
+"""Apps that are asked for in one run: a choice that leads to another question is one too many."""
 
 Json = dict[str, Any]
 
 
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line asks for."""
+
+    path: Path
+    name: str
+    app: str
+    variables: dict[str, str]
+    watching: bool
+    opening: bool
+
+
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--watch", is_flag=True, help="Send changes as they are saved, until Ctrl-C.")
-@click.option("--open", "open_page", is_flag=True, help="Open the preview in the browser.")
+@click.option("--watch", "watching", is_flag=True, help="Send changes as they are saved, until Ctrl-C.")
+@click.option("--open", "opening", is_flag=True, help="Open the preview in the browser.")
 @click.option("--name", help="The project's name. Default: the folder's.")
+@click.option("--app", default="", metavar="PATH", help="The folder of the app to show, where PATH holds several.")
+@click.option(
+    "--env", "pairs", multiple=True, metavar="KEY=VALUE", help="Set a variable of the project; may be repeated."
+)
 @command
-async def preview(output: Output, path: Path, watch: bool, open_page: bool, name: str | None) -> int:
-    """Show the project in PATH live. Starts what `drape up --detach` would, if nothing is running."""
+async def preview(
+    output: Output, path: Path, watching: bool, opening: bool, name: str | None, app: str, pairs: tuple[str, ...]
+) -> int:
+    """Show the project in PATH live. Starts what `drape up --detach` would, if nothing is running.
+
+    A folder that was shown before stays the same project: only what has changed is sent.
+    """
     try:
-        return await _show_folder(output, path, watch, open_page, name)
+        wish = Wish(
+            path=path,
+            name=name or path.resolve().name,
+            app=app,
+            variables=parse_pairs(pairs),
+            watching=watching,
+            opening=opening,
+        )
+        return await _show_folder(output, wish)
     except DrapeError as error:
         if not output.as_json:
             raise
@@ -51,157 +83,42 @@ async def preview(output: Output, path: Path, watch: bool, open_page: bool, name
         return 1
 
 
-async def _show_folder(output: Output, path: Path, watch: bool, open_page: bool, name: str | None) -> int:
-    files = read_folder(path)
+async def _show_folder(output: Output, wish: Wish) -> int:
+    files = read_folder(wish.path)
+    check_variables(wish.variables)
     running = await ensure_running()
     async with aiohttp.ClientSession() as session:
         api = Api(running.gateway, session)
-        project = await api.call("POST", "/api/projects", json={"name": name or path.resolve().name})
-        stored = await api.upload("PUT", f"/api/projects/{project['project_id']}/files", pack_folder(files))
-        wanted = await api.call("POST", "/api/previews", json={"project_id": project["project_id"]})
-        ended = await follow(output, api, wanted["preview_id"])
+        project_id = await project_of_folder(api, Home.from_env(), wish.path, wish.name)
+        if wish.variables:
+            await api.call("PATCH", f"/api/projects/{project_id}/env", json=wish.variables)
+        stored = await send_folder(api, project_id, files)
+        wanted = await api.call("POST", "/api/previews", json={"project_id": project_id, "app": wish.app})
+        ended = await follow(output, api, wanted["preview_id"], attempt=wanted["attempt"], files_version=stored.version)
+        ended = await ask_which(output, api, ended)
         if not await conclude(output, api, ended, running.gateway):
             return 1
-        if open_page:
+        if wish.opening:
             webbrowser.open(ended["url"])
-        if watch:
-            await _watch(output, api, path, project["project_id"], files, stored["version"])
+        if wish.watching:
+            await watch(output, api, project_id, Watched(wish.path, files, stored))
     return 0
 
 
-async def follow(output: Output, api: Api, preview_id: str) -> Json:
-    """Draw progress until the preview is ready or has ended; gives its last view."""
-    last_id = ""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=output.errors, disable=output.as_json, transient=True) as bar:
-        task = bar.add_task("Starting", total=100.0)
-        for _ in range(STREAM_RETRIES_MAX):
-            try:
-                async for _, event_id, message in api.stream(f"/api/previews/{preview_id}/events", last_id):
-                    last_id = event_id or last_id
-                    view = _show(output, bar, task, message, preview_id)
-                    if view is not None and view["status"] in ("ready", "failed", "stopped"):
-                        return view
-            except Unavailable:
-                output.emit({"type": "reconnecting"})
-            await asyncio.sleep(STREAM_RETRY_S)
-    raise Unavailable("stream_broken", "The gateway could not be followed.", "`drape ps` tells how the preview is.")
+async def ask_which(output: Output, api: Api, view: Json) -> Json:
+    """Where the project holds several apps and somebody is there to answer: which one, and on with that."""
+    for _ in range(ASKS_MAX):
+        error = view["error"]
+        if error is None or error["code"] != "app_choice_needed" or output.as_json or not sys.stdin.isatty():
+            break
+        choices: list[Json] = error["choices"]
+        for number, choice in enumerate(choices, 1):
+            output.say(f"  {number}  {choice['path']}  ({choice['framework']})")
+        picked = await asyncio.to_thread(click.prompt, "Which one", type=click.IntRange(1, len(choices)), default=1)
+        app = choices[picked - 1]["path"]
+        again = await api.call("POST", f"/api/previews/{view['preview_id']}/restart", json={"app": app})
+        view = await follow(output, api, view["preview_id"], attempt=again["attempt"])
+    return view
 
 
-def _show(output: Output, bar: Progress, task: Any, message: Json, preview_id: str) -> Json | None:
-    """Pass a message on; gives the preview's view where the message holds one."""
-    match message["type"]:
-        case "preview_progress":
-            bar.update(task, completed=message["percent"], description=message["message"])
-            output.emit(message)
-        case "preview":
-            view: Json = message["preview"]
-            bar.update(task, completed=max(view["percent"], 0), description=view["message"])
-            output.emit(
-                {"type": message["event"], "preview_id": preview_id, "seq": message["seq"], "step": view["step"]}
-            )
-            return view
-        case "state":
-            return next((each for each in message["previews"] if each["preview_id"] == preview_id), None)
-        case "nextjs_version":
-            output.emit(message)
-            text = f"Warning: {message['message']} Recommended: {message['recommendation']}. {message['link']}"
-            bar.console.print(text, style="yellow", markup=False)
-        case _:
-            output.emit(message)
-    return None
-
-
-async def conclude(output: Output, api: Api, view: Json, gateway: str) -> bool:
-    """Say how it ended; True when it is ready."""
-    if view["status"] == "ready":
-        keys = ("preview_id", "url", "total_s", "from_pool", "install", "steps")
-        output.emit({"type": "preview_ready", **{key: view[key] for key in keys}})
-        output.say(f"Ready after {view['total_s']:.1f} s: {view['url']}")
-        output.say(f"The page:            {gateway}/")
-        return True
-    view = await api.call("GET", f"/api/previews/{view['preview_id']}")
-    error = view["error"] or {"code": "preview_stopped", "message": "The preview was stopped.", "hint": ""}
-    output.emit(
-        {
-            "type": "preview_failed",
-            "preview_id": view["preview_id"],
-            "code": error["code"],
-            "message": error["message"],
-            "hint": error["hint"],
-            "log_tail": view["log_tail"],
-        }
-    )
-    if not output.as_json:
-        for line in view["log_tail"]:
-            output.errors.print(f"  | {line}", markup=False, style="dim")
-        output.errors.print(f"drape: {error['message']}", style="red", markup=False)
-        output.errors.print(f"       {error['hint']}", markup=False)
-    return False
-
-
-async def _watch(
-    output: Output, api: Api, root: Path, project_id: str, files: dict[str, LocalFile], version: int
-) -> None:
-    """Send what changes, as it changes."""
-    output.say("Watching for changes; Ctrl-C ends it.")
-    async for _ in watchfiles.awatch(root, debounce=WATCH_DEBOUNCE_MS, step=10, recursive=True):
-        try:
-            now = await asyncio.to_thread(read_folder, root)
-        except DrapeError as error:
-            output.say(f"Not sent: {error.message} {error.hint}")
-            continue
-        changed = {name: file for name, file in now.items() if files.get(name) != file}
-        deleted = [name for name in files if name not in now]
-        if not changed and not deleted:
-            continue
-        try:
-            stored = await api.upload(
-                "PATCH", f"/api/projects/{project_id}/files", pack_changes(changed, version, deleted)
-            )
-        except DrapeError as error:
-            if error.code != "files_version_conflict":
-                output.say(f"Not sent: {error.message}")
-                continue
-            stored = await api.upload("PUT", f"/api/projects/{project_id}/files", pack_folder(now))
-        files, version = now, stored["version"]
-        output.result(
-            {"type": "files_changed", "version": version, "changed": sorted(changed), "deleted": deleted},
-            f"Sent version {version}: {len(changed)} changed, {len(deleted)} deleted",
-        )
-
-
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@command
-async def detect(output: Output, path: Path) -> int:
-    """What the project in PATH is, and how its dev server would be started."""
-    files = read_folder(path)
-    texts = {
-        name: files[name].path.read_text("utf-8", "replace")
-        for name in ("package.json", "package-lock.json")
-        if name in files
-    }
-    found = detect_project(files, texts.get("package.json"), texts.get("package-lock.json"))
-    output.result(
-        {
-            "type": "detected",
-            "framework": found.framework,
-            "version": found.version,
-            "package_manager": found.package_manager,
-            "app_root": found.app_root,
-            "dev_command": " ".join(found.dev_command),
-            "evidence": list(found.evidence),
-        },
-        f"{found.framework} {found.version}\n  manager  {found.package_manager}\n"
-        f"  command  {' '.join(found.dev_command)}\n  because  {', '.join(found.evidence)}",
-    )
-    return 0
-
-
-COMMANDS = (preview, detect)
+COMMANDS = (preview,)

@@ -26,9 +26,11 @@ from deploy.local.processes import ChildSpec, Supervised, notice_cancellation
 from deploy.local.secrets import Secrets, load_or_make
 from deploy.local.status import recorded_supervisor, supervisor_lock, write_status
 from deploy.local.vms import end_vms
+from services.pool.adapters.node import node_major
 
 _log = logging.getLogger("drape.local")
 _T = TypeVar("_T")
+_DEFAULT_NODE = "DRAPE_ORCHESTRATOR_DEFAULT_NODE_MAJOR"
 
 _SOURCE = Path(__file__).parents[2]
 """Where `services` is importable from, installed or not. Services run there, so that no folder of the same name in the
@@ -148,7 +150,7 @@ class _Start:
                     name=f"{name}-{replica}" if replica else name,
                     argv=argv,
                     env={
-                        **self._preview_addresses(gateway_ports[0]),
+                        **self._orchestrator_settings(gateway_ports[0]),
                         **self._environment(secrets),
                         "DRAPE_GATEWAY_HOST": self._options.host,
                         "DRAPE_GATEWAY_PORT": str(gateway_ports[replica if name == GATEWAY else 0]),
@@ -166,14 +168,15 @@ class _Start:
         self._children.extend(services)
         return services
 
-    def _preview_addresses(self, port: int) -> dict[str, str]:
-        """Where the orchestrator confirms previews, and the address that it gives them. What the caller's environment
-        says goes before: behind a proxy both differ."""
+    def _orchestrator_settings(self, port: int) -> dict[str, str]:
+        """Where the orchestrator confirms previews, the address that it gives them, and the Node that VMs have. What the
+        caller's environment says goes before: behind a proxy the addresses differ."""
         environ = {**os.environ, **self._options.env}
         domain = environ.get("DRAPE_GATEWAY_PREVIEW_DOMAIN") or "preview.localhost"
         return {
             "DRAPE_ORCHESTRATOR_GATEWAY_URL": f"http://{_shown_host(self._options.host)}:{port}",
             "DRAPE_ORCHESTRATOR_PREVIEW_ORIGIN": f"http://{{id}}.{domain}:{port}",
+            **_default_node(environ),
         }
 
     def _environment(self, secrets: Secrets) -> dict[str, str]:
@@ -319,3 +322,10 @@ async def _unless_set(stop: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T 
         working.cancel()
         stopping.cancel()
         await asyncio.gather(working, stopping, return_exceptions=True)
+
+
+def _default_node(environ: Mapping[str, str]) -> dict[str, str]:
+    """The Node that this machine gives its VMs, unless the user names one."""
+    major = node_major(environ.get("DRAPE_POOL_NODE_DIR", ""))
+    given = environ.get(_DEFAULT_NODE, str(major) if major else "")
+    return {_DEFAULT_NODE: given} if given else {}

@@ -11,11 +11,13 @@ from aiohttp import web
 
 from services.gateway import decide, react, state, views
 from services.gateway.adapters.access import access_from
+from services.gateway.adapters.context import Context
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.http import Api
 from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, open_session, runner_options
 from services.gateway.adapters.resolver import PreviewResolver, mark_probed
 from services.gateway.adapters.uploads import Uploads
+from services.gateway.adapters.variables import Variables
 from services.gateway.config import GatewayConfig
 from services.gateway.effects import GatewayEffects
 from shared.codec import Recorded
@@ -55,13 +57,19 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
     access = access_from(api_tokens, config.host, config.public_hosts)
 
     async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
+        if not settings.drape_secret:
+            raise Invalid(
+                "settings_missing", "DRAPE_SECRET is not set.", "`drape up` sets it; all services need the same."
+            )
         feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, runtime.clock)
         await _listen(runtime, bus, feed, stack)
         proxy_config = ProxyConfig(base_domain=config.preview_domain)
         session = await stack.enter_async_context(open_session(proxy_config))
         resolver = PreviewResolver(runtime, bus, feed, settings.drape_secret, config)
         proxy = PreviewProxy(resolver, config=proxy_config, session=session)
-        api = Api(runtime, bus, feed, Uploads(bus.objects, config), proxy, access, config)
+        context = Context(runtime, bus, feed, access, config)
+        variables = Variables(bus.objects, settings.drape_secret)
+        api = Api(context, Uploads(bus.objects, config), variables, proxy)
         await _open(api, config, proxy_config, stack)
         return Parts(GatewayEffects(bus.objects, lambda: runtime.state).perform, {})
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from services.gateway.config import GatewayConfig
 from services.gateway.state import Project, State
-from shared.commands import Command, CreateProject, DeleteProject, RecordFiles
+from shared.commands import Command, CreateProject, DeleteProject, RecordFiles, SetProjectEnv
 from shared.errors import Invalid, NotFound, Refused
-from shared.events import Event, ProjectCreated, ProjectDeleted, ProjectFilesChanged
+from shared.events import Event, ProjectCreated, ProjectDeleted, ProjectEnvChanged, ProjectFilesChanged
 from shared.ids import derive
 
 NAME_CHARS_MAX = 200
@@ -19,6 +19,8 @@ def decide(state: State, command: Command, config: GatewayConfig) -> Sequence[Ev
             return create_project(state, command, config)
         case RecordFiles():
             return record_files(state, command)
+        case SetProjectEnv():
+            return set_project_env(state, command)
         case DeleteProject():
             return delete_project(state, command)
         case _:
@@ -69,6 +71,18 @@ def record_files(state: State, command: RecordFiles) -> Sequence[Event]:
             deleted=command.deleted,
         )
     ]
+
+
+def set_project_env(state: State, command: SetProjectEnv) -> Sequence[Event]:
+    """Other variables, if nobody set some since those that they were made from."""
+    project = owned(state, command.project_id, command.owner)
+    if project.env == command.env:
+        return []
+    if command.base not in (None, project.env):
+        raise Refused(
+            "env_conflict", "The project's variables were changed at the same time.", "Set the variable once more."
+        )
+    return [ProjectEnvChanged(project_id=project.project_id, env=command.env, names=command.names)]
 
 
 def delete_project(state: State, command: DeleteProject) -> Sequence[Event]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from services.gateway.react import CollectFiles
+from services.gateway.react import CollectEnv, CollectFiles
 from services.gateway.state import State
 from shared.definition import Effect
 from shared.errors import NotFound
@@ -18,7 +18,7 @@ _manifest = msgspec.json.Decoder(Manifest)
 
 
 class GatewayEffects:
-    """Removes stored files that nothing refers to any more."""
+    """Removes stored files and variables that nothing refers to any more."""
 
     def __init__(self, objects: Objects, state: Callable[[], State]) -> None:
         self._objects = objects
@@ -29,6 +29,10 @@ class GatewayEffects:
         match effect:
             case CollectFiles(project_id, manifest):
                 await self._collect(project_id, manifest)
+            case CollectEnv(project_id, env):
+                project = self._state().projects.get(project_id)
+                if project is None or project.env != env:
+                    await self._objects.delete(env)
             case _:
                 raise AssertionError(f"not an effect of the gateway: {type(effect).__name__}")
 

@@ -7,13 +7,14 @@ import msgspec
 from services.gateway.state import State
 from shared.codec import Recorded
 from shared.effects import SetTimer
-from shared.events import Event, ProjectDeleted, ProjectFilesChanged
+from shared.events import Event, ProjectDeleted, ProjectEnvChanged, ProjectFilesChanged
 from shared.ids import ProjectId
 from shared.ports import TimerFired
 
 COLLECT_AFTER_S = 120.0
-"""A version that has been replaced may still be on its way into a VM for so long."""
+"""A version that has been replaced, or variables, may still be on their way into a VM for so long."""
 COLLECT_TIMER = "collect"
+COLLECT_ENV_TIMER = "collect-env"
 
 
 class CollectFiles(msgspec.Struct, frozen=True):
@@ -23,9 +24,16 @@ class CollectFiles(msgspec.Struct, frozen=True):
     manifest: str
 
 
-Effect = SetTimer | CollectFiles
+class CollectEnv(msgspec.Struct, frozen=True):
+    """Remove this object of variables, unless it holds the project's present ones."""
 
-REACTS_TO: tuple[type[Event], ...] = (ProjectFilesChanged, ProjectDeleted)
+    project_id: ProjectId
+    env: str
+
+
+Effect = SetTimer | CollectFiles | CollectEnv
+
+REACTS_TO: tuple[type[Event], ...] = (ProjectFilesChanged, ProjectEnvChanged, ProjectDeleted)
 
 
 def react(state: State, recorded: Recorded) -> Sequence[Effect]:
@@ -35,19 +43,38 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
             project = state.projects.get(project_id)
             earlier = project.replaced.get(str(version)) if project is not None else None
             return [_collect_later(f"{project_id}-{version}", project_id, earlier)] if earlier else []
+        case ProjectEnvChanged(project_id=project_id):
+            project = state.projects.get(project_id)
+            replaced = project.env_replaced.get(str(recorded.seq)) if project is not None else None
+            return [_collect_env_later(recorded.seq, project_id, replaced)] if replaced else []
         case ProjectDeleted(project_id=project_id):
-            manifest = state.removed.get(project_id)
-            return [_collect_later(f"{project_id}-deleted", project_id, manifest)] if manifest else []
+            return _collect_all(state, project_id)
         case _:
             return []
 
 
 def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
     """What has to happen because time has passed."""
-    if fired.name != COLLECT_TIMER:
-        return []  # a timer of another version of this service
-    return [CollectFiles(str(fired.data["project_id"]), str(fired.data["manifest"]))]
+    if fired.name == COLLECT_TIMER:
+        return [CollectFiles(str(fired.data["project_id"]), str(fired.data["manifest"]))]
+    if fired.name == COLLECT_ENV_TIMER:
+        return [CollectEnv(str(fired.data["project_id"]), str(fired.data["env"]))]
+    return []  # a timer of another version of this service
+
+
+def _collect_all(state: State, project_id: ProjectId) -> Sequence[Effect]:
+    """A deleted project's files in a while, its variables at once: nothing may read them any more."""
+    left = state.removed.get(project_id)
+    if left is None:
+        return []
+    later = [_collect_later(f"{project_id}-deleted", project_id, left.manifest)] if left.manifest else []
+    return [*later, *([CollectEnv(project_id, left.env)] if left.env else [])]
 
 
 def _collect_later(timer_id: str, project_id: ProjectId, manifest: str) -> SetTimer:
     return SetTimer(COLLECT_TIMER, timer_id, COLLECT_AFTER_S, {"project_id": project_id, "manifest": manifest})
+
+
+def _collect_env_later(seq: int, project_id: ProjectId, env: str) -> SetTimer:
+    data: dict[str, str | int] = {"project_id": project_id, "env": env}
+    return SetTimer(COLLECT_ENV_TIMER, f"{project_id}-env-{seq}", COLLECT_AFTER_S, data)

@@ -6,52 +6,73 @@ import msgspec
 
 from shared.codec import Recorded
 from shared.events import (
+    AppChoice,
     DevServerReady,
     DevServerStarted,
     FilesSynced,
+    HmrProbed,
     InstallCompleted,
     InstallSkipped,
     InstallStarted,
     PreviewEvent,
     PreviewFailed,
+    PreviewPrepared,
     PreviewReady,
     PreviewRequested,
     PreviewRestarted,
     PreviewResumed,
     PreviewStopped,
     PreviewSuspended,
+    PreviewWanted,
     PreviewWarningRaised,
     ProjectCreated,
     ProjectDeleted,
     ProjectDetected,
+    ProjectEnvChanged,
     ProjectFilesChanged,
     VmAcquired,
 )
 from shared.ids import OwnerId, PreviewId, ProjectId
 
-Status = Literal["acquiring", "syncing", "installing", "starting", "waiting", "ready", "suspended", "failed", "stopped"]
+Status = Literal[
+    "acquiring",
+    "syncing",
+    "installing",
+    "prepared",  # nobody has asked for it yet
+    "starting",
+    "waiting",
+    "ready",
+    "ready_with_errors",  # its dev server runs, and shows an error in the project
+    "suspended",
+    "failed",
+    "stopped",
+]
 STEP_OF: dict[str, str] = {
     "acquiring": "acquiring_vm",
     "syncing": "syncing_files",
     "installing": "installing",
+    "prepared": "prepared",
     "starting": "waiting_server",
     "waiting": "confirming",
     "ready": "server_ready",
+    "ready_with_errors": "server_ready",
     "suspended": "server_ready",
     "failed": "failed",
     "stopped": "stopped",
 }
 ENDED = ("failed", "stopped")
+SERVED = ("ready", "ready_with_errors")
+"""Statuses in which browsers reach the dev server."""
 FORGET_AFTER_S = 3600.0
 """An ended preview is shown so long after its end (by the log's time)."""
 REPLACED_MAX = 100
-"""Replaced manifests that are remembered; their collection is planned within seconds."""
+"""Replaced manifests, and variables, that are remembered; their collection is planned within seconds."""
 REMOVED_MAX = 1_000
-"""Deleted projects whose last manifest is remembered."""
+"""Deleted projects whose last objects are remembered."""
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """A project and its newest version."""
+    """A project, its newest version, and which variables it has."""
 
     project_id: ProjectId
     owner: OwnerId
@@ -62,14 +83,43 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     """By version, the manifest that it replaced; the newest ones."""
     files: int = 0
     size_bytes: int = 0
+    env: str = ""
+    """The object that holds its variables, encrypted; empty: it has none."""
+    env_names: tuple[str, ...] = ()
+    env_replaced: dict[str, str] = {}
+    """By the sequence of the change, the object that it replaced; the newest ones."""
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deleted project has left in the object store."""
+
+    manifest: str = ""
+    env: str = ""
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a preview failed. `evidence`: offsets of lines in the log of `step`; `choices`: apps to choose from."""
+
+    code: str
+    message: str
+    hint: str
+    step: str
+    evidence: tuple[int, ...] = ()
+    choices: tuple[AppChoice, ...] = ()
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
-    """What is shown of a preview. Times are seconds, UTC."""
+    """What is shown of a preview. Times are seconds, UTC. `wanted`: somebody has asked to see it; `files_version`: of
+    the project's files, what its VM holds or will begin with; `detected`: in this attempt; `install_job`: the attempt's
+    newest install; `detail`: which request shows the error of `ready_with_errors`.
+    """
 
     preview_id: PreviewId
     project_id: ProjectId
     owner: OwnerId
+    app: str = ""
+    wanted: bool = True
+    files_version: int = 0
     status: Status = "acquiring"
     attempt: int = 1
     created_at: float
@@ -77,6 +127,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float = 0.0
     status_at: float
     changed_seq: int = 0
+    detected: bool = False
     framework: str = ""
     version: str = ""
     package_manager: str = ""
@@ -84,22 +135,25 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     vm_id: str = ""
     from_pool: bool | None = None
     install: Literal["skipped", "completed"] | None = None
+    install_job: str = ""
     host: str = ""
     port: int = 0
     url: str = ""
     total_s: float | None = None
     steps: dict[str, float] = {}
-    error: tuple[str, str, str, str] | None = None
+    detail: str = ""
+    hmr: HmrProbed | None = None
+    error: Failure | None = None
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Projects and previews by id; `ended` in the order in which they ended; `removed`: deleted projects' last
-    manifests, the newest ones, so that their files can be collected."""
+    """Projects and previews by id; `ended` in the order in which they ended; `removed`: what deleted projects have left,
+    the newest ones, so that it can be collected."""
 
     projects: dict[ProjectId, Project] = {}
     previews: dict[PreviewId, Preview] = {}
     ended: dict[PreviewId, float] = {}
-    removed: dict[ProjectId, str] = {}
+    removed: dict[ProjectId, Removed] = {}
 
 
 def initial() -> State:
@@ -115,6 +169,8 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.projects[project_id] = Project(project_id=project_id, owner=owner, name=name)
         case ProjectFilesChanged():
             _change_files(state, event)
+        case ProjectEnvChanged():
+            _change_env(state, event, recorded.seq)
         case ProjectDeleted(project_id=project_id):
             _remove(state, project_id)
         case PreviewRequested():
@@ -123,6 +179,9 @@ def evolve(state: State, recorded: Recorded) -> None:
                 preview_id=event.preview_id,
                 project_id=event.project_id,
                 owner=event.owner,
+                app=event.app,
+                wanted=not event.prepare,
+                files_version=event.files_version,
                 created_at=recorded.meta.at,
                 attempt_at=recorded.meta.at,
                 status_at=recorded.meta.at,
@@ -141,38 +200,83 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
     match event:
         case VmAcquired(vm_id=vm_id, from_pool=from_pool):
             if preview.status == "acquiring":
-                _enter(state, preview, recorded, "syncing", done="acquiring_vm", vm_id=vm_id, from_pool=from_pool)
+                _join(state, preview, recorded, vm_id=vm_id, from_pool=from_pool)
         case ProjectDetected(framework=framework, version=version, package_manager=manager):
-            _set(state, preview, recorded, framework=framework, version=version, package_manager=manager)
+            found = {"framework": framework, "version": version, "package_manager": manager}
+            _join(state, preview, recorded, detected=True, **found)
         case PreviewWarningRaised():
             _set(state, preview, recorded, warnings=(*preview.warnings, event))
-        case FilesSynced():
-            if preview.status == "syncing":
-                _enter(state, preview, recorded, "syncing", done="syncing_files")
-        case InstallStarted():
-            _enter(state, preview, recorded, "installing")
+        case FilesSynced(files_version=version) if preview.status == "syncing":
+            _enter(state, preview, recorded, "syncing", done="syncing_files", files_version=version)
+        case FilesSynced(files_version=version):
+            _set(state, preview, recorded, files_version=version)
+        case InstallStarted(job_id=job_id):
+            _enter(state, preview, recorded, "installing", install_job=job_id)
         case InstallSkipped():
             _enter(state, preview, recorded, "starting", install="skipped")
         case InstallCompleted():
             _enter(state, preview, recorded, "starting", done="installing", install="completed")
-        case DevServerStarted():
-            _enter(state, preview, recorded, "starting")
-        case DevServerReady(host=host, port=port):
-            _enter(state, preview, recorded, "waiting", done="waiting_server", host=host, port=port)
-        case PreviewReady(url=url, total_s=total_s, steps=steps):
-            _enter(state, preview, recorded, "ready", url=url, total_s=total_s, steps=steps)
-        case PreviewSuspended():
-            _enter(state, preview, recorded, "suspended")
-        case PreviewResumed():
-            _enter(state, preview, recorded, "ready")
-        case PreviewRestarted(attempt=attempt):
-            _restart(state, preview, recorded, attempt)
-        case PreviewFailed(code=code, message=message, hint=hint, step=step):
-            _end(state, preview, recorded, "failed", error=(code, message, hint, step))
+        case PreviewPrepared():
+            _enter(state, preview, recorded, "prepared")
+        case PreviewWanted():
+            _set(state, preview, recorded, wanted=True, attempt_at=recorded.meta.at)
+        case (
+            DevServerStarted() | DevServerReady() | PreviewReady() | HmrProbed() | PreviewSuspended() | PreviewResumed()
+        ):
+            _evolve_server(state, preview, recorded)
+        case PreviewRestarted():
+            _restart(state, preview, recorded, event)
+        case PreviewFailed():
+            _end(state, preview, recorded, "failed", error=_failure(event))
         case PreviewStopped():
             _end(state, preview, recorded, "stopped")
         case _:
             return
+
+
+def _evolve_server(state: State, preview: Preview, recorded: Recorded) -> None:
+    event = recorded.event
+    match event:
+        case DevServerStarted():
+            _enter(state, preview, recorded, "starting")
+        case DevServerReady(host=host, port=port, with_errors=with_errors, detail=detail):
+            where: dict[str, Any] = {"host": host, "port": port, "detail": detail if with_errors else ""}
+            if preview.status in SERVED:  # it is the same server: its project was mended, or broken
+                _enter(state, preview, recorded, _served(with_errors), **where)
+            else:
+                _enter(state, preview, recorded, "waiting", done="waiting_server", **where)
+        case PreviewReady(url=url, total_s=total_s, steps=steps, with_errors=with_errors):
+            _enter(state, preview, recorded, _served(with_errors), url=url, total_s=total_s, steps=steps)
+        case HmrProbed():
+            _set(state, preview, recorded, hmr=event)
+        case PreviewSuspended():
+            _enter(state, preview, recorded, "suspended")
+        case PreviewResumed():
+            _enter(state, preview, recorded, "ready")
+
+
+def _served(with_errors: bool) -> Status:
+    return "ready_with_errors" if with_errors else "ready"
+
+
+def _join(state: State, preview: Preview, recorded: Recorded, **changes: Any) -> None:
+    """Once the project is known and a VM is held, whichever came last, the files can go in."""
+    detected, vm_id = changes.get("detected", preview.detected), changes.get("vm_id", preview.vm_id)
+    if preview.status == "acquiring" and detected and vm_id:
+        _enter(state, preview, recorded, "syncing", done="acquiring_vm", **changes)
+    else:
+        _set(state, preview, recorded, **changes)
+
+
+def _failure(event: PreviewFailed) -> Failure:
+    return Failure(
+        code=event.code,
+        message=event.message,
+        hint=event.hint,
+        step=event.step,
+        evidence=event.evidence,
+        choices=event.choices,
+    )
 
 
 def _change_files(state: State, event: ProjectFilesChanged) -> None:
@@ -193,26 +297,51 @@ def _newest(replaced: dict[str, str]) -> dict[str, str]:
     return {version: replaced[version] for version in list(replaced)[-REPLACED_MAX:] if replaced[version]}
 
 
+def _change_env(state: State, event: ProjectEnvChanged, seq: int) -> None:
+    project = state.projects.get(event.project_id)
+    if project is None:
+        return
+    replaced = _newest({**project.env_replaced, str(seq): project.env})
+    state.projects[event.project_id] = msgspec.structs.replace(
+        project, env=event.env, env_names=event.names, env_replaced=replaced
+    )
+
+
 def _remove(state: State, project_id: ProjectId) -> None:
     project = state.projects.pop(project_id, None)
-    if project is not None and project.manifest:
-        state.removed[project_id] = project.manifest
+    if project is not None and (project.manifest or project.env):
+        state.removed[project_id] = Removed(manifest=project.manifest, env=project.env)
     while len(state.removed) > REMOVED_MAX:
         del state.removed[next(iter(state.removed))]
 
 
-def _restart(state: State, preview: Preview, recorded: Recorded, attempt: int) -> None:
+def _restart(state: State, preview: Preview, recorded: Recorded, event: PreviewRestarted) -> None:
+    """The next attempt. In place it keeps its VM; what it found there is shown until it is found anew."""
     state.ended.pop(preview.preview_id, None)
-    state.previews[preview.preview_id] = Preview(
+    fresh = Preview(
         preview_id=preview.preview_id,
         project_id=preview.project_id,
         owner=preview.owner,
-        attempt=attempt,
+        app=event.app or preview.app,
+        wanted=preview.wanted or event.reason == "asked",
+        files_version=event.files_version,
+        attempt=event.attempt,
         created_at=preview.created_at,
         attempt_at=recorded.meta.at,
         status_at=recorded.meta.at,
         changed_seq=recorded.seq,
     )
+    if event.in_place:
+        fresh = msgspec.structs.replace(
+            fresh,
+            framework=preview.framework,
+            version=preview.version,
+            package_manager=preview.package_manager,
+            vm_id=preview.vm_id,
+            from_pool=preview.from_pool,
+            url=preview.url,
+        )
+    state.previews[preview.preview_id] = fresh
 
 
 def _end(state: State, preview: Preview, recorded: Recorded, status: Status, **changes: Any) -> None:

@@ -1,15 +1,19 @@
 """What front ends get to see. Pure. Field names here are the API's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from services.gateway.state import ENDED, STEP_OF, Preview, Project, State
+from services.gateway.state import ENDED, SERVED, STEP_OF, Failure, Preview, Project, State
 from shared.commands import Command, CreateProject, ProjectReply, RecordFiles, Reply
 from shared.events import PreviewWarningRaised
 from shared.ids import OwnerId, derive
-from shared.ports import LogLine, Progress
+from shared.ports import LogBatch, LogLine, Progress
 
 Json = dict[str, Any]
+LOG_STEPS = ("install", "install_retry", "dev_server")
+"""Steps of which the log holds output."""
+LOG_LIMITS = "24 hours, 5000 batches of a preview, 256 MiB of all"
+"""What the log's stream keeps (`shared/jetstream/topology.py`), in words."""
 
 
 def answer(state: State, command: Command) -> Reply:
@@ -32,15 +36,26 @@ def project_view(project: Project) -> Json:
         "version": project.files_version,
         "files": project.files,
         "bytes": project.size_bytes,
+        "env": sorted(project.env_names),
     }
 
 
+def env_view(project: Project) -> Json:
+    """A project's variables: their names only."""
+    return {"project_id": project.project_id, "names": sorted(project.env_names)}
+
+
 def preview_view(
-    state: State, preview: Preview, progress: Progress | None, now: float, log_tail: Sequence[LogLine] = ()
+    state: State,
+    preview: Preview,
+    progress: Progress | None,
+    now: float,
+    log_tail: Sequence[LogLine] = (),
+    evidence: Sequence[LogLine] = (),
 ) -> Json:
-    """A preview as the API shows it. `progress`: the newest tick, if it is of this attempt and step."""
+    """A preview as the API shows it. `progress`: the newest tick, if it is of this attempt and step; `evidence`: the
+    log's lines that the error names."""
     project = state.projects.get(preview.project_id)
-    end = preview.ended_at if preview.status in ENDED else now
     told = current(progress, preview)
     return {
         "preview_id": preview.preview_id,
@@ -51,14 +66,23 @@ def preview_view(
         "step": STEP_OF[preview.status],
         "percent": percent_of(preview, told),
         "message": message_of(preview, told),
-        "elapsed_s": preview.total_s if preview.total_s is not None else round(max(0.0, end - preview.attempt_at), 3),
+        "elapsed_s": elapsed_of(preview, now),
+        "eta_s": 0.0 if preview.status in SERVED else told.eta_s if told is not None else None,
+        "phase": told.details.get("phase", "") if told is not None else "",
+        "quiet_s": told.details.get("quiet_s") if told is not None else None,
+        "last_line": told.details.get("last_line", "") if told is not None else "",
         "url": preview.url or None,
+        "detail": preview.detail,
+        "app": preview.app,
+        "wanted": preview.wanted,
+        "files_version": preview.files_version,
         "framework": preview.framework,
         "version": preview.version,
         "package_manager": preview.package_manager,
         "warnings": [warning_view(warning) for warning in preview.warnings],
-        "error": error_view(preview),
+        "error": error_view(preview.error, evidence),
         "log_tail": [line.text for line in log_tail],
+        "hmr": hmr_view(preview),
         "steps": preview.steps,
         "from_pool": preview.from_pool,
         "install": preview.install,
@@ -70,6 +94,14 @@ def preview_view(
     }
 
 
+def elapsed_of(preview: Preview, now: float) -> float:
+    """Seconds since somebody asked for this attempt, to its end; of one that nobody asked for yet, what it took."""
+    if preview.total_s is not None:
+        return preview.total_s
+    end = preview.ended_at if preview.status in ENDED else preview.status_at if preview.status == "prepared" else now
+    return round(max(0.0, end - preview.attempt_at), 3)
+
+
 def current(progress: Progress | None, preview: Preview) -> Progress | None:
     """The tick, if it still says something about where the preview stands: a late one must not turn it back.
 
@@ -78,20 +110,27 @@ def current(progress: Progress | None, preview: Preview) -> Progress | None:
     if progress is None or progress.details.get("attempt") != preview.attempt:
         return None
     if progress.step not in KNOWN_STEPS:
-        return progress if preview.status in START_OF else None
+        return progress if preview.status in START_OF and preview.status != "prepared" else None
     return progress if progress.step == STEP_OF[preview.status] else None
 
 
 KNOWN_STEPS = frozenset(STEP_OF.values())
 
 
-START_OF: dict[str, float] = {"acquiring": 1.0, "syncing": 5.0, "installing": 10.0, "starting": 85.0, "waiting": 95.0}
+START_OF: dict[str, float] = {
+    "acquiring": 1.0,
+    "syncing": 5.0,
+    "installing": 10.0,
+    "prepared": 85.0,
+    "starting": 85.0,
+    "waiting": 95.0,
+}
 """Percent at the start of a status, until its first tick comes."""
 
 
 def percent_of(preview: Preview, told: Progress | None) -> float:
     """0..100; 100 only for a preview that is ready."""
-    if preview.status in ("ready", "suspended"):
+    if preview.status in SERVED or preview.status == "suspended":
         return 100.0
     if preview.status in ENDED:
         return 0.0
@@ -101,28 +140,60 @@ def percent_of(preview: Preview, told: Progress | None) -> float:
 def message_of(preview: Preview, told: Progress | None) -> str:
     """One line for a person."""
     if preview.error is not None:
-        return preview.error[1]
+        return preview.error.message
     if told is not None:
         return told.message
     words = {
         "acquiring": "Getting a machine",
         "syncing": "Bringing in the files",
         "installing": "Installing dependencies",
+        "prepared": "Prepared; waiting to be opened",
         "starting": "Starting the dev server",
         "waiting": "Checking the preview through the gateway",
         "ready": "Ready",
+        "ready_with_errors": preview.detail or "The dev server runs, and shows an error in the project",
         "suspended": "Asleep; the next request wakes it",
         "stopped": "Stopped",
     }
     return words.get(preview.status, preview.status)
 
 
-def error_view(preview: Preview) -> Json | None:
-    """Why it failed."""
-    if preview.error is None:
+def error_view(error: Failure | None, evidence: Sequence[LogLine] = ()) -> Json | None:
+    """Why it failed. `evidence`: texts of the log's lines that show it, where they were looked up."""
+    if error is None:
         return None
-    code, message, hint, step = preview.error
-    return {"code": code, "message": message, "hint": hint, "step": step}
+    return {
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "step": error.step,
+        "evidence": [line.text for line in evidence],
+        "choices": [
+            {"path": choice.path, "framework": choice.framework, "name": choice.name} for choice in error.choices
+        ],
+    }
+
+
+def evidence_step(preview: Preview) -> str:
+    """The step of the log whose lines the preview's error names: of several installs the attempt's last."""
+    if preview.error is None or preview.error.step != "installing":
+        return "dev_server"
+    return "install_retry" if preview.install_job.endswith("-retry") else "install"
+
+
+def evidence_lines(preview: Preview, lines: Iterable[LogLine]) -> list[LogLine]:
+    """Those of the log's lines that the preview's error names, in order."""
+    if preview.error is None:
+        return []
+    wanted, step = set(preview.error.evidence), evidence_step(preview)
+    return [line for line in lines if line.attempt == preview.attempt and line.step == step and line.offset in wanted]
+
+
+def hmr_view(preview: Preview) -> Json | None:
+    """What the socket for edits answered, once it was tried."""
+    if preview.hmr is None:
+        return None
+    return {"state": preview.hmr.state, "path": preview.hmr.path, "detail": preview.hmr.detail}
 
 
 def warning_view(warning: PreviewWarningRaised) -> Json:
@@ -147,6 +218,7 @@ def progress_message(preview_id: str, progress: Progress, seq: int) -> Json:
         "timestamp": progress.timestamp,
         "details": progress.details,
         "elapsed": progress.elapsed,
+        "eta_s": progress.eta_s,
         "seq": seq,
     }
 
@@ -158,16 +230,46 @@ def ready_progress(preview: Preview, now: float) -> Progress:
         preview_id=preview.preview_id,
         step="server_ready",
         percent=100.0,
-        message="Ready",
+        message=message_of(preview, None),
         timestamp=now,
         elapsed=elapsed,
+        eta_s=0.0,
         details={"attempt": preview.attempt, "url": preview.url},
     )
 
 
 def log_view(line: LogLine) -> Json:
-    """A line of output as the API shows it."""
-    return {"at": line.at, "step": line.step, "stream": line.stream, "text": line.text, "attempt": line.attempt}
+    """A line of output as the API shows it. `offset`: its number among the lines of its step and attempt."""
+    return {
+        "at": line.at,
+        "step": line.step,
+        "stream": line.stream,
+        "text": line.text,
+        "attempt": line.attempt,
+        "offset": line.offset,
+    }
+
+
+def cut_view(preview: Preview, oldest: LogBatch | None, after: int) -> Json | None:
+    """What of the log is gone that a reader asks for, who has read up to `after`; None where nothing is.
+
+    `oldest`: the oldest batch that is kept. `lines`: how many at least; None where that can't be told.
+    """
+    if oldest is None or not oldest.lines:
+        return None
+    first = oldest.lines[0]
+    behind = 0 < after < oldest.seq
+    # An install that has run has printed something; its output being gone is no reason to say that there was none.
+    install_gone = first.step == "dev_server" and first.attempt == preview.attempt and preview.install == "completed"
+    if not behind and (after > 0 or not (first.offset > 0 or install_gone)):
+        return None
+    lines = first.offset if after == 0 and first.offset > 0 else None
+    return {
+        "type": "cut",
+        "preview_id": preview.preview_id,
+        "lines": lines,
+        "reason": f"Earlier output was dropped (limit: {LOG_LIMITS}).",
+    }
 
 
 def owned_projects(state: State, owner: OwnerId) -> list[Project]:

@@ -52,7 +52,7 @@ def wiring(config: OrchestratorConfig) -> Wiring[state.State]:
         effects = OrchestratorEffects(
             bus,
             AgentWorkspace(session, settings.drape_secret),
-            ObjectProjectStore(bus.objects),
+            ObjectProjectStore(bus.objects, settings.drape_secret),
             HttpGatewayProbe(session, config.gateway_url, settings.drape_secret),
             runtime.send,
             lambda: runtime.state,

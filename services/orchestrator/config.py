@@ -18,8 +18,22 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The first answer through the gateway, once the agent has had one."""
     limit_grace_s: float = 15.0
     """The log's timer fires so much after the step's own limit: it only counts where the step's replica has died."""
-    steady_error_s: float = 15.0
-    """A dev server that answers 5xx for so long, and nothing else, has failed: the project is broken, not slow."""
+    steady_error_s: float = 4.0
+    """A dev server that answers 5xx for so long, and nothing else, shows an error in the project: it is broken, not slow."""
+    hung_s: float = 60.0
+    """A dev server without output and without an answer for so long hangs. The slowest silent compile measured took 13 s."""
+    failed_keep_s: float = 300.0
+    """A failed preview holds its VM so long, so that the next try can go on in it; less where another waits for one."""
+    prepared_keep_s: float = 180.0
+    """A preparation that nobody asks to see is released after this time."""
+    error_recheck_s: float = 5.0
+    """A dev server that shows an error is asked again after an edit, or after so long; twice that each further time."""
+    error_recheck_max_s: float = 60.0
+    """Longest pause between those."""
+    hmr_timeout_s: float = 5.0
+    """How long the socket for edits may take to answer, once, after ready."""
+    default_node_major: int = 24
+    """The Node that VMs have; another one is fetched where a project asks for it."""
     tick_s: float = 0.5
     """How often progress is told while a step runs; at least every second reaches the user."""
     agent_retry_s: float = 0.3

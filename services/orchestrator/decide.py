@@ -4,8 +4,8 @@ stored, it gives the rest, and in the end nothing. Reports of an attempt that is
 from collections.abc import Sequence
 
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.rules.warnings import warnings_for
-from services.orchestrator.state import ENDED, Preview, State, losses_in_a_row, step_of
+from services.orchestrator.rules.steps import RestartReason, advance, failed, restarted
+from services.orchestrator.state import ENDED, Failure, Preview, Project, State, losses_in_a_row, newest_of, step_of
 from shared.commands import (
     Command,
     ConfirmPreview,
@@ -15,6 +15,7 @@ from shared.commands import (
     RecordDevServerExited,
     RecordDevServerReady,
     RecordFilesSynced,
+    RecordHmr,
     RecordInstallCompleted,
     RecordInstallFailed,
     RecordProject,
@@ -26,18 +27,16 @@ from shared.errors import Invalid, NotFound, Refused
 from shared.events import (
     DevServerExited,
     DevServerReady,
-    DevServerStarted,
     Event,
     FilesSynced,
+    HmrProbed,
     InstallCompleted,
     InstallFailed,
-    InstallSkipped,
     InstallStarted,
-    PreviewFailed,
     PreviewReady,
     PreviewRequested,
-    PreviewRestarted,
     PreviewStopped,
+    PreviewWanted,
     PreviewWarningRaised,
     ProjectDetected,
 )
@@ -50,6 +49,10 @@ TIMED_BY: dict[str, tuple[str, ...]] = {
     "exited": ("booting", "confirming"),
 }
 """Statuses that last for one append, and whose timer runs on meanwhile: should the replica die in one, it counts."""
+RESTARTABLE = ("installing", "install_failed", "installed", "prepared", "booting", "exited", "confirming", "ready")
+"""Statuses in which what an install or a dev server has begun with may be out of date: it has to begin anew."""
+INSTALL_RETRY = "-retry"
+"""Ends the id of an install job that does not hold on to the lockfile."""
 
 
 def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequence[Event]:
@@ -73,6 +76,8 @@ def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequen
             return record_dev_server_ready(state, command)
         case RecordDevServerExited():
             return record_dev_server_exited(state, command)
+        case RecordHmr():
+            return record_hmr(state, command)
         case ConfirmPreview():
             return confirm(state, command)
         case FailPreview():
@@ -86,23 +91,42 @@ def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequen
 
 
 def request(state: State, command: RequestPreview) -> Sequence[Event]:
-    """One live preview a project: whoever asks again shares it. The id follows from the project and a count, so that
-    two replicas asked at once mean the same preview."""
+    """One live preview a project: whoever asks again shares it. One that failed and holds its VM still is tried again.
+    The id of a new one follows from the project and a count, so that two replicas asked at once mean the same preview."""
     project = state.projects.get(command.project_id)
     if project is None or project.owner != command.owner:
         raise NotFound("project_not_found", f"There is no project {command.project_id[:64]}.")
     if project.files_version == 0:
         raise Invalid("project_without_files", "The project has no files yet.", "Upload its files first.")
+    live = state.previews.get(project.live) if project.live is not None else None
+    if live is not None:
+        return _share(project, live, command)
     if project.live is not None or any(each.requested_by == command.id for each in state.previews.values()):
         return []
+    failed = newest_of(state, project)
+    if failed is not None and failed.vm is not None and not command.prepare:
+        return [restarted(failed, project, "asked", in_place=True, app=command.app)]
     return [
         PreviewRequested(
             preview_id=derive(project.project_id, "preview", project.previews + 1),
             project_id=project.project_id,
             owner=project.owner,
             files_version=project.files_version,
+            app=command.app,
+            prepare=command.prepare,
         )
     ]
+
+
+def _share(project: Project, live: Preview, command: RequestPreview) -> Sequence[Event]:
+    """What the wish changes about the preview that lives already: another app, or that somebody wants to see it."""
+    if command.app and command.app != live.app:
+        return [restarted(live, project, "asked", in_place=live.vm is not None, app=command.app)]
+    if command.prepare:
+        return []
+    if not live.wanted:
+        return [PreviewWanted(preview_id=live.preview_id, attempt=live.attempt)]
+    return advance(live) if live.status == "prepared" else []  # it was stored that it is wanted, and no more
 
 
 def stop(state: State, command: StopPreview) -> Sequence[Event]:
@@ -122,14 +146,9 @@ def restart(state: State, command: RestartPreview) -> Sequence[Event]:
         raise Refused(
             "other_preview_live", f"The project's preview {project.live} is live.", "Use that one, or stop it first."
         )
-    return [
-        PreviewRestarted(
-            preview_id=preview.preview_id,
-            attempt=preview.attempt + 1,
-            reason="asked",
-            files_version=project.files_version,
-        )
-    ]
+    in_place = preview.vm is not None and (command.in_place or preview.status == "failed")
+    reason: RestartReason = "edited" if command.in_place else "asked"
+    return [restarted(preview, project, reason, in_place=in_place, app=command.app)]
 
 
 def record_project(state: State, command: RecordProject) -> Sequence[Event]:
@@ -149,6 +168,14 @@ def record_project(state: State, command: RecordProject) -> Sequence[Event]:
                 dev_env=command.dev_env,
                 install_command=command.install_command,
                 evidence=command.evidence,
+                install_retry_command=command.install_retry_command,
+                install_env=command.install_env,
+                install_root=command.install_root,
+                package_manager_version=command.package_manager_version,
+                node_version=command.node_version,
+                deps=command.deps,
+                ready_path=command.ready_path,
+                restart_on=command.restart_on,
             )
         ]
     return [
@@ -161,16 +188,19 @@ def record_project(state: State, command: RecordProject) -> Sequence[Event]:
             recommendation=warning.recommendation,
             link=warning.link,
         )
-        for warning in warnings_for(command.framework, command.version)
+        for warning in command.warnings
         if warning.code not in preview.warned
     ]
 
 
 def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
-    """The first sync of an attempt moves it on; later ones (edits) are only noted."""
+    """The first sync of an attempt moves it on; later ones (edits) are noted, or begin the next attempt."""
     preview = _running(state, command.preview_id, command.attempt)
     if preview is None:
         return []
+    project = state.projects.get(preview.project_id)
+    if command.needs_restart and project is not None and preview.vm is not None and preview.status in RESTARTABLE:
+        return [restarted(preview, project, "edited", in_place=True)]
     if preview.status == "syncing" or command.files_version > preview.files_version:
         return [
             FilesSynced(
@@ -182,39 +212,69 @@ def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
                 sync_s=command.sync_s,
             )
         ]
-    return _advance(preview)
+    return advance(preview)
 
 
 def record_installed(state: State, command: RecordInstallCompleted) -> Sequence[Event]:
     preview = _running(state, command.preview_id, command.attempt)
-    if preview is None:
+    if preview is None or command.job_id not in ("", preview.install_job):
         return []
     if preview.status == "installing":
         return [InstallCompleted(preview_id=preview.preview_id, attempt=preview.attempt, install_s=command.install_s)]
-    return _advance(preview)
+    return advance(preview)
 
 
 def record_install_failed(state: State, command: RecordInstallFailed) -> Sequence[Event]:
+    """A lockfile that does not fit is no end: one more try does not hold on to it, and a warning says so."""
     preview = _running(state, command.preview_id, command.attempt)
-    if preview is None:
+    if preview is None or command.job_id not in ("", preview.install_job):
         return []
-    if preview.status == "installing":
+    if preview.status != "installing":
+        return advance(preview)
+    retry = preview.found.install_retry_command if preview.found is not None else ()
+    if command.code == "lockfile_mismatch" and retry and not preview.install_job.endswith(INSTALL_RETRY):
+        return _retry_install(preview, command, retry)
+    return [
+        InstallFailed(
+            preview_id=preview.preview_id,
+            attempt=preview.attempt,
+            exit_code=command.exit_code,
+            code=command.code,
+            message=command.message,
+            hint=command.hint,
+            evidence=command.evidence,
+        )
+    ]
+
+
+def _retry_install(preview: Preview, command: RecordInstallFailed, retry: tuple[str, ...]) -> Sequence[Event]:
+    if command.code not in preview.warned:
         return [
-            InstallFailed(
+            PreviewWarningRaised(
                 preview_id=preview.preview_id,
                 attempt=preview.attempt,
-                exit_code=command.exit_code,
                 code=command.code,
-                message=command.message,
-                hint=command.hint,
+                message=f"{command.message} It is installed without the lockfile's word, so versions may differ."[:300],
+                recommendation=command.hint,
             )
         ]
-    return _advance(preview)
+    return [
+        InstallStarted(
+            preview_id=preview.preview_id,
+            attempt=preview.attempt,
+            job_id=f"install-{preview.attempt}{INSTALL_RETRY}",
+            command=retry,
+        )
+    ]
 
 
 def record_dev_server_ready(state: State, command: RecordDevServerReady) -> Sequence[Event]:
+    """It answers; or, after it had shown an error, it answers as it should."""
     preview = _running(state, command.preview_id, command.attempt)
-    if preview is None or preview.status != "booting":
+    if preview is None:
+        return []
+    mended = preview.status == "ready" and preview.with_errors and not command.with_errors
+    if preview.status != "booting" and not mended:
         return []
     return [
         DevServerReady(
@@ -224,6 +284,8 @@ def record_dev_server_ready(state: State, command: RecordDevServerReady) -> Sequ
             port=command.port,
             status=command.status,
             boot_s=command.boot_s,
+            with_errors=command.with_errors,
+            detail=command.detail,
         )
     ]
 
@@ -239,9 +301,29 @@ def record_dev_server_exited(state: State, command: RecordDevServerExited) -> Se
                 attempt=preview.attempt,
                 exit_code=command.exit_code,
                 signal=command.signal,
+                code=command.code,
+                message=command.message,
+                hint=command.hint,
+                evidence=command.evidence,
             )
         ]
-    return _advance(preview)
+    return advance(preview)
+
+
+def record_hmr(state: State, command: RecordHmr) -> Sequence[Event]:
+    """Once an attempt."""
+    preview = _running(state, command.preview_id, command.attempt)
+    if preview is None or preview.hmr:
+        return []
+    return [
+        HmrProbed(
+            preview_id=preview.preview_id,
+            attempt=preview.attempt,
+            state=command.state,
+            path=command.path,
+            detail=command.detail[:200],
+        )
+    ]
 
 
 def confirm(state: State, command: ConfirmPreview) -> Sequence[Event]:
@@ -258,13 +340,17 @@ def confirm(state: State, command: ConfirmPreview) -> Sequence[Event]:
             from_pool=preview.from_pool,
             install="completed" if preview.install == "completed" else "skipped",
             steps={**preview.steps, "confirming": round(command.at - preview.status_at, 4)},
+            with_errors=preview.with_errors,
         )
     ]
 
 
 def fail(state: State, command: FailPreview) -> Sequence[Event]:
     preview = _running(state, command.preview_id, command.attempt)
-    return [] if preview is None else [_failed(preview, command.code, command.message, command.hint)]
+    if preview is None:
+        return []
+    failure = Failure(code=command.code, message=command.message, hint=command.hint, evidence=command.evidence)
+    return [failed(preview, failure, command.choices)]
 
 
 def expire_step(state: State, command: ExpireStep) -> Sequence[Event]:
@@ -273,16 +359,16 @@ def expire_step(state: State, command: ExpireStep) -> Sequence[Event]:
     if preview is None or command.step not in TIMED_BY.get(preview.status, (preview.status,)):
         return []
     if preview.status in ("install_failed", "exited"):
-        return _advance(preview)
+        return advance(preview)
+    if preview.status == "prepared":
+        return [PreviewStopped(preview_id=preview.preview_id, reason="not_opened")]
     waited_s = command.at - preview.status_at
-    return [
-        _failed(
-            preview,
-            f"{step_of(preview)}_timeout",
-            f"The step {step_of(preview)!r} had not ended after {waited_s:.0f} s.",
-            "Restart the preview; its log says how far it came.",
-        )
-    ]
+    failure = Failure(
+        code=f"{step_of(preview)}_timeout",
+        message=f"The step {step_of(preview)!r} had not ended after {waited_s:.0f} s.",
+        hint="Restart the preview; its log says how far it came.",
+    )
+    return [failed(preview, failure)]
 
 
 def handle_vm_lost(state: State, command: HandleVmLost, config: OrchestratorConfig) -> Sequence[Event]:
@@ -291,55 +377,9 @@ def handle_vm_lost(state: State, command: HandleVmLost, config: OrchestratorConf
         return []
     project = state.projects.get(preview.project_id)
     if project is not None and losses_in_a_row(preview, command.at) < config.vm_losses_max:
-        return [
-            PreviewRestarted(
-                preview_id=preview.preview_id,
-                attempt=preview.attempt + 1,
-                reason="vm_lost",
-                files_version=project.files_version,
-            )
-        ]
+        return [restarted(preview, project, "vm_lost")]
     message = f"Its VM was lost: {command.detail or 'the agent no longer answers'}"
-    return [_failed(preview, "vm_lost", message[:300], "Restart the preview.")]
-
-
-def _advance(preview: Preview) -> Sequence[Event]:
-    """What follows from where the preview stands, without anybody asking."""
-    found = preview.found
-    if found is None:
-        return []
-    match preview.status:
-        case "synced" if not found.install_command:
-            return [InstallSkipped(preview_id=preview.preview_id, attempt=preview.attempt, reason="no_dependencies")]
-        case "synced":
-            return [
-                InstallStarted(
-                    preview_id=preview.preview_id,
-                    attempt=preview.attempt,
-                    job_id=f"install-{preview.attempt}",
-                    command=found.install_command,
-                )
-            ]
-        case "installed":
-            return [
-                DevServerStarted(
-                    preview_id=preview.preview_id,
-                    attempt=preview.attempt,
-                    job_id=f"dev-{preview.attempt}",
-                    command=found.dev_command,
-                )
-            ]
-        case "install_failed" | "exited":
-            return [_failed(preview, *preview.failure)]
-        case _:
-            return []
-
-
-def _failed(preview: Preview, code: str, message: str, hint: str) -> PreviewFailed:
-    step = {"install_failed": "installing", "exited": "waiting_server"}.get(preview.status, step_of(preview))
-    return PreviewFailed(
-        preview_id=preview.preview_id, attempt=preview.attempt, code=code, message=message, hint=hint, step=step
-    )
+    return [failed(preview, Failure(code="vm_lost", message=message[:300], hint="Restart the preview."))]
 
 
 def _known(state: State, preview_id: str) -> Preview:

@@ -1,32 +1,25 @@
-"""The two jobs of a preview, install and dev server: run or attach, watch, report how they end."""
+"""The two jobs of a preview, install and dev server: run or attach, watch, report how they end and why."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.ports import Workspace
+from services.orchestrator.ports import ProjectStore, Workspace
 from services.orchestrator.react import RunDevServer, RunInstall
 from services.orchestrator.rules.detection import BASE_ENV
-from services.orchestrator.state import Preview, Vm
-from services.orchestrator.telling import Teller
+from services.orchestrator.rules.failures import Ended, Explanation, explain
+from services.orchestrator.rules.masking import masker
+from services.orchestrator.state import Found, Preview, State, Vm
+from services.orchestrator.telling import TAIL_LINES, Job, Teller
+from services.orchestrator.watching import Watcher
 from shared.agent.client import AgentError, AgentUnreachable
-from shared.agent.protocol import (
-    Answering,
-    Erroring,
-    Exited,
-    JobSpec,
-    JobStatus,
-    Listening,
-    Ready,
-    ReadySpec,
-    ReadyTimeout,
-)
+from shared.agent.protocol import JobSpec, JobStatus, LogLine
 from shared.commands import (
     CheckVm,
     Command,
     FailPreview,
     RecordDevServerExited,
-    RecordDevServerReady,
     RecordInstallCompleted,
     RecordInstallFailed,
 )
@@ -41,8 +34,11 @@ INSTALL_ENV = {
     "npm_config_fetch_timeout": "20000",
     "npm_config_fetch_retries": "3",
     "npm_config_fetch_retry_mintimeout": "500",
+    # And they wait ten times longer before each further try: the step would be over before npm says what is wrong.
+    "npm_config_fetch_retry_factor": "2",
+    "npm_config_fetch_retry_maxtimeout": "5000",
 }
-INSTALL, DEV_SERVER = "install", "dev_server"
+INSTALL, INSTALL_RETRY, DEV_SERVER = "install", "install_retry", "dev_server"
 
 Send = Callable[[Command, Cause], Awaitable[None]]
 
@@ -50,11 +46,24 @@ Send = Callable[[Command, Cause], Awaitable[None]]
 class JobRunner:
     """Runs the jobs of this replica's previews. A job that runs already is attached to, never started twice."""
 
-    def __init__(self, workspace: Workspace, teller: Teller, send: Send, config: OrchestratorConfig) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        store: ProjectStore,
+        teller: Teller,
+        send: Send,
+        state: Callable[[], State],
+        config: OrchestratorConfig,
+    ) -> None:
         self._workspace = workspace
+        self._store = store
         self._teller = teller
         self._send = send
+        self._state = state
         self._config = config
+        self._watcher = Watcher(workspace, teller, send, config)
+
+    # --- install ----------------------------------------------------------------------------------------------
 
     async def install(self, effect: RunInstall, cause: Cause) -> None:
         """Until the package manager has ended, or the attempt has."""
@@ -63,16 +72,50 @@ class JobRunner:
             # In the last two an earlier try died with half of its report stored: the job is asked again how it ended.
             if preview.found is None or preview.status not in ("installing", "installed", "install_failed"):
                 return
-            spec = JobSpec(
-                argv=preview.found.install_command,
-                env=INSTALL_ENV,
-                timeout_s=self._config.install_limit_s,
-            )
+            if preview.install_job != effect.job_id:
+                return  # the next try runs
+            job = await self._install_job(preview, preview.found, vm, effect.job_id)
             async with self._teller.telling(effect.preview_id, effect.attempt):
-                status = await self._follow(effect.preview_id, effect.attempt, vm, effect.job_id, spec, INSTALL)
-            await self._report_install(effect, status, cause)
+                status = await self._follow(job)
+            await self._report_install(job, status, cause)
 
         await self._while_reachable(effect.preview_id, effect.attempt, cause, run)
+
+    async def _install_job(self, preview: Preview, found: Found, vm: Vm, job_id: str) -> Job:
+        variables = await self._variables(preview)
+        retry = job_id.endswith("-retry")
+        spec = JobSpec(
+            argv=found.install_retry_command if retry else found.install_command,
+            cwd=found.install_root,
+            env={**INSTALL_ENV, **found.install_env, **variables},
+            timeout_s=self._config.install_limit_s,
+        )
+        return Job(preview, vm, job_id, INSTALL_RETRY if retry else INSTALL, spec, masker(variables.values()))
+
+    async def _report_install(self, job: Job, status: JobStatus, cause: Cause) -> None:
+        if status.exit_code == 0:
+            took_s = round((status.exited_at or status.started_at) - status.started_at, 3)
+            done = RecordInstallCompleted(
+                preview_id=job.preview_id, attempt=job.attempt, install_s=took_s, job_id=job.id
+            )
+            await self._send(done, cause)
+            return
+        why, evidence = await self._explain(job, status, "install")
+        await self._send(
+            RecordInstallFailed(
+                preview_id=job.preview_id,
+                attempt=job.attempt,
+                exit_code=status.exit_code,
+                code=why.code,
+                message=why.message,
+                hint=why.hint,
+                evidence=evidence,
+                job_id=job.id,
+            ),
+            cause,
+        )
+
+    # --- dev server -------------------------------------------------------------------------------------------
 
     async def dev_server(self, effect: RunDevServer, cause: Cause) -> None:
         """Until the dev server has ended, or the attempt has: this stays open as long as the preview lives."""
@@ -80,24 +123,47 @@ class JobRunner:
         async def run(preview: Preview, vm: Vm) -> None:
             if preview.found is None:
                 return
-            env = {**BASE_ENV, **preview.found.dev_env}
-            spec = JobSpec(argv=preview.found.dev_command, env=env)
-            port = (await self._workspace.start_job(vm, effect.job_id, spec)).port
-            watching = asyncio.create_task(self._watch_ready(effect, vm, port, cause))
+            job = await self._dev_server_job(preview, preview.found, vm, effect.job_id)
+            port = (await self._start(job)).port
+            following = asyncio.create_task(self._follow(job))
+            watching = asyncio.create_task(self._watcher.watch(job, preview.found.ready_path, port, cause))
             try:
-                status = await self._follow(effect.preview_id, effect.attempt, vm, effect.job_id, spec, DEV_SERVER)
+                await asyncio.wait({following, watching}, return_when=asyncio.FIRST_COMPLETED)
+                if watching.done():
+                    watching.result()  # a watch that broke must not leave the preview waiting in silence
+                status = await following
             finally:
+                following.cancel()
                 watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
-            ended = RecordDevServerExited(
-                preview_id=effect.preview_id,
-                attempt=effect.attempt,
-                exit_code=status.exit_code,
-                signal=status.signal,
-            )
-            await self._send(ended, cause)
+                await asyncio.gather(following, watching, return_exceptions=True)
+            await self._report_exit(job, status, cause)
 
         await self._while_reachable(effect.preview_id, effect.attempt, cause, run)
+
+    async def _dev_server_job(self, preview: Preview, found: Found, vm: Vm, job_id: str) -> Job:
+        variables = await self._variables(preview)
+        spec = JobSpec(argv=found.dev_command, cwd=found.app_root, env={**BASE_ENV, **found.dev_env, **variables})
+        return Job(preview, vm, job_id, DEV_SERVER, spec, masker(variables.values()))
+
+    async def _report_exit(self, job: Job, status: JobStatus, cause: Cause) -> None:
+        why, evidence = await self._explain(job, status, "dev_server")
+        ended = RecordDevServerExited(
+            preview_id=job.preview_id,
+            attempt=job.attempt,
+            exit_code=status.exit_code,
+            signal=status.signal,
+            code=why.code,
+            message=why.message,
+            hint=why.hint,
+            evidence=evidence,
+        )
+        await self._send(ended, cause)
+
+    # --- both -------------------------------------------------------------------------------------------------
+
+    async def _variables(self, preview: Preview) -> dict[str, str]:
+        project = self._state().projects.get(preview.project_id)
+        return await self._store.variables(preview.project_id, project.env) if project is not None else {}
 
     async def _while_reachable(
         self, preview_id: PreviewId, attempt: int, cause: Cause, run: Callable[[Preview, Vm], Awaitable[None]]
@@ -126,17 +192,23 @@ class JobRunner:
             else:
                 return
 
-    async def _follow(
-        self, preview_id: PreviewId, attempt: int, vm: Vm, job_id: str, spec: JobSpec, step: str
-    ) -> JobStatus:
+    async def _start(self, job: Job) -> JobStatus:
+        """Start or attach. A job that was begun with other variables or limits is this attempt's all the same."""
+        try:
+            return await self._workspace.start_job(job.vm, job.id, job.spec)
+        except AgentError as error:
+            if error.code != "job_spec_conflict":
+                raise
+            return await self._workspace.wait_job(job.vm, job.id, 0.0)
+
+    async def _follow(self, job: Job) -> JobStatus:
         """Start or attach, move the output into the log, and give the status once the job has ended."""
-        status = await self._workspace.start_job(vm, job_id, spec)
-        offset = await self._teller.next_offset(preview_id, attempt, step)
-        lines = self._workspace.read_log(vm, job_id, offset)
-        pump = asyncio.create_task(self._teller.pump(preview_id, attempt, step, lines))
+        status = await self._start(job)
+        offset = await self._teller.next_offset(job.preview_id, job.attempt, job.step)
+        pump = asyncio.create_task(self._teller.pump(job, self._workspace.read_log(job.vm, job.id, offset)))
         try:
             while status.state == "running":
-                status = await self._workspace.wait_job(vm, job_id, WAIT_S)
+                status = await self._workspace.wait_job(job.vm, job.id, WAIT_S)
             # The last lines are on their way; a process that left its pipe open must not hold the news of its end.
             await asyncio.wait({pump}, timeout=self._config.agent_retry_s)
         finally:
@@ -144,88 +216,24 @@ class JobRunner:
             await asyncio.gather(pump, return_exceptions=True)
         return status
 
-    async def _report_install(self, effect: RunInstall, status: JobStatus, cause: Cause) -> None:
-        if status.exit_code == 0:
-            took_s = round((status.exited_at or status.started_at) - status.started_at, 3)
-            done = RecordInstallCompleted(preview_id=effect.preview_id, attempt=effect.attempt, install_s=took_s)
-            await self._send(done, cause)
-            return
-        code, message, hint = install_failure(status, self._config.install_limit_s)
-        await self._send(
-            RecordInstallFailed(
-                preview_id=effect.preview_id,
-                attempt=effect.attempt,
-                exit_code=status.exit_code,
-                code=code,
-                message=message,
-                hint=hint,
-            ),
-            cause,
+    async def _explain(
+        self, job: Job, status: JobStatus, step: Literal["install", "dev_server"]
+    ) -> tuple[Explanation, tuple[int, ...]]:
+        """Why the job has ended, and the offsets of the lines that show it. Asks the agent for what was not seen here."""
+        preview = self._teller.running(job.preview_id, job.attempt)
+        ended = Ended(
+            step=step,
+            exit_code=status.exit_code,
+            signal=status.signal,
+            timed_out=status.timed_out,
+            ready=preview is not None and preview.status == "ready",
+            limit_s=job.spec.timeout_s or 0.0,
         )
+        lines = await self._last_lines(job, status)
+        why = explain(ended, [job.mask(line.text) for line in lines])
+        return why, tuple(lines[index].offset for index in why.evidence)
 
-    async def _watch_ready(self, effect: RunDevServer, vm: Vm, port: int | None, cause: Cause) -> None:
-        """Tell how the wait goes; report its end. A process that ends is reported by whoever waits for the job."""
-        preview = self._teller.running(effect.preview_id, effect.attempt)
-        if preview is None or preview.status != "booting":
-            return
-        spec = ReadySpec(port=port, timeout_s=self._config.boot_limit_s, error_grace_s=self._config.steady_error_s)
-        async with self._teller.telling(effect.preview_id, effect.attempt):
-            updates = self._workspace.wait_ready(vm, effect.job_id, spec)
-            async for update in updates:
-                match update:
-                    case Listening(port=port):
-                        await self._teller.tick(effect.preview_id, effect.attempt, listening=True, port=port)
-                    case Answering(status=status):
-                        await self._teller.tick(effect.preview_id, effect.attempt, listening=True, status=status)
-                    case Ready() | Erroring() | ReadyTimeout():
-                        await self._send(_outcome(effect, update), cause)
-                        return
-                    case Exited():
-                        return
-                    case _:
-                        continue
-
-
-def _outcome(effect: RunDevServer, update: Ready | Erroring | ReadyTimeout) -> Command:
-    preview_id, attempt = effect.preview_id, effect.attempt
-    match update:
-        case Ready(host=host, port=port, status=status, elapsed_s=elapsed_s):
-            return RecordDevServerReady(
-                preview_id=preview_id, attempt=attempt, host=host, port=port, status=status, boot_s=elapsed_s
-            )
-        case Erroring(status=status):
-            return FailPreview(
-                preview_id=preview_id,
-                attempt=attempt,
-                code="dev_server_erroring",
-                message=f"The dev server answers, but only with status {status}.",
-                hint="The project has an error that its dev server reports; the log names it.",
-            )
-        case ReadyTimeout(elapsed_s=elapsed_s, reason=reason):
-            return FailPreview(
-                preview_id=preview_id,
-                attempt=attempt,
-                code="dev_server_timeout",
-                message=f"The dev server did not answer within {elapsed_s:.0f} s: {reason}",
-                hint="Does its script start a web server, on localhost or on PORT?",
-            )
-
-
-def install_failure(status: JobStatus, limit_s: float) -> tuple[str, str, str]:
-    """(code, message, hint) for an install that did not end with 0."""
-    if status.timed_out:
-        return (
-            "install_timeout",
-            f"The install had not ended after {limit_s:g} s.",
-            "Is the package registry reachable?",
-        )
-    if status.exit_code == 127:
-        return "package_manager_missing", "The package manager was not found in the VM.", "npm comes with Node."
-    if status.signal or status.exit_code == 137:
-        return (
-            "install_killed",
-            f"The install was ended by {status.signal or 'SIGKILL'}.",
-            "It may have run out of memory.",
-        )
-    hint = "The log's last lines are the package manager's own words."
-    return "install_failed", f"The package manager ended with code {status.exit_code}.", hint
+    async def _last_lines(self, job: Job, status: JobStatus) -> list[LogLine]:
+        offset = max(0, status.log_next_offset - TAIL_LINES)
+        lines = [line async for line in self._workspace.read_log(job.vm, job.id, offset)]
+        return lines[-TAIL_LINES:]

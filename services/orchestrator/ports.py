@@ -1,11 +1,13 @@
 """What the orchestrator needs of the outside: the agent in a VM, the stored files, a look through the gateway."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
+
+import msgspec
 
 from services.orchestrator.state import Vm
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, LogLine, ReadinessUpdate, ReadySpec, SyncResult
-from shared.ids import PreviewId
+from shared.ids import PreviewId, ProjectId
 from shared.project_files import Manifest
 
 
@@ -22,6 +24,10 @@ class Workspace(Protocol):
         """The job's status once it has ended, or after `wait_s`."""
         ...
 
+    async def stop_job(self, vm: Vm, job_id: str) -> None:
+        """End the job and all its processes. A job that is not known has ended."""
+        ...
+
     def read_log(self, vm: Vm, job_id: str, offset: int) -> AsyncIterator[LogLine]:
         """The job's lines from `offset` on, until it has ended."""
         ...
@@ -32,13 +38,33 @@ class Workspace(Protocol):
 
 
 class ProjectStore(Protocol):
-    """A project's stored files."""
+    """A project's stored files and variables."""
 
     async def manifest(self, name: str) -> Manifest: ...
     async def read(self, manifest: Manifest, paths: Sequence[str]) -> dict[str, bytes]: ...
 
+    async def variables(self, project_id: ProjectId, name: str) -> dict[str, str]:
+        """The project's environment, from the object of this name; none for an empty name."""
+        ...
+
+
+class SocketAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a WebSocket's handshake came to. `path`: the one that answered, or the last one tried."""
+
+    state: Literal["open", "refused", "silent"]
+    path: str
+    detail: str = ""
+
 
 class GatewayProbe(Protocol):
-    """A request on the path that the browser uses. Gives the status of a whole answer; raises `Unavailable`."""
+    """Requests on the path that the browser uses."""
 
-    async def __call__(self, preview_id: PreviewId, url: str, min_seq: int, timeout_s: float) -> int: ...
+    async def page(self, preview_id: PreviewId, url: str, min_seq: int, timeout_s: float) -> int:
+        """The status of a whole answer at `url`. Raises `Unavailable` where there is none."""
+        ...
+
+    async def socket(
+        self, preview_id: PreviewId, url: str, min_seq: int, paths: Sequence[str], protocol: str, timeout_s: float
+    ) -> SocketAnswer:
+        """Try a WebSocket at all of these paths at once; the first that opens counts, else what was refused."""
+        ...

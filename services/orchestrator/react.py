@@ -7,25 +7,30 @@ import msgspec
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.state import ENDED, Preview, State
 from shared.codec import Recorded
-from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, StopPreview
+from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, RestartPreview, StopPreview
 from shared.effects import Send, SetTimer
 from shared.events import (
     ClaimExpired,
+    ClaimQueued,
     DevServerReady,
     DevServerStarted,
     Event,
     InstallStarted,
     PreviewFailed,
+    PreviewPrepared,
+    PreviewReady,
     PreviewRequested,
     PreviewRestarted,
     PreviewStopped,
     ProjectDeleted,
     ProjectDetected,
+    ProjectEnvChanged,
     ProjectFilesChanged,
     VmAcquired,
     VmLost,
+    VmReleased,
 )
-from shared.ids import PreviewId
+from shared.ids import PreviewId, VmId
 from shared.ports import TimerFired
 
 
@@ -60,43 +65,65 @@ class Confirm(PreviewEffect, frozen=True):
     """Ask for the preview through the gateway."""
 
 
-Effect = Send | SetTimer | Prepare | SyncFiles | RunInstall | RunDevServer | Confirm
+class ProbeHmr(PreviewEffect, frozen=True):
+    """Try the socket over which the dev server tells of edits, through the gateway."""
+
+
+Effect = Send | SetTimer | Prepare | SyncFiles | RunInstall | RunDevServer | Confirm | ProbeHmr
 
 REACTS_TO: tuple[type[Event], ...] = (
     PreviewRequested,
     PreviewRestarted,
     ProjectDetected,
     VmAcquired,
+    VmReleased,
     VmLost,
+    ClaimQueued,
     ClaimExpired,
     InstallStarted,
+    PreviewPrepared,
     DevServerStarted,
     DevServerReady,
+    PreviewReady,
     PreviewFailed,
     PreviewStopped,
     ProjectFilesChanged,
+    ProjectEnvChanged,
     ProjectDeleted,
 )
 STEP_TIMER = "step"
+KEEP_TIMER = "keep"
+"""Ends the time in which a failed preview holds its VM."""
+KEPT_AFTER = ("installing", "waiting_server", "confirming", "server_ready")
+"""Steps after whose failure the VM is worth keeping: the files are in it, perhaps the dependencies too."""
 
 
 def react(state: State, recorded: Recorded, config: OrchestratorConfig) -> Sequence[Effect]:
     """What has to happen because of this event."""
     event = recorded.event
     match event:
+        case PreviewFailed(preview_id=preview_id) if _worth_keeping(state, event):
+            data: dict[str, str | int] = {"attempt": event.attempt}
+            return [SetTimer(KEEP_TIMER, preview_id, config.failed_keep_s, data)]
         case PreviewFailed(preview_id=preview_id) | PreviewStopped(preview_id=preview_id):
             return _release(state, preview_id)
+        case ClaimQueued(preview_id=preview_id):
+            return _make_way(state, preview_id)
         case VmLost(preview_id=str(preview_id), vm_id=vm_id, detail=detail):
             return [Send(HandleVmLost(preview_id=preview_id, vm_id=vm_id, detail=detail))]
+        case VmReleased(preview_id=preview_id, vm_id=vm_id) if _holds(state, preview_id, vm_id):
+            # Let go while it was held for the next try, which has begun meanwhile.
+            return [Send(HandleVmLost(preview_id=preview_id, vm_id=vm_id, detail="it was released"))]
         case ClaimExpired(preview_id=preview_id, waited_s=waited_s):
             return _no_vm(state, preview_id, waited_s)
         case VmAcquired(preview_id=preview_id) if _is_over(state, preview_id):
             return [Send(ReleaseVm(preview_id=preview_id, reason="ended"))]
         case ProjectFilesChanged(project_id=project_id):
             return _sync_live(state, project_id)
+        case ProjectEnvChanged(project_id=project_id):
+            return _apply_env(state, project_id)
         case ProjectDeleted(project_id=project_id):
-            live = (each for each in state.previews.values() if each.project_id == project_id)
-            return [Send(StopPreview(preview_id=each.preview_id, reason="project_deleted")) for each in live]
+            return _delete(state, project_id)
         case _:
             preview = state.previews.get(getattr(event, "preview_id", ""))
             if preview is None or preview.status in ENDED:
@@ -115,7 +142,7 @@ def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> 
             return [*limit, Prepare(preview_id, attempt)]
         case PreviewRestarted():
             limit = _limit(preview, "preparing", config.acquire_limit_s, config)
-            # Heard again after a crash, the VM that is held by now is the new attempt's.
+            # Kept, or heard again after a crash: the VM that is held now is this attempt's.
             release = [Send(ReleaseVm(preview_id=preview_id, reason="restarted"))] if preview.vm is None else []
             return [*release, *limit, Prepare(preview_id, attempt)]
         case ProjectDetected() | VmAcquired() if preview.joined_seq == recorded.seq:
@@ -126,18 +153,27 @@ def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> 
         case DevServerStarted(job_id=job_id):
             limit = _limit(preview, "booting", config.boot_limit_s, config)
             return [*limit, RunDevServer(preview_id, attempt, job_id)]
-        case DevServerReady():
+        case PreviewPrepared():
+            return _limit(preview, "prepared", config.prepared_keep_s, config)
+        case DevServerReady() if preview.status == "confirming":
             limit = _limit(preview, "confirming", config.confirm_limit_s, config)
             return [*limit, Confirm(preview_id, attempt)]
+        case PreviewReady() if not preview.hmr:
+            return [ProbeHmr(preview_id, attempt)]
         case _:
             return []
 
 
-def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
+def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
     """What has to happen because time has passed."""
-    if fired.name != STEP_TIMER:
-        return []  # a timer of another version of this service
-    return [Send(ExpireStep(preview_id=fired.id, attempt=int(fired.data["attempt"]), step=str(fired.data["step"])))]
+    attempt = int(fired.data.get("attempt", 0))
+    if fired.name == STEP_TIMER:
+        return [Send(ExpireStep(preview_id=fired.id, attempt=attempt, step=str(fired.data["step"])))]
+    if fired.name == KEEP_TIMER:
+        preview = state.previews.get(fired.id)
+        if preview is None or (preview.status in ENDED and preview.attempt == attempt):
+            return [Send(ReleaseVm(preview_id=fired.id, reason="ended"))]
+    return []  # too late, or a timer of another version of this service
 
 
 def _limit(preview: Preview, status: str, limit_s: float, config: OrchestratorConfig) -> Sequence[SetTimer]:
@@ -153,11 +189,50 @@ def _is_over(state: State, preview_id: PreviewId) -> bool:
     return preview is None or preview.status in ENDED
 
 
+def _holds(state: State, preview_id: PreviewId, vm_id: VmId) -> bool:
+    preview = state.previews.get(preview_id)
+    return preview is not None and preview.status not in ENDED and preview.vm is not None and preview.vm.vm_id == vm_id
+
+
 def _release(state: State, preview_id: PreviewId) -> Sequence[Effect]:
     # A restart may have been quicker: then the VM that is held now is the new attempt's.
     if not _is_over(state, preview_id):
         return []
     return [Send(ReleaseVm(preview_id=preview_id, reason="ended"))]
+
+
+def _worth_keeping(state: State, event: PreviewFailed) -> bool:
+    preview = state.previews.get(event.preview_id)
+    held = preview is not None and preview.vm is not None and preview.attempt == event.attempt
+    return held and event.step in KEPT_AFTER and event.code != "vm_lost" and not event.code.startswith("agent_")
+
+
+def _make_way(state: State, preview_id: PreviewId) -> Sequence[Effect]:
+    """Somebody waits for a VM: the failed preview that has held one longest lets it go."""
+    for failed_id in state.ended:
+        failed = state.previews.get(failed_id)
+        if failed is not None and failed.vm is not None and failed_id != preview_id:
+            return [Send(ReleaseVm(preview_id=failed_id, reason="needed"))]
+    return []
+
+
+def _apply_env(state: State, project_id: str) -> Sequence[Effect]:
+    """Variables count from a process's start on: what runs with the old ones begins anew, in its VM."""
+    project = state.projects.get(project_id)
+    preview = state.previews.get(project.live) if project is not None and project.live is not None else None
+    if preview is None or preview.status in ("preparing", "syncing", "synced", *ENDED):
+        return []
+    return [Send(RestartPreview(preview_id=preview.preview_id, in_place=True))]
+
+
+def _delete(state: State, project_id: str) -> Sequence[Effect]:
+    effects: list[Effect] = []
+    for preview in state.previews.values():
+        if preview.project_id == project_id and preview.status in ENDED and preview.vm is not None:
+            effects.append(Send(ReleaseVm(preview_id=preview.preview_id, reason="project_deleted")))
+        elif preview.project_id == project_id:
+            effects.append(Send(StopPreview(preview_id=preview.preview_id, reason="project_deleted")))
+    return effects
 
 
 def _no_vm(state: State, preview_id: PreviewId, waited_s: float) -> Sequence[Effect]:

@@ -6,26 +6,30 @@ import msgspec
 
 from shared.codec import Recorded
 from shared.events import (
-    ClaimExpired,
     DevServerExited,
     DevServerReady,
     DevServerStarted,
     FilesSynced,
+    HmrProbed,
     InstallCompleted,
     InstallFailed,
     InstallSkipped,
     InstallStarted,
     PreviewFailed,
+    PreviewPrepared,
     PreviewReady,
     PreviewRequested,
     PreviewRestarted,
     PreviewStopped,
+    PreviewWanted,
     PreviewWarningRaised,
     ProjectCreated,
     ProjectDeleted,
     ProjectDetected,
+    ProjectEnvChanged,
     ProjectFilesChanged,
     VmAcquired,
+    VmLost,
     VmReleased,
 )
 from shared.ids import OwnerId, PreviewId, ProjectId, VmId
@@ -37,6 +41,7 @@ Status = Literal[
     "installing",
     "install_failed",
     "installed",
+    "prepared",  # nobody has asked for it yet
     "booting",
     "exited",
     "confirming",
@@ -52,6 +57,7 @@ STEP_OF: dict[str, str] = {
     "installing": "installing",
     "install_failed": "installing",
     "installed": "installing",
+    "prepared": "prepared",
     "booting": "waiting_server",
     "exited": "waiting_server",
     "confirming": "confirming",
@@ -78,22 +84,44 @@ class Vm(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What detection found."""
+    """What detection found, as far as it decides how jobs run."""
 
     framework: str
     version: str
     package_manager: str
+    app_root: str
+    install_root: str
     dev_command: tuple[str, ...]
     dev_env: dict[str, str]
     install_command: tuple[str, ...]
+    install_retry_command: tuple[str, ...]
+    install_env: dict[str, str]
+    deps: str
+    ready_path: str
+    restart_on: tuple[str, ...]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a step failed. `evidence`: offsets of lines in its log."""
+
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    evidence: tuple[int, ...] = ()
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
-    """One preview. Times are seconds, UTC."""
+    """One preview. Times are seconds, UTC.
+
+    `wanted`: somebody has asked to see it. `installed`: the fingerprint of the dependencies that its VM holds whole.
+    `install_job`: the newest install job of this attempt. A failed preview may hold its VM for a while, for the next try.
+    """
 
     preview_id: PreviewId
     project_id: ProjectId
     owner: OwnerId
+    app: str = ""
+    wanted: bool = True
     status: Status = "preparing"
     attempt: int = 1
     requested_by: str = ""
@@ -108,23 +136,30 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     warned: tuple[str, ...] = ()
     files_version: int = 0
     install: Literal["", "skipped", "completed"] = ""
+    install_job: str = ""
+    installed: str = ""
+    in_place: bool = False
     dev_host: str = ""
     dev_port: int = 0
+    with_errors: bool = False
+    hmr: str = ""
     steps: dict[str, float] = {}
-    failure: tuple[str, str, str] = ("", "", "")
+    failure: Failure = Failure()
     traceparent: str = ""
     vm_losses: int = 0
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """A project and its newest version. `previews` counts all that it ever had."""
+    """A project and its newest version. `previews` counts all that it ever had; `env` names its variables' object."""
 
     project_id: ProjectId
     owner: OwnerId
     files_version: int = 0
     manifest: str = ""
+    env: str = ""
     previews: int = 0
     live: PreviewId | None = None
+    newest: PreviewId = ""
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -154,11 +189,13 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.projects[project_id] = Project(project_id=project_id, owner=owner)
         case ProjectFilesChanged(project_id=project_id, files_version=version, manifest=manifest):
             _change_project(state, project_id, files_version=version, manifest=manifest)
+        case ProjectEnvChanged(project_id=project_id, env=env):
+            _change_project(state, project_id, env=env)
         case ProjectDeleted(project_id=project_id):
             state.projects.pop(project_id, None)
         case PreviewRequested():
             _request(state, event, recorded)
-        case VmAcquired() | VmReleased() | ClaimExpired():
+        case VmAcquired() | VmReleased() | VmLost():
             _evolve_vm(state, event, recorded)
         case _:
             preview_id = getattr(event, "preview_id", None)
@@ -174,6 +211,8 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
         preview_id=event.preview_id,
         project_id=event.project_id,
         owner=event.owner,
+        app=event.app,
+        wanted=not event.prepare,
         requested_by=recorded.meta.causation_id,
         requested_at=at,
         status_at=at,
@@ -183,40 +222,33 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
     )
     project = state.projects.get(event.project_id)
     if project is not None:
-        _change_project(state, event.project_id, previews=project.previews + 1, live=event.preview_id)
+        _change_project(
+            state, event.project_id, previews=project.previews + 1, live=event.preview_id, newest=event.preview_id
+        )
 
 
-def _evolve_vm(state: State, event: VmAcquired | VmReleased | ClaimExpired, recorded: Recorded) -> None:
-    preview = state.previews.get(event.preview_id)
-    if preview is None or preview.status in ENDED:
+def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost, recorded: Recorded) -> None:
+    preview = state.previews.get(event.preview_id or "")
+    if preview is None:
         return
     match event:
         case VmAcquired(vm_id=vm_id, host=host, port=port, from_pool=from_pool):
-            if preview.vm is None:
+            if preview.vm is None and preview.status not in ENDED:
                 changed = msgspec.structs.replace(preview, vm=Vm(vm_id, host, port), from_pool=from_pool)
-                state.previews[event.preview_id] = _join(changed, recorded)
-        case VmReleased(vm_id=vm_id):
-            if preview.vm is not None and preview.vm.vm_id == vm_id:
+                state.previews[preview.preview_id] = _join(changed, recorded)
+        case VmReleased(vm_id=vm_id) | VmLost(vm_id=vm_id):
+            # One that runs is told by a command, which decides whether it begins anew.
+            if preview.status in ENDED and preview.vm is not None and preview.vm.vm_id == vm_id:
                 _set(state, preview, vm=None)
-        case ClaimExpired():
-            return
 
 
 def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
     event = recorded.event
     match event:
         case ProjectDetected():
-            found = Found(
-                framework=event.framework,
-                version=event.version,
-                package_manager=event.package_manager,
-                dev_command=event.dev_command,
-                dev_env=event.dev_env,
-                install_command=event.install_command,
-            )
             # As known now: what others' previews teach meanwhile would turn this one's progress back.
-            expected_s = dict(state.history_s.get(found.framework, {}))
-            changed = msgspec.structs.replace(preview, found=found, expected_s=expected_s)
+            expected_s = dict(state.history_s.get(event.framework, {}))
+            changed = msgspec.structs.replace(preview, found=_found(event), expected_s=expected_s)
             state.previews[preview.preview_id] = _join(changed, recorded)
         case PreviewWarningRaised(code=code):
             _set(state, preview, warned=(*preview.warned, code))
@@ -224,22 +256,25 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             _set(state, preview, files_version=max(version, preview.files_version))
             if preview.status == "syncing":
                 _enter(state, preview, "synced", recorded, done="syncing_files")
-        case InstallStarted():
-            _enter(state, preview, "installing", recorded)
-        case InstallSkipped():
-            _enter(state, preview, "installed", recorded, install="skipped")
-        case InstallCompleted():
-            _enter(state, preview, "installed", recorded, done="installing", install="completed")
-        case InstallFailed(code=code, message=message, hint=hint):
-            _enter(state, preview, "install_failed", recorded, failure=(code, message, hint))
+        case InstallStarted() | InstallSkipped() | InstallCompleted() | InstallFailed():
+            _evolve_install(state, preview, event, recorded)
+        case PreviewPrepared():
+            _enter(state, preview, "prepared", recorded)
+        case PreviewWanted():
+            _set(state, preview, wanted=True, attempt_at=recorded.meta.at)
         case DevServerStarted():
             _enter(state, preview, "booting", recorded)
-        case DevServerReady(host=host, port=port):
-            _enter(state, preview, "confirming", recorded, done="waiting_server", dev_host=host, dev_port=port)
-        case DevServerExited(exit_code=exit_code, signal=signal):
-            _enter(state, preview, "exited", recorded, failure=exit_failure(preview.status, exit_code, signal))
+        case DevServerReady(with_errors=with_errors) if preview.status == "ready":
+            _set(state, preview, with_errors=with_errors)
+        case DevServerReady(host=host, port=port, with_errors=with_errors):
+            changes = {"dev_host": host, "dev_port": port, "with_errors": with_errors}
+            _enter(state, preview, "confirming", recorded, done="waiting_server", **changes)
+        case DevServerExited():
+            _enter(state, preview, "exited", recorded, failure=_exit_failure(preview, event))
         case PreviewReady():
             _enter(state, preview, "ready", recorded, done="confirming")
+        case HmrProbed(state=hmr):
+            _set(state, preview, hmr=hmr)
         case PreviewRestarted():
             _restart(state, preview, event, recorded)
         case PreviewFailed():
@@ -250,17 +285,51 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             return
 
 
-def exit_failure(status: Status, exit_code: int | None, signal: str | None) -> tuple[str, str, str]:
-    """(code, message, hint) for a dev server that ended without being asked to."""
-    how = f"was ended by {signal}" if signal else "ended" if exit_code is None else f"ended with code {exit_code}"
-    if exit_code == 137 or signal == "SIGKILL":
-        hint = "Code 137 and SIGKILL mostly mean that it ran out of memory."
-        return "dev_server_killed", f"The dev server {how}.", hint
-    if exit_code == 127:
-        hint = "Is the tool that the dev script calls among the project's dependencies?"
-        return "dev_command_not_found", "The dev server's command was not found.", hint
-    when = "while it ran" if status == "ready" else "before it answered"
-    return "dev_server_exited", f"The dev server {how} {when}.", "Its last lines say why; mend the project and restart."
+def _found(event: ProjectDetected) -> Found:
+    return Found(
+        framework=event.framework,
+        version=event.version,
+        package_manager=event.package_manager,
+        app_root=event.app_root,
+        install_root=event.install_root,
+        dev_command=event.dev_command,
+        dev_env=event.dev_env,
+        install_command=event.install_command,
+        install_retry_command=event.install_retry_command,
+        install_env=event.install_env,
+        deps=event.deps,
+        ready_path=event.ready_path,
+        restart_on=event.restart_on,
+    )
+
+
+def _evolve_install(
+    state: State,
+    preview: Preview,
+    event: InstallStarted | InstallSkipped | InstallCompleted | InstallFailed,
+    recorded: Recorded,
+) -> None:
+    match event:
+        case InstallStarted(job_id=job_id):
+            # What an install that breaks off leaves behind is nothing to build on.
+            _enter(state, preview, "installing", recorded, install_job=job_id, installed="")
+        case InstallSkipped():
+            _enter(state, preview, "installed", recorded, install="skipped")
+        case InstallCompleted():
+            deps = preview.found.deps if preview.found is not None else ""
+            _enter(state, preview, "installed", recorded, done="installing", install="completed", installed=deps)
+        case InstallFailed(code=code, message=message, hint=hint, evidence=evidence):
+            failure = Failure(code=code, message=message, hint=hint, evidence=evidence)
+            _enter(state, preview, "install_failed", recorded, failure=failure)
+
+
+def _exit_failure(preview: Preview, event: DevServerExited) -> Failure:
+    if event.code:
+        return Failure(code=event.code, message=event.message, hint=event.hint, evidence=event.evidence)
+    # Written by an earlier version, which left the cause to be read from how it ended.
+    when = "while it ran" if preview.status == "ready" else "before it answered"
+    hint = "Its last lines say why; mend the project and restart."
+    return Failure(code="dev_server_exited", message=f"The dev server ended {when}.", hint=hint)
 
 
 def _join(preview: Preview, recorded: Recorded) -> Preview:
@@ -294,22 +363,35 @@ def _note_duration(state: State, preview: Preview, step: str, duration_s: float)
 
 
 def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: Recorded) -> None:
+    """The next attempt. In place it keeps the VM and what is installed there."""
     at = recorded.meta.at
     state.ended.pop(preview.preview_id, None)
+    kept = event.in_place
     state.previews[preview.preview_id] = Preview(
         preview_id=preview.preview_id,
         project_id=preview.project_id,
         owner=preview.owner,
+        app=event.app or preview.app,
+        wanted=preview.wanted or event.reason == "asked",
         attempt=event.attempt,
         requested_by=preview.requested_by,
         requested_at=preview.requested_at,
         status_at=at,
         attempt_at=at,
+        in_place=kept,
+        vm=preview.vm if kept else None,
+        from_pool=preview.from_pool and kept,
+        installed=preview.installed if kept else "",
         files_version=event.files_version,
         vm_losses=_losses(preview, event, at),
         traceparent=recorded.meta.traceparent or preview.traceparent,
     )
     _change_project(state, preview.project_id, live=preview.preview_id)
+
+
+def newest_of(state: State, project: Project) -> Preview | None:
+    """The project's latest preview, as long as it is remembered."""
+    return state.previews.get(project.newest)
 
 
 def _losses(preview: Preview, event: PreviewRestarted, at: float) -> int:
@@ -323,7 +405,9 @@ def losses_in_a_row(preview: Preview, at: float) -> int:
 
 
 def _end(state: State, preview: Preview, status: Status, recorded: Recorded) -> None:
-    _set(state, preview, status=status, status_at=recorded.meta.at, vm=None)
+    # A failed preview holds its VM until that is released: the next try may go on in it.
+    vm = preview.vm if status == "failed" else None
+    _set(state, preview, status=status, status_at=recorded.meta.at, vm=vm)
     state.ended[preview.preview_id] = recorded.meta.at
     project = state.projects.get(preview.project_id)
     if project is not None and project.live == preview.preview_id:

@@ -3,15 +3,35 @@
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from services.orchestrator import views
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.state import Preview, State
+from services.orchestrator.rules.masking import Mask
+from services.orchestrator.state import Preview, State, Vm
+from shared.agent.protocol import JobSpec
 from shared.agent.protocol import LogLine as AgentLine
 from shared.errors import Unavailable
 from shared.ids import PreviewId
 from shared.ports import Bus, LogLine
+
+TAIL_LINES = 400
+"""Lines in which the cause of a failure is looked for, from the end."""
+
+
+class Job:
+    """One job as this replica follows it: where it runs, what it is, and its newest lines."""
+
+    def __init__(self, preview: Preview, vm: Vm, job_id: str, step: str, spec: JobSpec, mask: Mask) -> None:
+        self.preview_id = preview.preview_id
+        self.attempt = preview.attempt
+        self.vm = vm
+        self.id = job_id
+        self.step = step
+        self.spec = spec
+        self.mask = mask
+        self.recent: deque[AgentLine] = deque(maxlen=TAIL_LINES)
 
 
 class Teller:
@@ -24,6 +44,7 @@ class Teller:
         self._state = state
         self._config = config
         self._clock = clock
+        self._noted: dict[PreviewId, dict[str, str | int | float | bool | None]] = {}
 
     def running(self, preview_id: PreviewId, attempt: int) -> Preview | None:
         """The preview, if this attempt still runs."""
@@ -32,11 +53,16 @@ class Teller:
             return None
         return preview
 
-    async def tick(self, preview_id: PreviewId, attempt: int, **details: str | int | float | bool | None) -> None:
+    def note(self, preview_id: PreviewId, **details: str | int | float | bool | None) -> None:
+        """What the next ticks tell besides the step: its phase, for how long nothing was printed."""
+        self._noted[preview_id] = details
+
+    async def tick(self, preview_id: PreviewId, attempt: int) -> None:
         """Tell how far the preview is, now."""
         preview = self.running(preview_id, attempt)
         if preview is not None and preview.status != "ready":
-            await self._bus.progress.publish(views.progress_of(self._state(), preview, self._clock(), **details))
+            noted = self._noted.get(preview_id, {})
+            await self._bus.progress.publish(views.progress_of(preview, self._clock(), noted))
 
     @contextlib.asynccontextmanager
     async def telling(self, preview_id: PreviewId, attempt: int) -> AsyncIterator[None]:
@@ -54,6 +80,7 @@ class Teller:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+            self._noted.pop(preview_id, None)
 
     async def next_offset(self, preview_id: PreviewId, attempt: int, step: str) -> int:
         """The first line of this job's output that the preview's log does not hold yet."""
@@ -63,44 +90,43 @@ class Teller:
         last = batch.lines[-1]
         return last.offset + 1 if (last.attempt, last.step) == (attempt, step) else 0
 
-    async def pump(self, preview_id: PreviewId, attempt: int, step: str, lines: AsyncIterator[AgentLine]) -> None:
-        """Move a job's output into the preview's log, in batches, until it ends."""
+    async def pump(self, job: Job, lines: AsyncIterator[AgentLine]) -> None:
+        """Move a job's output into the preview's log, in batches, until it ends, without what is secret in it."""
         queue: asyncio.Queue[AgentLine | None] = asyncio.Queue(maxsize=self._config.log_batch_lines_max * 4)
 
         async def fill() -> None:
             try:
                 async for line in lines:
+                    job.recent.append(line)
                     await queue.put(line)
             finally:
                 await queue.put(None)
 
-        filler = asyncio.create_task(fill(), name=f"log-{preview_id}")
+        filler = asyncio.create_task(fill(), name=f"log-{job.preview_id}")
         try:
             open_ended = True
             while open_ended:
-                batch, open_ended = await self._batch(queue, attempt, step)
+                batch, open_ended = await self._batch(queue)
                 if batch:
-                    await self._store(preview_id, batch)
+                    await self._store(job.preview_id, [_line(line, job) for line in batch])
             await filler
         finally:
             filler.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await filler
 
-    async def _batch(
-        self, queue: asyncio.Queue[AgentLine | None], attempt: int, step: str
-    ) -> tuple[list[LogLine], bool]:
+    async def _batch(self, queue: asyncio.Queue[AgentLine | None]) -> tuple[list[AgentLine], bool]:
         first = await queue.get()
         if first is None:
             return [], False
-        batch = [_line(first, attempt, step)]
+        batch = [first]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.log_batch_s):
                 while len(batch) < self._config.log_batch_lines_max:
                     line = await queue.get()
                     if line is None:
                         return batch, False
-                    batch.append(_line(line, attempt, step))
+                    batch.append(line)
         return batch, True
 
     async def _store(self, preview_id: PreviewId, batch: list[LogLine]) -> None:
@@ -114,5 +140,12 @@ class Teller:
                 return
 
 
-def _line(line: AgentLine, attempt: int, step: str) -> LogLine:
-    return LogLine(at=line.at, step=step, stream=line.stream, text=line.text, attempt=attempt, offset=line.offset)
+def _line(line: AgentLine, job: Job) -> LogLine:
+    return LogLine(
+        at=line.at,
+        step=job.step,
+        stream=line.stream,
+        text=job.mask(line.text),
+        attempt=job.attempt,
+        offset=line.offset,
+    )

@@ -1,9 +1,10 @@
 """What others may read of the orchestrator. Pure."""
 
 import math
+from collections.abc import Mapping
 
 from services.orchestrator.rules import progress
-from services.orchestrator.state import Preview, State, step_of
+from services.orchestrator.state import Preview, State, newest_of, step_of
 from shared.codec import Recorded
 from shared.commands import Command, PreviewReply, Reply, RequestPreview
 from shared.events import ClaimExpired, VmAcquired, VmLost
@@ -16,8 +17,11 @@ def answer(state: State, command: Command) -> Reply:
         mine = (each for each in state.previews.values() if each.requested_by == command.id)
         preview = next(mine, None)
         created = preview is not None
+        project = state.projects[command.project_id]
         if preview is None:
-            preview = state.previews[state.projects[command.project_id].live or ""]
+            preview = state.previews.get(project.live or "") or newest_of(state, project)
+        if preview is None:  # asked again with the same id, long after its end
+            return PreviewReply(preview_id=project.newest, status="stopped")
         return PreviewReply(preview_id=preview.preview_id, status=preview.status, created=created)
     preview = state.previews.get(getattr(command, "preview_id", ""))
     if preview is not None:
@@ -34,18 +38,20 @@ def trace_of(state: State, recorded: Recorded) -> str:
     return recorded.meta.traceparent
 
 
-def progress_of(_state: State, preview: Preview, now: float, **details: str | int | float | bool | None) -> Progress:
-    """How far the preview is at `now` (seconds, UTC)."""
+def progress_of(preview: Preview, now: float, noted: Mapping[str, str | int | float | bool | None]) -> Progress:
+    """How far the preview is at `now` (seconds, UTC). `noted`: what is known of the step's inside, as its phase."""
     step = step_of(preview)
     in_step_s = max(0.0, now - preview.status_at)
     # These two last for one append: the step has ended, the next has not begun.
     ended = preview.status in ("synced", "installed")
+    phase, quiet_s = str(noted.get("phase", "")), float(noted.get("quiet_s") or 0.0)
     return Progress(
         preview_id=preview.preview_id,
         step=step,
         percent=progress.percent(step, math.inf if ended else in_step_s, preview.expected_s),
-        message=progress.message(step, in_step_s),
+        message=progress.message(step, in_step_s, phase=phase, quiet_s=quiet_s),
         timestamp=now,
         elapsed=round(max(0.0, now - preview.attempt_at), 3),
-        details={"attempt": preview.attempt, "step_elapsed_s": round(in_step_s, 3), **details},
+        eta_s=progress.eta_s(step, math.inf if ended else in_step_s, preview.expected_s),
+        details={"attempt": preview.attempt, "step_elapsed_s": round(in_step_s, 3), **noted},
     )

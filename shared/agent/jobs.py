@@ -27,6 +27,7 @@ log = logging.getLogger("drape.agent.jobs")
 
 PYTHON = "{python}"
 PORT = "{port}"
+HOME = "{home}"
 EXIT_NOT_FOUND = 127
 EXIT_NOT_RUNNABLE = 126
 
@@ -305,7 +306,7 @@ class JobSupervisor:
         return cwd
 
     async def _spawn(self, job: Job, cwd: Path) -> None:
-        argv = [sys.executable if word == PYTHON else word.replace(PORT, str(job.port)) for word in job.spec.argv]
+        argv = [self._filled(word, job) for word in job.spec.argv]
         self._spawning += 1
         try:
             await self._loop.subprocess_exec(
@@ -313,7 +314,7 @@ class JobSupervisor:
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 cwd=cwd,
-                env=self._environment(job),
+                env=self._environment(job, cwd),
                 start_new_session=True,
                 umask=0o022,
             )
@@ -329,19 +330,30 @@ class JobSupervisor:
         finally:
             self._spawning -= 1
 
-    def _environment(self, job: Job) -> dict[str, str]:
+    def _environment(self, job: Job, cwd: Path) -> dict[str, str]:
         own: Mapping[str, str] = os.environ
         base = {
-            "PATH": own.get("PATH", os.defpath),
+            "PATH": os.pathsep.join([*self._project_bins(cwd), own.get("PATH", os.defpath)]),
             "HOME": str(self._world.home_dir),
             "LANG": "C.UTF-8",
             "TMPDIR": own.get("TMPDIR", "/tmp"),
         }
         passed = {key: own[key] for key in self._world.pass_env if key in own}
-        asked = {key: value.replace(PORT, str(job.port)) for key, value in job.spec.env.items()}
+        asked = {key: self._filled(value, job) for key, value in job.spec.env.items()}
         # Only our own programs, run by our own interpreter, may find our code.
         code = {"PYTHONPATH": own["PYTHONPATH"]} if job.spec.argv[0] == PYTHON and "PYTHONPATH" in own else {}
         return {**base, **passed, **code, **asked, processes.JOB_MARK: job.id}
+
+    def _filled(self, word: str, job: Job) -> str:
+        """The word, with what only the agent knows put in."""
+        word = word.replace(PYTHON, sys.executable).replace(HOME, str(self._world.home_dir))
+        return word.replace(PORT, str(job.port))
+
+    def _project_bins(self, cwd: Path) -> list[str]:
+        """Where package managers put the commands of a project: in its folder, and in those of its workspace above."""
+        app_dir = self._world.app_dir.resolve()
+        folders = [cwd, *(folder for folder in cwd.parents if folder.is_relative_to(app_dir))]
+        return [str(folder / "node_modules" / ".bin") for folder in folders]
 
     def _time_out(self, job: Job) -> None:
         if job.exited.is_set():

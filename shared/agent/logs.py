@@ -30,10 +30,16 @@ class LogBuffer:
         self.next_offset = 0
         self.dropped_lines = 0
         self.ended = False
+        self._told_s = time.monotonic()
+
+    def quiet_s(self) -> float:
+        """Seconds since the last line, or since there is this log."""
+        return time.monotonic() - self._told_s
 
     def append(self, stream: LogStream, text: str) -> None:
         """Adds a line, drops the oldest ones that no longer fit, and wakes the readers."""
         line = LogLine(offset=self.next_offset, at=time.time(), stream=stream, text=text)
+        self._told_s = time.monotonic()
         cost = len(text.encode("utf-8", "replace")) + LINE_OVERHEAD_BYTES
         self._lines.append((line, cost))
         self._bytes += cost

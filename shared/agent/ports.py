@@ -39,13 +39,15 @@ class PortScanner:
         self._seen: dict[int, frozenset[str]] | None = None
         self._walked_s = float("-inf")
         self._found: tuple[Listener, ...] = ()
+        self.elsewhere: tuple[str, ...] = ()
+        """Where the processes listen besides, at addresses that the gateway can't reach, as `address:port`."""
 
     def scan(self) -> tuple[Listener, ...]:
         """The listeners now, ordered by port."""
         seen = _listening_sockets()
         now_s = time.monotonic()
         if seen is None or seen != self._seen or now_s - self._walked_s >= RESCAN_S:
-            found = listeners(self._members())
+            found, self.elsewhere = listeners(self._members())
             # Read again: a port that opened since would have no socket to be told from its successor's by, and one
             # that closed since is not there any more.
             sockets = _listening_sockets()
@@ -58,9 +60,11 @@ class PortScanner:
         return self._found
 
 
-def listeners(members: list[psutil.Process]) -> list[tuple[int, tuple[str, ...]]]:
-    """The listening TCP ports of these processes, ordered by port, each with the hosts to dial it at."""
+def listeners(members: list[psutil.Process]) -> tuple[list[tuple[int, tuple[str, ...]]], tuple[str, ...]]:
+    """The listening TCP ports of these processes, ordered by port, each with the hosts to dial it at; and, as
+    `address:port`, those at addresses that can't be dialled from here."""
     hosts: dict[int, list[str]] = {}
+    elsewhere: list[str] = []
     for process in members:
         try:
             connections = process.net_connections(kind="tcp")
@@ -68,12 +72,16 @@ def listeners(members: list[psutil.Process]) -> list[tuple[int, tuple[str, ...]]
             continue  # it has ended, or is not ours to look into
         for connection in connections:
             if connection.status == psutil.CONN_LISTEN:
+                dialled = dial_hosts(connection.laddr.ip)
                 known = hosts.setdefault(connection.laddr.port, [])
-                known.extend(host for host in dial_hosts(connection.laddr.ip) if host not in known)
+                known.extend(host for host in dialled if host not in known)
+                if not dialled:
+                    elsewhere.append(f"{connection.laddr.ip}:{connection.laddr.port}")
     # IPv4 first: that is what most proxies and people try first.
-    return [
+    reachable = [
         (port, tuple(sorted(found, key=lambda host: ":" in host))) for port, found in sorted(hosts.items()) if found
     ]
+    return reachable, tuple(sorted(elsewhere))
 
 
 def dial_hosts(address: str) -> tuple[str, ...]:

@@ -73,7 +73,8 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A command to run once. `cwd` is relative to the project; "{python}" in `argv` is the agent's interpreter,
-    "{port}" in `argv` and `env` a free port that the agent chooses."""
+    "{home}" in `argv` and `env` the VM's home folder, "{port}" in both a free port that the agent chooses. Commands are
+    found in `node_modules/.bin` of `cwd` and of the folders above it in the project first, then on the PATH."""
 
     argv: tuple[str, ...]
     cwd: str = "."
@@ -115,8 +116,14 @@ class ReadySpec(msgspec.Struct, frozen=True, kw_only=True):
     """The port that the server was asked to take; any other port of the job counts too, but must wait its turn."""
     path: str = "/"
     timeout_s: float = 120.0
-    error_grace_s: float = 15.0
+    error_grace_s: float = 4.0
     """Answers of 5xx this long without another answer in between mean that it will not get better by itself."""
+    entry: bool = True
+    """Fetch what the page at `path` loads first (its module scripts) too: many answer 200 around a broken project."""
+    hung_s: float = 60.0
+    """No output and no answer for so long, while the job is alive, means that it hangs."""
+    elsewhere_grace_s: float = 10.0
+    """A job that listens only where the gateway can't reach it has so long to listen on loopback too."""
     other_port_grace_s: float = 1.5
     """An answer from another port than `port` is held back this long, in case `port` still opens."""
 
@@ -138,14 +145,24 @@ class Answering(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="waiting"):
-    """Sent at least every second while nothing else happens. `listening`: some port of the job is open."""
+    """Sent at least every second while nothing else happens. `listening`: some port of the job is open.
+
+    `asking_s`: how long the request that is under way has been waiting (a first page that compiles); `quiet_s`: since
+    the job's last line of output.
+    """
 
     elapsed_s: float
     listening: bool
+    asking_s: float = 0.0
+    quiet_s: float = 0.0
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ready"):
-    """Final: a whole answer below 500. Dial `host`:`port`; `host` is "::1" where only IPv6 answers."""
+    """Final: a whole answer. Dial `host`:`port`; `host` is "::1" where only IPv6 answers.
+
+    `with_errors`: the page, or what it loads first, answered 5xx for all of `error_grace_s`: the dev server runs and
+    shows an error in the project. `detail` says what answered how, in words for a person.
+    """
 
     port: int
     host: str
@@ -153,6 +170,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="re
     listening_s: float
     first_response_s: float
     elapsed_s: float
+    with_errors: bool = False
+    detail: str = ""
 
 
 class Exited(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="exited"):
@@ -163,11 +182,15 @@ class Exited(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="e
     elapsed_s: float
 
 
-class Erroring(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="erroring"):
-    """Final: it answers, but with nothing other than 5xx for `error_grace_s`."""
+class Unusable(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="unusable"):
+    """Final: it runs, and waiting will not help.
 
-    port: int
-    status: int
+    `hung`: no output and no answer for `hung_s`; `wrong_interface`: it listens only on addresses that the gateway can't
+    reach; `redirect_loop`: the page redirects to itself without end. `detail`: what was seen, for a person.
+    """
+
+    cause: Literal["hung", "wrong_interface", "redirect_loop"]
+    detail: str
     elapsed_s: float
 
 
@@ -179,8 +202,8 @@ class ReadyTimeout(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     reason: str
 
 
-ReadinessFinal = Ready | Exited | Erroring | ReadyTimeout
-ReadinessUpdate = Listening | Answering | Waiting | Ready | Exited | Erroring | ReadyTimeout
+ReadinessFinal = Ready | Exited | Unusable | ReadyTimeout
+ReadinessUpdate = Listening | Answering | Waiting | Ready | Exited | Unusable | ReadyTimeout
 
 
 class PortFile(msgspec.Struct, frozen=True, kw_only=True):

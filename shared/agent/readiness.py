@@ -1,7 +1,8 @@
 """Proves that a job's dev server answers: finds its port, asks it one real question, waits for the whole answer.
 
 An open port proves nothing (Vite and Gatsby try a port and close it, Next accepts and drops), and neither does an exit
-code or a line of output. Only a whole HTTP answer below 500 counts. Never: gives up early, or calls a time-out ready.
+code or a line of output. Only a whole HTTP answer counts; one of 5xx only as the error page of a project, once it has
+stayed so. Never: gives up early, or calls a time-out ready.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import msgspec
 
+from .asking import Answer, AskLimits, RedirectLoop, ask
 from .jobs import Job
 from .ports import Listener, PortScanner
 from .protocol import (
     Answering,
-    Erroring,
     Exited,
     Listening,
     ReadinessFinal,
@@ -23,6 +24,7 @@ from .protocol import (
     Ready,
     ReadySpec,
     ReadyTimeout,
+    Unusable,
     Waiting,
 )
 
@@ -42,21 +44,15 @@ class ProbeLimits(msgspec.Struct, frozen=True, kw_only=True):
     ports_known_max: int = 64
     """Ports remembered, open or closed; closed ones give way."""
     connect_timeout_s: float = 2.0
-    body_bytes_max: int = 32 * 1024 * 1024
-    """A body that goes on beyond this counts as whole."""
     header_bytes_max: int = 65536
     retry_s: float = 0.05
     error_retry_s: float = 0.5
     weak_answer_grace_s: float = 5.0
     preferred_wait_s: float = 30.0
     """How long an answer from another port waits for a preferred port that is open but has not answered."""
-
-
-class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    host: str
-    status: int
-    at_s: float
-    page: bool
+    loop_grace_s: float = 1.5
+    """A page that redirects to itself for so long does so for good."""
+    ask: AskLimits = AskLimits()
 
 
 class _Candidate:
@@ -66,10 +62,13 @@ class _Candidate:
         self.listener = listener
         self.seen_s = seen_s
         self.open = True
-        self.answer: _Answer | None = None
+        self.answer: Answer | None = None
+        self.answered_s = 0.0
         self.first_response_s: float | None = None
-        self.error: _Answer | None = None
+        self.error: Answer | None = None
         self.error_since_s: float | None = None
+        self.loop = ""
+        self.loop_since_s: float | None = None
         self.drops = 0
         self.asking_since_s: float | None = None
         self.task: asyncio.Task[None] | None = None
@@ -116,6 +115,7 @@ class _Search:
         self._candidates: dict[int, _Candidate] = {}
         self._notes: list[ReadinessUpdate] = []
         self._wake = asyncio.Event()
+        self._elsewhere_since_s: float | None = None
         self._exit_watch = group.create_task(self._watch_exit())
 
     def cancel(self) -> None:
@@ -142,8 +142,7 @@ class _Search:
                 await emit(final)
                 return final
             if time.monotonic() - told_s >= self._limits.waiting_interval_s:
-                listening = any(candidate.open for candidate in self._candidates.values())
-                await emit(Waiting(elapsed_s=self._elapsed_s(), listening=listening))
+                await emit(self._waiting())
                 told_s = time.monotonic()
             # Never more than a third of the time on looking, however large the machine's process table is.
             await self._pause(max(self._limits.scan_interval_s, 2 * scan_s))
@@ -167,6 +166,19 @@ class _Search:
 
     def _elapsed_s(self) -> float:
         return round(self._job.elapsed_s, 3)
+
+    def _waiting(self) -> Waiting:
+        now_s = self._elapsed_s()
+        asking = [now_s - each.asking_since_s for each in self._open() if each.asking_since_s is not None]
+        listening, asking_s = bool(self._open()), round(max(asking, default=0.0), 3)
+        return Waiting(elapsed_s=now_s, listening=listening, asking_s=asking_s, quiet_s=self._quiet_s())
+
+    def _open(self) -> list[_Candidate]:
+        return [candidate for candidate in self._candidates.values() if candidate.open]
+
+    def _quiet_s(self) -> float:
+        """Since the job's last line of output, or its start."""
+        return round(min(self._job.log.quiet_s(), self._job.elapsed_s), 3)
 
     # --- ports -----------------------------------------------------------------------------------------------------
 
@@ -196,6 +208,7 @@ class _Search:
         candidate.answer = None
         candidate.error = candidate.error_since_s = None
         candidate.asking_since_s = None
+        candidate.loop, candidate.loop_since_s = "", None
         if candidate.task is not None:
             candidate.task.cancel()
             candidate.task = None
@@ -211,45 +224,34 @@ class _Search:
         """Asks one port until it answers below 500. Cancelled when the port closes or the search ends."""
         while True:
             candidate.asking_since_s = self._elapsed_s()
-            answer = await self._get(candidate)
+            try:
+                answer = await self._get(candidate)
+            except RedirectLoop as loop:
+                candidate.loop, answer = str(loop), None
+                candidate.loop_since_s = candidate.loop_since_s or self._elapsed_s()
             candidate.asking_since_s = None
             if answer is None:
                 candidate.drops += 1
-                await asyncio.sleep(self._limits.retry_s)
+                await asyncio.sleep(self._limits.error_retry_s if candidate.loop else self._limits.retry_s)
                 continue
-            if candidate.first_response_s is None:
-                candidate.first_response_s = answer.at_s
+            candidate.loop, candidate.loop_since_s = "", None
+            candidate.answered_s = self._elapsed_s()
+            candidate.first_response_s = candidate.first_response_s or candidate.answered_s
             self._wake.set()
             if answer.status < 500:
                 candidate.answer = answer
                 candidate.error = candidate.error_since_s = None
                 return
             candidate.error = answer
-            if candidate.error_since_s is None:
-                candidate.error_since_s = answer.at_s
-            self._notes.append(Answering(port=candidate.port, status=answer.status, elapsed_s=answer.at_s))
+            candidate.error_since_s = candidate.error_since_s or candidate.answered_s
+            told = Answering(port=candidate.port, status=answer.status, elapsed_s=candidate.answered_s)
+            self._notes.append(told)
             await asyncio.sleep(self._limits.error_retry_s)
 
-    async def _get(self, candidate: _Candidate) -> _Answer | None:
-        """One request, as long as it takes, at the first of the hosts that takes the connection; None when dropped."""
-        headers = {"Host": f"localhost:{candidate.port}", "Accept": "text/html,*/*", "User-Agent": "drape-readiness"}
-        for host in candidate.listener.hosts:
-            authority = f"[{host}]" if ":" in host else host
-            url = f"http://{authority}:{candidate.port}{self._spec.path}"
-            try:
-                async with self._client.get(url, headers=headers, allow_redirects=False) as response:
-                    size = 0
-                    async for chunk in response.content.iter_any():
-                        size += len(chunk)
-                        if size > self._limits.body_bytes_max:
-                            break
-                    page = response.status < 400 and (response.status >= 300 or "html" in response.content_type)
-                    return _Answer(host=host, status=response.status, at_s=self._elapsed_s(), page=page)
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-                continue  # not at this address; perhaps at the next
-            except (aiohttp.ClientError, OSError, ValueError):
-                return None
-        return None
+    async def _get(self, candidate: _Candidate) -> Answer | None:
+        """One question, as long as it takes; None when dropped."""
+        listener, spec = candidate.listener, self._spec
+        return await ask(self._client, listener.hosts, listener.port, spec.path, self._limits.ask, entry=spec.entry)
 
     # --- judgement -------------------------------------------------------------------------------------------------
 
@@ -260,20 +262,52 @@ class _Search:
             return Exited(exit_code=self._job.exit_code, signal=self._job.signal, elapsed_s=elapsed_s)
         chosen = self._choose(elapsed_s, late)
         if chosen is not None and chosen.answer is not None:
-            return Ready(
-                port=chosen.port,
-                host=chosen.answer.host,
-                status=chosen.answer.status,
-                listening_s=chosen.seen_s,
-                first_response_s=chosen.first_response_s or chosen.answer.at_s,
-                elapsed_s=elapsed_s,
-            )
+            return self._ready(chosen, chosen.answer)
         failing = self._failing(elapsed_s)
         if failing is not None and failing.error is not None:
-            return Erroring(port=failing.port, status=failing.error.status, elapsed_s=elapsed_s)
+            return self._ready(failing, failing.error)
+        unusable = self._unusable(elapsed_s)
+        if unusable is not None:
+            return unusable
         if late:
             port, reason = self._reason()
             return ReadyTimeout(port=port, elapsed_s=elapsed_s, reason=reason)
+        return None
+
+    def _ready(self, candidate: _Candidate, answer: Answer) -> Ready:
+        """Below 500 it is as it should be; else it shows an error of the project."""
+        broken = answer.status >= 500
+        return Ready(
+            port=candidate.port,
+            host=answer.host,
+            status=answer.status,
+            listening_s=candidate.seen_s,
+            first_response_s=candidate.first_response_s or candidate.answered_s,
+            elapsed_s=self._elapsed_s(),
+            with_errors=broken,
+            detail=f"{answer.broken or self._spec.path} answered {answer.status}" if broken else "",
+        )
+
+    def _unusable(self, elapsed_s: float) -> Unusable | None:
+        """What waiting will not mend."""
+        for candidate in self._open():
+            since_s = candidate.loop_since_s
+            if since_s is not None and elapsed_s - since_s >= self._limits.loop_grace_s:
+                return Unusable(cause="redirect_loop", detail=f"{candidate.loop}.", elapsed_s=elapsed_s)
+        elsewhere = self._scanner.elsewhere
+        if not elsewhere or self._open():
+            self._elsewhere_since_s = None
+        elif self._elsewhere_since_s is None:
+            self._elsewhere_since_s = elapsed_s
+        elif elapsed_s - self._elsewhere_since_s >= self._spec.elsewhere_grace_s:
+            where = f"The dev server listens only on {elsewhere[0]}, which can't be reached from here."
+            return Unusable(cause="wrong_interface", detail=where, elapsed_s=elapsed_s)
+        quiet_s = self._quiet_s()
+        answered = any(candidate.first_response_s is not None for candidate in self._candidates.values())
+        if quiet_s >= self._spec.hung_s and not answered:
+            _, reason = self._reason()
+            hangs = f"The dev server has printed nothing for {quiet_s:.0f} s and does not answer. {reason}"
+            return Unusable(cause="hung", detail=hangs, elapsed_s=elapsed_s)
         return None
 
     def _choose(self, elapsed_s: float, late: bool) -> _Candidate | None:
@@ -284,11 +318,11 @@ class _Search:
         answered: list[tuple[tuple[bool, bool, float], _Candidate]] = []
         for candidate in self._candidates.values():
             answer = candidate.answer
-            if answer is not None and (late or elapsed_s - answer.at_s >= self._hold_s(answer)):
+            if answer is not None and (late or elapsed_s - candidate.answered_s >= self._hold_s(answer)):
                 answered.append(((answer.status in _WEAK_STATUSES, not answer.page, candidate.seen_s), candidate))
         return min(answered, key=lambda entry: entry[0])[1] if answered else None
 
-    def _hold_s(self, answer: _Answer) -> float:
+    def _hold_s(self, answer: Answer) -> float:
         """How long an answer of a port that is not the preferred one waits for a better one."""
         if self._preferred() is not None:
             return self._limits.preferred_wait_s

@@ -7,8 +7,16 @@ from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
 from services.gateway.decide import NAME_CHARS_MAX
 from services.gateway.state import State
-from shared.commands import Command, CreateProject, DeleteProject, ProjectReply, RecordFiles, commands_of
-from shared.events import Event, ProjectCreated, ProjectDeleted
+from shared.commands import (
+    Command,
+    CreateProject,
+    DeleteProject,
+    ProjectReply,
+    RecordFiles,
+    SetProjectEnv,
+    commands_of,
+)
+from shared.events import Event, ProjectCreated, ProjectDeleted, ProjectEnvChanged
 from shared.ids import derive
 from tests.builders import OWNER, PROJECT, files_changed, project_created
 from tests.spec import COMMAND_ID, Given, Past, given
@@ -114,6 +122,53 @@ def test_files_of_an_unknown_project_are_refused(past: list[Event]) -> None:
     gateway(*past).when(record_files(1)).refuses("project_not_found")
 
 
+# --- SetProjectEnv ------------------------------------------------------------------------------------------------
+
+SET_ENV = SetProjectEnv(project_id=PROJECT, owner=OWNER, env="sealed-1", names=("KEY",))
+
+
+def env_changed(env: str, *names: str) -> ProjectEnvChanged:
+    return ProjectEnvChanged(project_id=PROJECT, env=env, names=names)
+
+
+def test_variables_are_set() -> None:
+    """The event names the object and the variables; there is no place for a value."""
+    gateway(project_created()).when(SET_ENV).then(env_changed("sealed-1", "KEY"))
+
+
+def test_variables_are_set_anew_and_taken_away() -> None:
+    past = [project_created(), env_changed("sealed-0", "OLD")]
+    gateway(*past).when(SET_ENV).then(env_changed("sealed-1", "KEY"))
+    none = SetProjectEnv(project_id=PROJECT, owner=OWNER, env="", names=())
+    gateway(*past).when(none).then(env_changed(""))
+    gateway(project_created()).when(none).stays_quiet()
+
+
+def test_set_env_twice_does_its_work_once() -> None:
+    """Under the same id, also when others were set since; and the same object under another id."""
+    spec = gateway(project_created()).when(SET_ENV, SET_ENV).stays_quiet().when(other(SET_ENV)).stays_quiet()
+    later = msgspec.structs.replace(SET_ENV, id="later", env="sealed-2")
+    spec.when(later, SET_ENV).stays_quiet()
+
+
+@pytest.mark.parametrize(("base", "granted"), [("sealed-0", True), ("", False), ("sealed-x", False), (None, True)])
+def test_variables_made_from_others_are_refused(base: str | None, granted: bool) -> None:
+    """Else a variable that was set at the same time would be lost without a word."""
+    command = msgspec.structs.replace(SET_ENV, base=base)
+    spec = gateway(project_created(), env_changed("sealed-0", "OLD")).when(command)
+    if granted:
+        spec.then(env_changed("sealed-1", "KEY"))
+    else:
+        spec.refuses("env_conflict")
+
+
+@pytest.mark.parametrize(
+    "past", [[], [project_created(owner="bob")], [project_created(), ProjectDeleted(project_id=PROJECT)]]
+)
+def test_variables_of_an_unknown_project_are_refused(past: list[Event]) -> None:
+    gateway(*past).when(SET_ENV).refuses("project_not_found")
+
+
 # --- DeleteProject ------------------------------------------------------------------------------------------------
 
 
@@ -131,4 +186,4 @@ def test_anothers_project_is_not_deleted() -> None:
 
 def test_every_command_has_its_tests() -> None:
     """A new command of the gateway must appear here."""
-    assert {CreateProject, RecordFiles, DeleteProject} == set(commands_of("gateway"))
+    assert {CreateProject, RecordFiles, SetProjectEnv, DeleteProject} == set(commands_of("gateway"))

@@ -4,9 +4,18 @@ import pytest
 
 from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
-from services.gateway.react import COLLECT_AFTER_S, COLLECT_TIMER, CollectFiles, Effect, on_timer, react
+from services.gateway.react import (
+    COLLECT_AFTER_S,
+    COLLECT_ENV_TIMER,
+    COLLECT_TIMER,
+    CollectEnv,
+    CollectFiles,
+    Effect,
+    on_timer,
+    react,
+)
 from shared.effects import SetTimer
-from shared.events import Event, ProjectDeleted
+from shared.events import Event, ProjectDeleted, ProjectEnvChanged
 from shared.ports import TimerFired
 from tests.builders import PROJECT, files_changed, preview_requested, project_created
 from tests.spec import given
@@ -55,6 +64,29 @@ def test_the_timers_of_two_versions_do_not_replace_one_another() -> None:
 def test_a_deleted_projects_files_are_collected() -> None:
     past = [project_created(), files_changed(1), ProjectDeleted(project_id=PROJECT)]
     assert timers(effects(*past)) == [collect("manifest-1")]
+
+
+def env_changed(env: str, *names: str) -> ProjectEnvChanged:
+    return ProjectEnvChanged(project_id=PROJECT, env=env, names=names)
+
+
+def test_replaced_variables_are_collected_later() -> None:
+    """A dev server may be about to start with them; also where they were all taken away, and each of a quick series."""
+    past = [project_created(), env_changed("a", "KEY"), env_changed("b", "KEY"), env_changed("")]
+    found = [timer for of in (1, 2, 3) for timer in timers(effects(*past, of=of))]
+    data: list[dict[str, str | int]] = [{"project_id": PROJECT, "env": "a"}, {"project_id": PROJECT, "env": "b"}]
+    assert found == [(COLLECT_ENV_TIMER, COLLECT_AFTER_S, each) for each in data]
+
+
+def test_a_deleted_projects_variables_are_collected_at_once() -> None:
+    past = [project_created(), files_changed(1), env_changed("a", "KEY"), ProjectDeleted(project_id=PROJECT)]
+    assert timers(effects(*past)) == [collect("manifest-1")]
+    assert effects(*past)[1:] == [CollectEnv(PROJECT, "a")]
+
+
+def test_the_timer_of_variables_becomes_their_collection() -> None:
+    fired = TimerFired(name=COLLECT_ENV_TIMER, id="x", key="k", data={"project_id": PROJECT, "env": "a"})
+    assert on_timer(given(GATEWAY).state, fired) == [CollectEnv(PROJECT, "a")]
 
 
 @pytest.mark.parametrize("past", [[project_created()], [project_created(), preview_requested()], [files_changed(1)]])

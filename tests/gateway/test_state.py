@@ -7,23 +7,47 @@ import pytest
 
 from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
-from services.gateway.state import FORGET_AFTER_S, REMOVED_MAX, STEP_OF, Preview, initial
+from services.gateway.state import (
+    FORGET_AFTER_S,
+    REMOVED_MAX,
+    STEP_OF,
+    Failure,
+    Preview,
+    Removed,
+    initial,
+)
 from shared.codec import Meta, Recorded
 from shared.definition import digest, replay
-from shared.events import Event, PreviewResumed, PreviewSuspended, ProjectDeleted, aggregate_key
+from shared.events import (
+    AppChoice,
+    Event,
+    PreviewResumed,
+    PreviewSuspended,
+    ProjectDeleted,
+    ProjectEnvChanged,
+    aggregate_key,
+)
 from tests.builders import (
     PREVIEW,
     PROJECT,
     URL,
     VM,
     dev_server_exited,
+    dev_server_ready,
+    dev_server_started,
     files_changed,
     files_synced,
+    hmr_probed,
+    install_completed,
     install_skipped,
+    install_started,
     preview_failed,
+    preview_prepared,
+    preview_ready,
     preview_requested,
     preview_restarted,
     preview_stopped,
+    preview_wanted,
     project_created,
     project_detected,
     story,
@@ -78,13 +102,91 @@ def test_an_install_that_was_not_needed() -> None:
 
 
 def test_detection_may_come_after_the_vm() -> None:
+    """Until both are there the files can't go in."""
+    assert preview(*story("requested"), vm_acquired()).status == "acquiring"
     now = preview(*story("requested"), vm_acquired(), project_detected(), files_synced())
-    assert (now.status, now.framework) == ("syncing", "vite")
+    assert (now.status, now.framework, list(now.steps)) == ("syncing", "vite", ["acquiring_vm", "syncing_files"])
 
 
 def test_a_failure_keeps_its_reason_and_when() -> None:
     now = preview(*story("installing"), (AT + 7, preview_failed()))
-    assert (now.status, now.ended_at, now.error) == ("failed", AT + 7, ("install_failed", "No.", "Look.", "installing"))
+    failure = Failure(code="install_failed", message="No.", hint="Look.", step="installing")
+    assert (now.status, now.ended_at, now.error) == ("failed", AT + 7, failure)
+
+
+def test_a_failure_keeps_its_evidence_and_the_choices() -> None:
+    """And which install the evidence is of: the attempt's last one."""
+    retry = msgspec.structs.replace(install_started(), job_id="install-1-retry")
+    choices = (AppChoice(path="apps/a", framework="vite", name="a"),)
+    failed = msgspec.structs.replace(preview_failed(), evidence=(3, 9), choices=choices)
+    now = preview(*story("installing"), retry, failed)
+    assert now.error is not None
+    assert (now.error.evidence, now.error.choices, now.install_job) == ((3, 9), choices, "install-1-retry")
+
+
+# --- errors in the project ----------------------------------------------------------------------------------------
+
+BROKEN = msgspec.structs.replace(dev_server_ready(), with_errors=True, detail="/main.js answered 500")
+SHOWN_BROKEN = msgspec.structs.replace(preview_ready(), with_errors=True)
+
+
+def test_a_project_with_an_error_is_shown_as_such() -> None:
+    """It has an address, and says which request failed."""
+    now = preview(*story("booting"), BROKEN, SHOWN_BROKEN)
+    assert (now.status, now.url, now.detail) == ("ready_with_errors", URL, "/main.js answered 500")
+
+
+@pytest.mark.parametrize("mend", [dev_server_ready(), preview_ready()], ids=["answer", "ready"])
+def test_a_mended_project_is_ready(mend: Event) -> None:
+    """By the dev server's next answer without an error, or by another `PreviewReady`; nothing is asked for anew."""
+    now = preview(*story("booting"), BROKEN, SHOWN_BROKEN, mend)
+    assert (now.status, now.url, now.host, now.attempt) == ("ready", URL, "127.0.0.1", 1)
+    assert preview(*story("booting"), BROKEN, SHOWN_BROKEN, dev_server_ready()).detail == ""
+
+
+def test_the_socket_for_edits() -> None:
+    assert preview(*story("ready"), hmr_probed()).hmr == hmr_probed()
+    assert preview(*story("ready"), hmr_probed(), preview_restarted(2)).hmr is None
+
+
+# --- opening early ------------------------------------------------------------------------------------------------
+
+PREPARE = msgspec.structs.replace(preview_requested(), prepare=True, app="apps/a")
+PREPARING: list[Past] = [project_created(), files_changed(), PREPARE, project_detected(), vm_acquired(), files_synced()]
+PREPARED: list[Past] = [*PREPARING, install_started(), install_completed(), (AT + 6, preview_prepared())]
+
+
+def test_a_preview_that_nobody_asked_for_yet() -> None:
+    now = preview(*PREPARED)
+    assert (now.status, now.wanted, now.app, now.status_at) == ("prepared", False, "apps/a", AT + 6)
+    assert preview(*story("requested")).wanted
+
+
+def test_its_time_counts_from_the_wish() -> None:
+    """Whether that comes before the preparation is done, or after."""
+    now = preview(*PREPARED, (AT + 60, preview_wanted()), (AT + 60, dev_server_started()))
+    assert (now.status, now.wanted, now.attempt_at) == ("starting", True, AT + 60)
+    early = preview(*PREPARING, (AT + 2, preview_wanted()), install_started())
+    assert (early.status, early.wanted, early.attempt_at) == ("installing", True, AT + 2)
+
+
+# --- in place -----------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_in_place_keeps_the_vm() -> None:
+    """And what is known of the project, until it is found anew; not the error, not the warnings."""
+    past = [*story("ready"), warning_raised(), preview_failed(), preview_restarted(2, "edited", in_place=True)]
+    now = preview(*past)
+    assert (now.status, now.vm_id, now.from_pool, now.url, now.framework) == ("acquiring", VM, True, URL, "vite")
+    assert (now.error, now.warnings, now.host, now.install) == (None, (), "", None)
+    assert preview(*past, project_detected(attempt=2)).status == "syncing"
+
+
+def test_a_restart_may_name_another_app() -> None:
+    """Without a name it stays at the one that was shown."""
+    past = [*PREPARED, preview_restarted(2, app="apps/b")]
+    assert preview(*past).app == "apps/b"
+    assert preview(*past, preview_restarted(3)).app == "apps/b"
 
 
 def test_the_last_change_is_remembered() -> None:
@@ -128,8 +230,22 @@ def test_projects() -> None:
 
 def test_a_deleted_project_leaves_only_what_is_to_be_collected() -> None:
     state = given(GATEWAY, project_created(), files_changed(1), ProjectDeleted(project_id=PROJECT)).state
-    assert (state.projects, state.removed) == ({}, {PROJECT: "manifest-1"})
+    assert (state.projects, state.removed) == ({}, {PROJECT: Removed(manifest="manifest-1")})
     assert given(GATEWAY, project_created(), ProjectDeleted(project_id=PROJECT)).state.removed == {}
+    with_env = given(GATEWAY, project_created(), env_changed("sealed"), ProjectDeleted(project_id=PROJECT)).state
+    assert with_env.removed == {PROJECT: Removed(env="sealed")}
+
+
+def env_changed(env: str, *names: str) -> ProjectEnvChanged:
+    return ProjectEnvChanged(project_id=PROJECT, env=env, names=names)
+
+
+def test_variables_are_known_by_name() -> None:
+    """And what was replaced by when, so that it can be collected."""
+    state = given(GATEWAY, project_created(), env_changed("a", "KEY"), env_changed("b", "KEY", "MORE")).state
+    project = state.projects[PROJECT]
+    assert (project.env, project.env_names, project.env_replaced) == ("b", ("KEY", "MORE"), {"3": "a"})
+    assert digest(given(GATEWAY, env_changed("a")).state) == digest(initial())
 
 
 def test_what_is_remembered_of_deleted_projects_is_bounded() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.gateway.adapters.uploads import PATCH_MEMBER, Patch, Upload, check_archive
+from services.gateway.adapters.archive import PATCH_MEMBER, Patch, Upload, check_archive
 from services.gateway.config import GatewayConfig
 from shared.errors import DrapeError
 
@@ -190,7 +190,7 @@ def test_a_size_that_is_only_claimed_is_refused() -> None:
 
 CHECK_STDIN = """
 import io, resource, sys
-from services.gateway.adapters.uploads import check_archive
+from services.gateway.adapters.archive import check_archive
 from services.gateway.config import GatewayConfig
 from shared.errors import DrapeError
 resource.setrlimit(resource.RLIMIT_CPU, (5, 5))

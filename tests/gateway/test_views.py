@@ -8,20 +8,33 @@ from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
 from services.gateway.state import State
 from shared.commands import DeleteProject, Reply
-from shared.events import Event
-from shared.ports import LogLine, Progress
+from shared.events import AppChoice, Event
+from shared.jetstream import topology
+from shared.ports import LogBatch, LogLine, Progress
 from tests.builders import (
     OWNER,
     PREVIEW,
     PROJECT,
     STEPS,
     URL,
+    dev_server_ready,
+    dev_server_started,
     files_changed,
+    files_synced,
+    hmr_probed,
+    install_completed,
+    install_started,
     preview_failed,
+    preview_prepared,
+    preview_ready,
+    preview_requested,
     preview_restarted,
     preview_stopped,
+    preview_wanted,
     project_created,
+    project_detected,
     story,
+    vm_acquired,
     warning_raised,
 )
 from tests.spec import AT, Past, given
@@ -38,6 +51,7 @@ def tick(step: str = "installing", percent: float = 42.0, attempt: int = 1) -> P
         timestamp=AT + 5,
         elapsed=5.0,
         details={"attempt": attempt},
+        eta_s=12.0,
     )
 
 
@@ -63,13 +77,21 @@ def test_a_ready_preview() -> None:
         "percent": 100.0,
         "message": "Ready",
         "elapsed_s": 0.0,
+        "eta_s": 0.0,
+        "phase": "",
+        "quiet_s": None,
+        "last_line": "",
         "url": URL,
+        "detail": "",
+        "app": "",
+        "wanted": True,
         "framework": "vite",
         "version": "7.0.0",
         "package_manager": "npm",
         "warnings": [views.warning_view(warning_raised())],
         "error": None,
         "log_tail": [],
+        "hmr": None,
         "steps": view["steps"],
         "from_pool": True,
         "install": "completed",
@@ -87,7 +109,14 @@ def test_a_failed_preview_says_why() -> None:
     state = state_after(*story("installing"), (AT + 7, preview_failed()))
     line = LogLine(at=AT, step="install", stream="stderr", text="npm error")
     view = views.preview_view(state, state.previews[PREVIEW], tick(), AT + 1000, [line])
-    assert view["error"] == {"code": "install_failed", "message": "No.", "hint": "Look.", "step": "installing"}
+    assert view["error"] == {
+        "code": "install_failed",
+        "message": "No.",
+        "hint": "Look.",
+        "step": "installing",
+        "evidence": [],
+        "choices": [],
+    }
     assert (view["log_tail"], view["elapsed_s"], view["percent"], view["url"]) == (["npm error"], 7.0, 0.0, None)
     assert view["message"] == "No."
 
@@ -95,6 +124,89 @@ def test_a_failed_preview_says_why() -> None:
 def test_a_running_preview_shows_its_newest_tick() -> None:
     view = shown(*story("installing"), progress=tick())
     assert (view["percent"], view["message"], view["elapsed_s"]) == (42.0, "Installing dependencies, 5 s", 5.0)
+    assert (view["eta_s"], view["phase"], view["quiet_s"]) == (12.0, "", None)
+
+
+def test_the_inside_of_a_step_is_shown() -> None:
+    """Its phase, for how long nothing was printed, and what was printed last: slow and dead look different."""
+    told = msgspec.structs.replace(
+        tick("waiting_server", 90.0),
+        eta_s=None,
+        details={"attempt": 1, "phase": "compiling", "quiet_s": 25.0, "last_line": "compiling /"},
+    )
+    view = shown(*story("booting"), progress=told)
+    assert (view["phase"], view["quiet_s"], view["last_line"], view["eta_s"]) == (
+        "compiling",
+        25.0,
+        "compiling /",
+        None,
+    )
+
+
+# --- errors in the project ----------------------------------------------------------------------------------------
+
+BROKEN = msgspec.structs.replace(dev_server_ready(), with_errors=True, detail="/main.js answered 500")
+SHOWN_BROKEN = msgspec.structs.replace(preview_ready(), with_errors=True)
+
+
+def test_a_project_that_shows_an_error() -> None:
+    """There is something to see, at its address; the line says what it is."""
+    past = [*story("booting"), BROKEN, SHOWN_BROKEN]
+    view = shown(*past)
+    assert (view["status"], view["step"], view["url"]) == ("ready_with_errors", "server_ready", URL)
+    assert (view["percent"], view["message"], view["error"]) == (100.0, "/main.js answered 500", None)
+    assert views.ready_progress(state_after(*past).previews[PREVIEW], AT).message == "/main.js answered 500"
+    assert shown(*past, dev_server_ready())["message"] == "Ready"
+
+
+def test_evidence_is_read_from_the_log() -> None:
+    """The lines of the attempt and of its last install, by their offsets; not those of another step or attempt."""
+
+    def line(step: str, offset: int, attempt: int = 1) -> LogLine:
+        return LogLine(at=AT, step=step, stream="stderr", text=f"{step} {offset}", attempt=attempt, offset=offset)
+
+    log = [line(step, offset) for step in ("install", "install_retry", "dev_server") for offset in range(4)]
+    log.append(line("install_retry", 1, attempt=2))
+    retry = msgspec.structs.replace(install_started(), job_id="install-1-retry")
+    failed = msgspec.structs.replace(preview_failed(), evidence=(1, 3))
+
+    def found(*past: Past) -> list[str]:
+        preview = state_after(*past).previews[PREVIEW]
+        return [each.text for each in views.evidence_lines(preview, log)]
+
+    assert found(*story("installing"), failed) == ["install 1", "install 3"]
+    assert found(*story("installing"), retry, failed) == ["install_retry 1", "install_retry 3"]
+    crashed = msgspec.structs.replace(failed, step="waiting_server")
+    assert found(*story("booting"), crashed) == ["dev_server 1", "dev_server 3"]
+    assert found(*story("ready")) == []
+
+
+def test_apps_to_choose_from() -> None:
+    choices = (AppChoice(path="apps/a", framework="vite", name="a"), AppChoice(path="b", framework="astro", name="b"))
+    failed = msgspec.structs.replace(preview_failed(code="app_choice_needed"), choices=choices)
+    assert shown(*story("requested"), failed)["error"]["choices"] == [
+        {"path": "apps/a", "framework": "vite", "name": "a"},
+        {"path": "b", "framework": "astro", "name": "b"},
+    ]
+
+
+def test_the_socket_for_edits() -> None:
+    assert shown(*story("ready"), hmr_probed())["hmr"] == {"state": "open", "path": "/", "detail": ""}
+
+
+# --- opening early ------------------------------------------------------------------------------------------------
+
+
+def test_a_prepared_preview() -> None:
+    """The bar stands where the preparation ended, its time too; nothing is said of what was left to do."""
+    prepare = msgspec.structs.replace(preview_requested(), prepare=True)
+    past: list[Past] = [project_created(), files_changed(), prepare, project_detected(), vm_acquired()]
+    past += [files_synced(), install_started(), install_completed(), (AT + 6, preview_prepared())]
+    view = shown(*past, progress=tick(), now=AT + 100)
+    assert (view["status"], view["step"], view["wanted"], view["elapsed_s"]) == ("prepared", "prepared", False, 6.0)
+    assert (view["percent"], view["message"]) == (85.0, "Prepared; waiting to be opened")
+    wanted = shown(*past, (AT + 100, preview_wanted()), dev_server_started(), now=AT + 101)
+    assert (wanted["wanted"], wanted["elapsed_s"], wanted["percent"]) == (True, 1.0, 85.0)
 
 
 @pytest.mark.parametrize("late", [tick("syncing_files"), tick(attempt=0), tick("waiting_server")])
@@ -140,6 +252,7 @@ def test_a_project() -> None:
         "version": 2,
         "files": 3,
         "bytes": 300,
+        "env": [],
     }
 
 
@@ -153,6 +266,7 @@ def test_messages_have_the_shapes_that_front_ends_know() -> None:
         "timestamp": AT + 5,
         "details": {"attempt": 1},
         "elapsed": 5.0,
+        "eta_s": 12.0,
         "seq": 7,
     }
     assert views.warning_view(warning_raised()) == {
@@ -171,7 +285,53 @@ def test_the_end_of_the_bar_is_told_by_the_fact() -> None:
 
 def test_a_line_of_output() -> None:
     line = LogLine(at=AT, step="install", stream="stdout", text="added 3", attempt=2, offset=9)
-    assert views.log_view(line) == {"at": AT, "step": "install", "stream": "stdout", "text": "added 3", "attempt": 2}
+    assert views.log_view(line) == {
+        "at": AT,
+        "step": "install",
+        "stream": "stdout",
+        "text": "added 3",
+        "attempt": 2,
+        "offset": 9,
+    }
+
+
+# --- what is no longer kept ---------------------------------------------------------------------------------------
+
+
+def oldest(step: str = "install", offset: int = 0, attempt: int = 1, seq: int = 10) -> LogBatch:
+    line = LogLine(at=AT, step=step, stream="stdout", text="x", attempt=attempt, offset=offset)
+    return LogBatch(preview_id=PREVIEW, seq=seq, lines=(line,))
+
+
+@pytest.mark.parametrize(
+    ("batch", "after", "lines"),
+    [
+        (oldest(), 0, "whole"),
+        (None, 0, "whole"),
+        (oldest(offset=70), 0, 70),
+        (oldest("dev_server"), 0, None),  # the install has run, and nothing of it is there
+        (oldest(), 10, "whole"),
+        (oldest(), 25, "whole"),
+        (oldest(), 9, None),  # what the reader has read last is gone, and perhaps more after it
+        (oldest("install", 70), 12, "whole"),
+    ],
+)
+def test_what_was_cut_is_named(batch: LogBatch | None, after: int, lines: int | str | None) -> None:
+    """Where lines are missing that the reader asks for, with their number where it is known, and the limit."""
+    cut = views.cut_view(state_after(*story("ready")).previews[PREVIEW], batch, after)
+    assert (cut["lines"] if cut is not None else "whole") == lines
+    assert cut is None or views.LOG_LIMITS in cut["reason"]
+
+
+def test_the_limits_are_the_logs_own() -> None:
+    """The words follow the stream's settings."""
+    (logs,) = (each for each in topology._streams(1) if each.name == topology.LOGS)
+    assert logs.max_age is not None
+    assert logs.max_bytes is not None
+    hours, mebibytes = logs.max_age / 3600, logs.max_bytes / 1024**2
+    assert (
+        f"{hours:.0f} hours, {logs.max_msgs_per_subject} batches of a preview, {mebibytes:.0f} MiB" in views.LOG_LIMITS
+    )
 
 
 def test_owners_see_their_own() -> None:

@@ -253,7 +253,7 @@ class Stage:
         effects = OrchestratorEffects(
             bus,
             self.workspace,
-            ObjectProjectStore(bus.objects),
+            ObjectProjectStore(bus.objects, SECRET),
             self.probe,
             runtime.send,
             lambda: runtime.state,

@@ -115,7 +115,7 @@ async def test_an_orchestrator_dead_for_ten_minutes_ends_the_preview_when_it_is_
         failed = await stage.until(PreviewFailed, within_s=200)
 
         assert "timeout" in failed.code or failed.code == "no_vm_available"
-        await asyncio.sleep(30)
+        await asyncio.sleep(stage.orchestrator_config.failed_keep_s + 30)
         assert len(stage.provider.vms) == 3
         check_rules(stage)
 

@@ -52,6 +52,8 @@ async def test_a_dead_dev_server_is_known_within_a_second(
         assert failed.hint
         assert stage.log_of(preview_id)[-1].text == ("dev server ready in 300 ms" if ready else "Error: no such module")
         await asyncio.sleep(20)
+        assert len(stage.provider.vms) == 4, "its VM is kept for the next try"
+        await asyncio.sleep(stage.orchestrator_config.failed_keep_s)
         assert len(stage.provider.vms) == 3
         check_rules(stage)
 
@@ -157,7 +159,8 @@ async def test_an_orchestrator_that_dies_again_and_again_does_not_move_the_limit
             kind = InstallStarted
             stage.workspace.install = JobScript(lasts_s=10_000.0)
         else:
-            stage.workspace.dev_server = JobScript()
+            # It prints now and then: otherwise it would count as hanging long before.
+            stage.workspace.dev_server = JobScript(lines=tuple((20.0 * n, "compiling") for n in range(10)))
         project_id = await stage.project()
         preview_id = await stage.request(project_id)
         await stage.until(kind, preview_id, within_s=10)

@@ -8,7 +8,7 @@ import pytest
 
 from services.orchestrator.adapters.simulated import JobScript
 from services.orchestrator.config import OrchestratorConfig
-from shared.events import PreviewFailed, PreviewReady
+from shared.events import DevServerReady, PreviewFailed, PreviewReady
 from shared.ports import Progress
 from tests.journeys.rules import check_rules
 from tests.journeys.stage import staged
@@ -68,22 +68,30 @@ async def test_a_client_gone_through_a_gateway_restart_is_told_that_it_missed_so
         assert client.heard[heard][1]["missed"] is True
 
 
+CHATTER = tuple((float(second), "still compiling") for second in range(0, 200, 20))
+
+
+@pytest.mark.parametrize("lines", [CHATTER, ()], ids=["chatty", "silent"])
 @pytest.mark.parametrize("listens", [False, True], ids=["no port", "port without an answer"])
-async def test_a_dev_server_that_never_answers_fails_at_its_limit(listens: bool) -> None:
-    """The bar moves all the time, never reaches 100, and the limit ends it with a code that says what happened."""
+async def test_a_dev_server_that_never_answers_fails_at_its_limit(
+    listens: bool, lines: tuple[tuple[float, str], ...]
+) -> None:
+    """The bar moves all the time, never reaches 100, and a limit ends it with a code that says what happened: one
+    that says nothing either hangs, which is known sooner."""
     async with staged() as stage:
-        stage.workspace.dev_server = JobScript(listens_s=1.0 if listens else None)
+        stage.workspace.dev_server = JobScript(listens_s=1.0 if listens else None, lines=lines)
         project_id = await stage.project()
         client = stage.client(project_id)
         await client.connect()
         preview_id = await stage.request(project_id)
         failed = await stage.until(PreviewFailed, preview_id, within_s=140)
 
-        assert failed.code == "dev_server_timeout"
+        assert failed.code == ("dev_server_timeout" if lines else "dev_server_hung")
         assert failed.step == "waiting_server"
         assert failed.message
         assert failed.hint
-        limit_s = stage.orchestrator_config.boot_limit_s
+        config = stage.orchestrator_config
+        limit_s = config.boot_limit_s if lines else config.hung_s
         bar = client.bar(preview_id)
         waiting = [(at, percent) for at, step, percent in bar if step == "waiting_server"]
         began = waiting[0][0]
@@ -141,16 +149,33 @@ async def test_a_server_error_through_the_gateway_is_not_ready_until_it_is_gone(
         check_rules(stage)
 
 
-async def test_a_dev_server_that_only_answers_with_errors_fails_by_name() -> None:
-    """A broken project is told as broken, long before the time limit."""
+async def test_a_dev_server_that_shows_an_error_is_shown_with_it_and_ready_once_it_is_mended() -> None:
+    """A broken project is told as broken, long before the time limit, and nobody has to restart it."""
     async with staged() as stage:
-        stage.workspace.dev_server = JobScript(listens_s=0.5, answers_s=1.0, status=500)
+        stage.workspace.dev_server = JobScript(listens_s=0.5, answers_s=1.0, status=500, mended_s=30.0)
         project_id = await stage.project()
         preview_id = await stage.request(project_id)
-        failed = await stage.until(PreviewFailed, preview_id, within_s=30)
+        ready = await stage.until(PreviewReady, preview_id, within_s=15)
+        assert ready.with_errors
+        await asyncio.sleep(30)
+        await stage.change(project_id, {"src/main.js": b"mended"})
+        mended = await stage.until(DevServerReady, preview_id, within_s=3, nth=2)
 
-        assert failed.code == "dev_server_erroring"
+        assert not mended.with_errors
+        assert not stage.state("orchestrator").previews[preview_id].with_errors
         await asyncio.sleep(20)
+        check_rules(stage)
+
+
+async def test_an_error_that_goes_away_by_itself_is_found_out_too() -> None:
+    """A database that came late, say: without any edit, within the longest pause between two looks."""
+    async with staged() as stage:
+        stage.workspace.dev_server = JobScript(listens_s=0.5, answers_s=1.0, status=500, mended_s=100.0)
+        preview_id = await stage.request(await stage.project())
+        limit_s = 100.0 + stage.orchestrator_config.error_recheck_max_s + 5
+        mended = await stage.until(DevServerReady, preview_id, within_s=limit_s, nth=2)
+
+        assert not mended.with_errors
         check_rules(stage)
 
 

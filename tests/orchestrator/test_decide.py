@@ -13,9 +13,11 @@ from shared.commands import (
     FailPreview,
     HandleVmLost,
     PreviewReply,
+    PreviewWarning,
     RecordDevServerExited,
     RecordDevServerReady,
     RecordFilesSynced,
+    RecordHmr,
     RecordInstallCompleted,
     RecordInstallFailed,
     RequestPreview,
@@ -79,6 +81,13 @@ def failure(spec: Given[State]) -> tuple[str, str]:
 
 # --- RequestPreview -----------------------------------------------------------------------------------------------
 
+WARNING = PreviewWarning(
+    code="nextjs_version",
+    message="Next.js 16.0.1 has known dev server hanging issues.",
+    version="16.0.1",
+    recommendation="15.3.0",
+    link="https://github.com/vercel/next.js/discussions/77102",
+)
 REQUEST = RequestPreview(project_id=PROJECT, owner=OWNER)
 
 
@@ -162,10 +171,10 @@ def test_restart_begins_the_next_attempt_wherever_it_is(until: str) -> None:
     orchestrator(*story(until)).when(RESTART).then(preview_restarted(2))
 
 
-@pytest.mark.parametrize("end", [preview_failed(), preview_stopped()])
-def test_an_ended_preview_can_be_restarted(end: Event) -> None:
-    """It is its project's live preview again."""
-    spec = orchestrator(*story("installing"), end).when(RESTART).then(preview_restarted(2))
+@pytest.mark.parametrize(("end", "in_place"), [(preview_failed(), True), (preview_stopped(), False)])
+def test_an_ended_preview_can_be_restarted(end: Event, in_place: bool) -> None:
+    """It is its project's live preview again; one that failed goes on in the VM that it still holds."""
+    spec = orchestrator(*story("installing"), end).when(RESTART).then(preview_restarted(2, in_place=in_place))
     assert spec.state.projects[PROJECT].live == PREVIEW
 
 
@@ -202,6 +211,7 @@ EXITED = RecordDevServerExited(preview_id=PREVIEW, attempt=1, exit_code=1, signa
 CONFIRM = ConfirmPreview(preview_id=PREVIEW, attempt=1, url=URL)
 FAIL = FailPreview(preview_id=PREVIEW, attempt=1, code="install_failed", message="No.", hint="Look.")
 EXPIRE = ExpireStep(preview_id=PREVIEW, attempt=1, step="installing")
+HMR = RecordHmr(preview_id=PREVIEW, attempt=1, state="open", path="/")
 VM_LOST = HandleVmLost(preview_id=PREVIEW, vm_id=VM, detail="silent")
 
 
@@ -211,7 +221,7 @@ def test_detection_is_recorded() -> None:
 
 def test_a_troublesome_version_raises_a_warning() -> None:
     """After the fact itself, and once an attempt."""
-    found = record_project("nextjs", "16.0.1")
+    found = msgspec.structs.replace(record_project("nextjs", "16.0.1"), warnings=(WARNING,))
     spec = orchestrator(*story("requested")).when(found)
     spec.then(project_detected(framework="nextjs", version="16.0.1"), warning_raised())
     spec.when(found).stays_quiet().when(other(found)).stays_quiet()
@@ -220,7 +230,8 @@ def test_a_troublesome_version_raises_a_warning() -> None:
 def test_a_warning_that_a_dead_replica_left_out_is_raised() -> None:
     """It had stored the detection when it died; the same command comes again."""
     past = [*story("requested"), project_detected(framework="nextjs", version="16.0.1")]
-    orchestrator(*past).when(record_project("nextjs", "16.0.1")).then(warning_raised())
+    found = msgspec.structs.replace(record_project("nextjs", "16.0.1"), warnings=(WARNING,))
+    orchestrator(*past).when(found).then(warning_raised())
 
 
 def test_the_first_sync_starts_the_install() -> None:
@@ -253,27 +264,16 @@ def test_a_serving_dev_server_is_recorded() -> None:
     orchestrator(*story("booting")).when(SERVING).then(dev_server_ready())
 
 
-@pytest.mark.parametrize(
-    ("until", "exit_code", "signal", "code"),
-    [
-        ("booting", 1, None, "dev_server_exited"),
-        ("booting", 0, None, "dev_server_exited"),
-        ("booting", 127, None, "dev_command_not_found"),
-        ("booting", 137, None, "dev_server_killed"),
-        ("booting", None, "SIGKILL", "dev_server_killed"),
-        ("confirming", 1, None, "dev_server_exited"),
-        ("ready", None, "SIGSEGV", "dev_server_exited"),
-    ],
-)
-def test_a_dead_dev_server_fails_the_preview(until: str, exit_code: int | None, signal: str | None, code: str) -> None:
-    """At once, with the reason that its end gives; also when it had been ready for long."""
-    command = msgspec.structs.replace(EXITED, exit_code=exit_code, signal=signal)
+@pytest.mark.parametrize("until", ["booting", "confirming", "ready"])
+def test_a_dead_dev_server_fails_the_preview(until: str) -> None:
+    """At once, with the cause that was found; also when it had been ready for long."""
+    cause = {"code": "port_in_use", "message": "Port 3000 is taken.", "hint": "Use PORT.", "evidence": (7, 8)}
+    command = msgspec.structs.replace(EXITED, **cause)
     spec = orchestrator(*story(until)).when(command)
-    assert isinstance(spec.outcome, list)
-    exited, failed = spec.outcome
-    assert exited == dev_server_exited(exit_code=exit_code, signal=signal)
-    assert isinstance(failed, PreviewFailed)
-    assert (failed.code, failed.step) == (code, "waiting_server")
+    spec.then(
+        msgspec.structs.replace(dev_server_exited(), **cause),
+        msgspec.structs.replace(preview_failed(step="waiting_server"), **cause),
+    )
     spec.when(command).stays_quiet().when(other(command)).stays_quiet()
 
 
@@ -421,6 +421,7 @@ EVERY_REPORT: list[tuple[Command, str]] = [
     (INSTALL_FAILED, "installing"),
     (SERVING, "booting"),
     (EXITED, "booting"),
+    (HMR, "ready"),
     (CONFIRM, "confirming"),
     (FAIL, "installing"),
     (EXPIRE, "installing"),

@@ -1,12 +1,13 @@
 """The bar moves, never back, and is full only when the preview is ready."""
 
 import itertools
+import math
 
 import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
-from services.orchestrator.rules.progress import MESSAGES, SPANS, STEPS, message, percent
+from services.orchestrator.rules.progress import MESSAGES, SPANS, STEPS, eta_s, message, percent
 
 EXPECTED = st.dictionaries(st.sampled_from(STEPS), st.floats(0, 1e4))
 ELAPSED = st.floats(-10, 1e6)
@@ -77,3 +78,33 @@ def test_a_long_wait_is_told_with_its_seconds(step: str) -> None:
 @pytest.mark.parametrize("step", ["server_ready", "failed", "stopped"])
 def test_an_end_does_not_count_seconds(step: str) -> None:
     assert message(step, 1000) == MESSAGES[step]
+
+
+# --- how long it will take ----------------------------------------------------------------------------------------
+
+
+def test_eta_is_what_the_rest_took_before() -> None:
+    expected = {"installing": 10.0, "waiting_server": 4.0, "confirming": 1.0}
+    assert eta_s("installing", 3.0, expected) == 12.0
+    assert eta_s("installing", math.inf, expected) == 5.0
+    assert eta_s("server_ready", 0.0, expected) == 0.0
+
+
+def test_a_step_that_takes_much_longer_has_no_eta() -> None:
+    """No figure is better than a wrong one; a step of a newer service has none either."""
+    expected = {"installing": 10.0}
+    assert eta_s("installing", 19.9, expected) is not None
+    assert eta_s("installing", 20.1, expected) is None
+    assert eta_s("warming_up", 0.0, expected) is None
+
+
+@given_any(st.sampled_from(STEPS), st.floats(0, 1e4), st.dictionaries(st.sampled_from(STEPS), st.floats(0, 300)))
+def test_eta_is_never_negative(step: str, elapsed_s: float, expected: dict[str, float]) -> None:
+    eta = eta_s(step, elapsed_s, expected)
+    assert eta is None or eta >= 0
+
+
+def test_slow_and_dead_look_different() -> None:
+    """A page that compiles says so; one that is silent says for how long."""
+    assert message("waiting_server", 12.0, phase="compiling", quiet_s=1.0) == "Compiling the first page, 12 s"
+    assert message("waiting_server", 40.0, phase="starting", quiet_s=31.0).endswith("; no output for 31 s")

@@ -9,26 +9,29 @@ from services.orchestrator.react import (
     Confirm,
     Effect,
     Prepare,
+    ProbeHmr,
     RunDevServer,
     RunInstall,
     SyncFiles,
     on_timer,
     react,
 )
-from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, StopPreview
+from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, RestartPreview, StopPreview
 from shared.effects import Send, SetTimer
-from shared.events import ClaimExpired, Event, ProjectDeleted
+from shared.events import ClaimExpired, Event, ProjectDeleted, ProjectEnvChanged
 from shared.ports import TimerFired
 from tests.builders import (
     PREVIEW,
     PROJECT,
     STEPS,
     VM,
+    claim_queued,
     dev_server_exited,
     files_changed,
     files_synced,
     install_failed,
     preview_failed,
+    preview_prepared,
     preview_requested,
     preview_restarted,
     preview_stopped,
@@ -36,6 +39,7 @@ from tests.builders import (
     story,
     vm_acquired,
     vm_lost,
+    vm_released,
 )
 from tests.spec import given
 
@@ -65,7 +69,7 @@ def timer(step: str, limit_s: float, attempt: int = 1) -> SetTimer:
         ("installed", []),
         ("booting", [timer("booting", CONFIG.boot_limit_s), RunDevServer(PREVIEW, 1, "dev-1")]),
         ("confirming", [timer("confirming", CONFIG.confirm_limit_s), Confirm(PREVIEW, 1)]),
-        ("ready", []),
+        ("ready", [ProbeHmr(PREVIEW, 1)]),
     ],
 )
 def test_each_step_has_its_effect_and_its_limit(until: str, expected: list[Effect]) -> None:
@@ -110,9 +114,55 @@ def test_an_attempt_that_is_over_has_no_effects(until: str, later: Event) -> Non
     ] == []
 
 
-@pytest.mark.parametrize("end", [preview_failed(), preview_stopped()])
+@pytest.mark.parametrize(
+    "end",
+    [preview_stopped(), preview_failed(step="syncing_files"), preview_failed(code="vm_lost", step="server_ready")],
+)
 def test_an_end_releases_the_vm(end: Event) -> None:
+    """Where there is nothing in it that the next try could build on."""
     assert effects(*story("ready"), end) == [RELEASE]
+
+
+@pytest.mark.parametrize("step", ["installing", "waiting_server", "confirming", "server_ready"])
+def test_a_failed_preview_keeps_its_vm_for_a_while(step: str) -> None:
+    """The next try can go on in it; the timer ends that, unless the next try has begun."""
+    past = [*story("booting"), preview_failed(step=step)]
+    assert effects(*past) == [SetTimer("keep", PREVIEW, CONFIG.failed_keep_s, {"attempt": 1})]
+    fired = TimerFired(name="keep", id=PREVIEW, key="k", data={"attempt": 1})
+    assert list(on_timer(given(ORCHESTRATOR, *past).state, fired)) == [RELEASE]
+    again = given(ORCHESTRATOR, *past, preview_restarted(2, in_place=True)).state
+    assert list(on_timer(again, fired)) == []
+
+
+def test_a_claim_that_waits_gets_the_vm_of_a_failed_preview() -> None:
+    """The one that has failed longest lets it go."""
+    past = [*story("booting"), preview_failed(step="waiting_server")]
+    assert effects(*past, claim_queued("other")) == [Send(ReleaseVm(preview_id=PREVIEW, reason="needed"))]
+    assert effects(*past, vm_released(), claim_queued("other")) == []
+    assert effects(*story("ready"), claim_queued("other")) == []
+
+
+def test_a_vm_that_was_let_go_as_its_next_try_began_counts_as_lost() -> None:
+    past = [*story("booting"), preview_failed(step="waiting_server"), preview_restarted(2, in_place=True)]
+    lost = Send(HandleVmLost(preview_id=PREVIEW, vm_id=VM, detail="it was released"))
+    assert effects(*past, vm_released(reason="needed")) == [lost]
+
+
+def test_an_in_place_restart_releases_nothing() -> None:
+    past = [*story("booting"), preview_failed(step="waiting_server"), preview_restarted(2, in_place=True)]
+    assert effects(*past) == [timer("preparing", CONFIG.acquire_limit_s, 2), Prepare(PREVIEW, 2)]
+
+
+def test_other_variables_restart_what_runs_with_the_old_ones() -> None:
+    changed = ProjectEnvChanged(project_id=PROJECT, env="object", names=("A",))
+    assert effects(*story("ready"), changed) == [Send(RestartPreview(preview_id=PREVIEW, in_place=True))]
+    assert effects(*story("detected"), changed) == []
+    assert effects(*story("ready"), preview_stopped(), changed) == []
+
+
+def test_what_is_prepared_waits_for_a_limited_time() -> None:
+    past = [*story("installed"), preview_prepared()]
+    assert effects(*past) == [timer("prepared", CONFIG.prepared_keep_s)]
 
 
 @pytest.mark.parametrize("end", [preview_failed(), preview_stopped()])

@@ -5,7 +5,7 @@ import pytest
 
 from services.orchestrator.app import definition
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.state import FORGET_AFTER_S, STEP_OF, Preview, Status, exit_failure, initial, step_of
+from services.orchestrator.state import FORGET_AFTER_S, STEP_OF, Preview, initial, step_of
 from shared.definition import digest, replay
 from shared.events import ClaimExpired, Event, ProjectDeleted
 from tests.builders import (
@@ -28,6 +28,7 @@ from tests.builders import (
     vm_acquired,
     vm_booted,
     vm_creation_started,
+    vm_lost,
     vm_released,
     warning_raised,
 )
@@ -90,8 +91,26 @@ def test_the_first_vm_is_kept() -> None:
     assert now.vm.vm_id == VM
 
 
-def test_a_released_vm_is_no_longer_held() -> None:
-    assert preview(*story("ready"), vm_released()).vm is None
+def test_a_failed_preview_holds_its_vm_until_that_is_released_or_lost() -> None:
+    """For the next try; a stopped one holds nothing."""
+    failed = [*story("booting"), preview_failed(step="waiting_server")]
+    assert preview(*failed).vm is not None
+    assert preview(*failed, vm_released()).vm is None
+    assert preview(*failed, vm_lost()).vm is None
+    assert preview(*story("booting"), preview_stopped()).vm is None
+
+
+def test_a_restart_in_place_keeps_the_vm_and_what_is_installed_in_it() -> None:
+    now = preview(*story("ready"), preview_restarted(2, in_place=True))
+    assert (now.status, now.attempt, now.in_place, now.installed, now.found) == (
+        "preparing",
+        2,
+        True,
+        "fingerprint",
+        None,
+    )
+    assert now.vm is not None
+    assert preview(*story("ready"), preview_restarted(2)).installed == ""
 
 
 def test_a_restart_starts_from_nothing_but_what_it_is() -> None:
@@ -145,23 +164,11 @@ def test_durations_are_remembered_by_framework() -> None:
     assert state.history_s["vite"]["installing"] == 10.0
 
 
-@pytest.mark.parametrize(
-    ("status", "exit_code", "signal", "code"),
-    [
-        ("booting", 1, None, "dev_server_exited"),
-        ("ready", 0, None, "dev_server_exited"),
-        ("booting", 127, None, "dev_command_not_found"),
-        ("booting", 137, None, "dev_server_killed"),
-        ("booting", None, "SIGKILL", "dev_server_killed"),
-        ("booting", None, "SIGTERM", "dev_server_exited"),
-        ("booting", None, None, "dev_server_exited"),
-    ],
-)
-def test_exit_failure_says_how_it_ended(status: Status, exit_code: int | None, signal: str | None, code: str) -> None:
-    """With words and a hint that a person can act on, and never with Python's `None` in them."""
-    got, message, hint = exit_failure(status, exit_code, signal)
-    assert (got, bool(hint)) == (code, True)
-    assert "None" not in message
+def test_an_exit_that_an_older_version_wrote_has_a_reason_all_the_same() -> None:
+    """It named no cause: words and a hint, and never Python's `None` in them."""
+    failed = preview(*story("booting"), dev_server_exited(exit_code=None)).failure
+    assert (failed.code, bool(failed.hint)) == ("dev_server_exited", True)
+    assert "None" not in failed.message
 
 
 # --- replay -------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def test_progress_tells_step_time_and_attempt() -> None:
     """Elapsed counts from the attempt's start, the step's own time from its start."""
     past: list[Past] = [*story("ready"), (AT + 10, preview_restarted(2)), (AT + 12, project_detected(2))]
     state = given(ORCHESTRATOR, *past, (AT + 14, vm_acquired(2))).state
-    told = views.progress_of(state, state.previews[PREVIEW], AT + 17.5, listening=True)
+    told = views.progress_of(state.previews[PREVIEW], AT + 17.5, {"listening": True})
     assert (told.step, told.elapsed, told.timestamp) == ("syncing_files", 7.5, AT + 17.5)
     assert told.details == {"attempt": 2, "step_elapsed_s": 3.5, "listening": True}
     assert told.message == "Bringing in the files, 4 s"
@@ -51,7 +51,7 @@ def test_progress_tells_step_time_and_attempt() -> None:
 def test_a_clock_behind_the_log_does_no_harm() -> None:
     """Replicas' clocks differ: never less than nothing."""
     state = given(ORCHESTRATOR, *story("booting")).state
-    told = views.progress_of(state, state.previews[PREVIEW], AT - 5)
+    told = views.progress_of(state.previews[PREVIEW], AT - 5, {})
     assert (told.elapsed, told.percent) == (0.0, 85.0)
 
 
@@ -64,7 +64,7 @@ def test_progress_never_goes_back_in_an_attempt() -> None:
         past: list[Past] = [(AT + 3 * max(index, 2), event) for index, event in enumerate(events[:length])]
         state = given(ORCHESTRATOR, *past).state
         preview = state.previews[PREVIEW]
-        seen += [views.progress_of(state, preview, at + passed_s).percent for passed_s in (-3, -2, -1, -0.001)]
+        seen += [views.progress_of(preview, at + passed_s, {}).percent for passed_s in (-3, -2, -1, -0.001)]
     assert seen == sorted(seen)
     assert seen[-1] == 100.0
 
@@ -72,9 +72,9 @@ def test_progress_never_goes_back_in_an_attempt() -> None:
 def test_what_another_preview_teaches_does_not_turn_this_one_back() -> None:
     """A slow dev server of the same framework became ready meanwhile: this one's bar stays where it was."""
     spec = given(ORCHESTRATOR, *story("booting"))
-    before = views.progress_of(spec.state, spec.state.previews[PREVIEW], AT + 5).percent
+    before = views.progress_of(spec.state.previews[PREVIEW], AT + 5, {}).percent
     spec.state.history_s["vite"] = {"waiting_server": 100.0}
-    assert views.progress_of(spec.state, spec.state.previews[PREVIEW], AT + 5).percent >= before
+    assert views.progress_of(spec.state.previews[PREVIEW], AT + 5, {}).percent >= before
 
 
 def test_history_sets_the_pace_of_the_next_preview() -> None:

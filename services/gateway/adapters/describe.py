@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from services.gateway.views import LOG_STEPS
 from shared.codec import SUBJECT_ROOT
 from shared.errors import Problem
 from shared.events import EVENT_TYPES
@@ -27,9 +28,20 @@ def openapi() -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Drape", "version": VERSION, "description": "Live previews of web projects."},
-        "paths": {**_project_paths(problem), **_preview_paths(problem), **_health_paths(problem)},
+        "paths": {
+            **_project_paths(problem),
+            **_file_paths(problem),
+            **_env_paths(problem),
+            **_preview_paths(problem),
+            **_health_paths(problem),
+        },
         "components": {
-            "schemas": {**definitions, "Project": _project_schema(), "Preview": _preview_schema()},
+            "schemas": {
+                **definitions,
+                "Project": _project_schema(),
+                "Preview": _preview_schema(),
+                "Env": _env_schema(),
+            },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -49,7 +61,8 @@ def _project_paths(problem: Json) -> Json:
     many = {"type": "object", "properties": {"projects": {"type": "array", "items": project}}}
     name = {"type": "object", "properties": {"name": {"type": "string"}}}
     create_body = {"content": {"application/json": {"schema": name}}}
-    files = {"content": {media: {"schema": {"type": "string", "format": "binary"}} for media in _TAR}}
+    preview = {"$ref": "#/components/schemas/Preview"}
+    app = {"content": {"application/json": {"schema": _properties(app="string")}}}
     return {
         "/api/projects": {
             "get": _operation("The owner's projects", problem, {"200": _ok("Projects", many)}),
@@ -66,10 +79,64 @@ def _project_paths(problem: Json) -> Json:
             "get": _operation("A project", problem, {"200": _ok("The project", project)}),
             "delete": _operation("Delete a project and its files", problem, {"204": _ok("Deleted")}),
         },
+        "/api/projects/{id}/prepare": {
+            "parameters": [_ID],
+            "post": _operation(
+                "Do all that can be done before somebody wants to see it: its preview begins, up to the dev server",
+                problem,
+                {"202": _ok("Begun", preview), "200": _ok("It has a live preview already: that one", preview)},
+                requestBody=app,
+                parameters=[_KEY],
+            ),
+        },
+    }
+
+
+def _file_paths(problem: Json) -> Json:
+    files = {"content": {media: {"schema": {"type": "string", "format": "binary"}} for media in _TAR}}
+    stored = _ok("Stored", _properties(version="integer", files="integer", bytes="integer", changed="integer"))
+    hashes = {"content": {"application/json": {"schema": _map_of("string")}}}
+    missing = _properties(version="integer", missing="array", unchanged="boolean")
+    put = (
+        "Replace all files by a tar. Its first member may be .drape-manifest.json, a list of {path, sha256, mode} of all "
+        "files: then only contents that the present version lacks need to be in it"
+    )
+    return {
         "/api/projects/{id}/files": {
             "parameters": [_ID],
-            "put": _operation("Replace all files by a tar", problem, {"200": _ok("Stored")}, requestBody=files),
-            "patch": _operation("Change files by a tar", problem, {"200": _ok("Stored")}, requestBody=files),
+            "get": _operation(
+                "The files by path: hash, size, mode", problem, {"200": _ok("Files", {"type": "object"})}
+            ),
+            "put": _operation(put, problem, {"200": stored}, requestBody=files),
+            "patch": _operation(
+                "Change files by a tar, whose first member is .drape-patch.json: {base_version, delete}",
+                problem,
+                {"200": stored},
+                requestBody=files,
+            ),
+        },
+        "/api/projects/{id}/files/missing": {
+            "parameters": [_ID],
+            "post": _operation(
+                "Of {path: sha256}, the hashes whose content the present version lacks",
+                problem,
+                {"200": _ok("Hashes", missing)},
+                requestBody=hashes,
+            ),
+        },
+    }
+
+
+def _env_paths(problem: Json) -> Json:
+    names = {"200": _ok("The variables' names; their values are never shown", {"$ref": "#/components/schemas/Env"})}
+    whole = {"content": {"application/json": {"schema": _map_of("string")}}}
+    part = {"content": {"application/json": {"schema": _map_of("string", "null")}}}
+    return {
+        "/api/projects/{id}/env": {
+            "parameters": [_ID],
+            "get": _operation("The project's variables", problem, names),
+            "put": _operation("Replace all variables", problem, names, requestBody=whole),
+            "patch": _operation("Set variables; null removes one", problem, names, requestBody=part),
         },
     }
 
@@ -77,7 +144,8 @@ def _project_paths(problem: Json) -> Json:
 def _preview_paths(problem: Json) -> Json:
     preview = {"$ref": "#/components/schemas/Preview"}
     many = {"type": "object", "properties": {"previews": {"type": "array", "items": preview}}}
-    wanted = {"type": "object", "required": ["project_id"], "properties": {"project_id": {"type": "string"}}}
+    wanted = {**_properties(project_id="string", app="string"), "required": ["project_id"]}
+    app = {"content": {"application/json": {"schema": _properties(app="string")}}}
     stream = {"type": "string"}
     return {
         "/api/previews": {
@@ -97,17 +165,47 @@ def _preview_paths(problem: Json) -> Json:
         },
         "/api/previews/{id}/restart": {
             "parameters": [_ID],
-            "post": _operation("Begin anew", problem, {"202": _ok("Restarted", preview)}, parameters=[_KEY]),
+            "post": _operation(
+                "Begin anew, from the step that failed where its VM is still held; `app` names another app",
+                problem,
+                {"202": _ok("Restarted", preview)},
+                requestBody=app,
+                parameters=[_KEY],
+            ),
         },
         "/api/previews/{id}/logs": {
             "parameters": [_ID],
-            "get": _operation("Its output; as SSE live", problem, {"200": _ok("Lines", stream, "text/event-stream")}),
+            "get": _operation(
+                "Its output: a page as JSON; as SSE from there on, live. `cut` names what is no longer kept",
+                problem,
+                {"200": _logs_answer(stream)},
+                parameters=_LOG_PARAMETERS,
+            ),
         },
         "/api/previews/{id}/events": {
             "parameters": [_ID],
             "get": _operation("Its changes", problem, {"200": _ok("Changes", stream, "text/event-stream")}),
         },
     }
+
+
+_LOG_PARAMETERS: list[Json] = [
+    {"name": "since", "in": "query", "description": "`next` of the last page", "schema": {"type": "integer"}},
+    {"name": "step", "in": "query", "description": ", ".join(LOG_STEPS), "schema": {"type": "string"}},
+    {"name": "attempt", "in": "query", "schema": {"type": "integer", "minimum": 1}},
+]
+
+
+def _logs_answer(stream: Json) -> Json:
+    line = _properties(at="number", step="string", stream="string", text="string", attempt="integer", offset="integer")
+    lines = {"type": "array", "items": line}
+    page = {"type": "object", "properties": {"lines": lines, "next": {"type": "integer"}, "cut": _cut_schema()}}
+    content = {"application/json": {"schema": page}, "text/event-stream": {"schema": stream}}
+    return {"description": "Lines", "content": content}
+
+
+def _cut_schema() -> Json:
+    return _properties(type="string", preview_id="string", lines="integer|null", reason="string")
 
 
 def _health_paths(problem: Json) -> Json:
@@ -126,9 +224,23 @@ def _properties(**kinds: str) -> Json:
     return {"type": "object", "properties": {name: {"type": kind.split("|")} for name, kind in kinds.items()}}
 
 
+def _map_of(*kinds: str) -> Json:
+    return {"type": "object", "additionalProperties": {"type": list(kinds)}}
+
+
+def _env_schema() -> Json:
+    return _properties(project_id="string", names="array")
+
+
 def _project_schema() -> Json:
     return _properties(
-        project_id="string", name="string", owner="string", version="integer", files="integer", bytes="integer"
+        project_id="string",
+        name="string",
+        owner="string",
+        version="integer",
+        files="integer",
+        bytes="integer",
+        env="array",
     )
 
 
@@ -143,13 +255,22 @@ def _preview_schema() -> Json:
         percent="number",
         message="string",
         elapsed_s="number",
+        eta_s="number|null",
+        phase="string",
+        quiet_s="number|null",
+        last_line="string",
         url="string|null",
+        detail="string",
+        app="string",
+        wanted="boolean",
+        files_version="integer",
         framework="string",
         version="string",
         package_manager="string",
         warnings="array",
         error="object|null",
         log_tail="array",
+        hmr="object|null",
         steps="object",
         from_pool="boolean|null",
         install="string|null",

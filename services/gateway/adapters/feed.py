@@ -14,15 +14,17 @@ from typing import Any
 import msgspec
 
 from services.gateway import views
+from services.gateway.adapters.terminal import plain
 from services.gateway.config import GatewayConfig
-from services.gateway.state import Preview, State
+from services.gateway.state import ENDED, SERVED, Preview, State
 from shared.codec import Recorded
 from shared.errors import Unavailable
-from shared.events import PreviewEvent, PreviewReady, PreviewWarningRaised, ProjectEvent, VmAcquired
+from shared.events import PreviewEvent, PreviewReady, PreviewRestarted, PreviewWarningRaised, ProjectEvent, VmAcquired
 from shared.ids import OwnerId, PreviewId, ProjectId
 from shared.ports import LogBatch, Progress
 
 Json = dict[str, Any]
+LAST_LINE_CHARS_MAX = 200
 
 
 class Change:
@@ -85,6 +87,7 @@ class Feed:
         self._recent: deque[Change] = deque(maxlen=config.recent_messages_max)
         self._oldest_seq = seq()  # what came before this gateway started is not kept here
         self.progress: dict[PreviewId, Progress] = {}
+        self._last_lines: dict[PreviewId, str] = {}
         self.pool: Json = {}
 
     # --- what happens -----------------------------------------------------------------------------------------
@@ -115,14 +118,17 @@ class Feed:
         }
         self._tell(_about(preview, recorded.seq, message))
         match recorded.event:
+            case PreviewRestarted():
+                self._last_lines.pop(preview_id, None)
             case PreviewWarningRaised() as warning:
                 told = {**views.warning_view(warning), "preview_id": preview_id, "seq": recorded.seq}
                 self._tell(_about(preview, recorded.seq, told))
             case PreviewReady():
                 progress = views.ready_progress(preview, self._clock())
                 self._tell(_about(preview, recorded.seq, views.progress_message(preview_id, progress, recorded.seq)))
-        if preview.status in ("ready", "failed", "stopped"):
+        if preview.status in (*SERVED, *ENDED):
             self.progress.pop(preview_id, None)
+            self._last_lines.pop(preview_id, None)
 
     def on_progress(self, progress: Progress) -> None:
         """A tick came: remember the newest, never go back within a step."""
@@ -132,6 +138,10 @@ class Feed:
         before = views.current(self.progress.get(progress.preview_id), preview)
         if before is not None and before.percent > progress.percent:
             progress = msgspec.structs.replace(progress, percent=before.percent)
+        last_line = self._last_lines.get(progress.preview_id)
+        if last_line:
+            # A step that takes long shows what it says, so that it is seen to be at work.
+            progress = msgspec.structs.replace(progress, details={**progress.details, "last_line": last_line})
         self.progress[progress.preview_id] = progress
         seq = self._seq()
         change = _about(preview, seq, views.progress_message(progress.preview_id, progress, seq))
@@ -139,11 +149,21 @@ class Feed:
 
     def on_logs(self, batch: LogBatch) -> None:
         """A preview printed something: only those who asked for its log get it."""
+        self._remember_last(batch)
         lines = [views.log_view(line) for line in batch.lines]
         message = {"type": "log", "preview_id": batch.preview_id, "log_seq": batch.seq, "lines": lines}
         for subscriber in self._subscribers:
             if batch.preview_id in subscriber.logs_of:
                 subscriber.offer(message)
+
+    def _remember_last(self, batch: LogBatch) -> None:
+        preview = self._state().previews.get(batch.preview_id)
+        if preview is None or preview.status in (*SERVED, *ENDED):
+            return
+        said = (plain(line.text).strip() for line in reversed(batch.lines) if line.attempt == preview.attempt)
+        last = next(filter(None, said), "")
+        if last:
+            self._last_lines[batch.preview_id] = last[:LAST_LINE_CHARS_MAX]
 
     def on_pool(self, pool: Json) -> None:
         """The pool's numbers changed."""

@@ -4,7 +4,6 @@ Every text put into them is escaped: messages and log lines come from programs t
 """
 
 import html
-import re
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -12,15 +11,13 @@ from string import Template
 import msgspec
 
 from services.gateway.adapters.preview_target import Holding
+from services.gateway.adapters.terminal import plain
 from shared.errors import Problem
 
 _FOLDER = Path(__file__).parent.parent / "web" / "pages"
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 _LOG_LINES_MAX = 200
 _LINE_CHARS_MAX = 2000
-_TERMINAL_CODES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|[\x00-\x08\x0b-\x1f\x7f]"
-)
 
 PAGE_HEADERS = {
     "Cache-Control": "no-store",
@@ -56,7 +53,11 @@ def holding(about: Holding, problem: Problem) -> str:
         percent = min(100.0, max(0.0, about.percent))
         return _fill("starting.html", problem, percent=f"{percent:.0f}", step=_words(about.step))
     if about.status == "failed":
-        return _fill("failed.html", problem, log=_log(about.log_tail))
+        return _fill(
+            "failed.html",
+            problem,
+            log=_lines("What shows it", about.evidence) + _lines("End of the log", about.log_tail),
+        )
     return _fill("missing.html", problem)
 
 
@@ -84,26 +85,21 @@ def _template(name: str) -> Template:
 def _fill(name: str, problem: Problem, **parts: str) -> str:
     """A template with the problem's words, escaped; `parts` are escaped already."""
     words = {
-        "title": html.escape(_plain(problem.title)),
-        "message": html.escape(_plain(problem.detail)),
-        "hint": html.escape(_plain(problem.hint)),
-        "code": html.escape(_plain(problem.code)),
+        "title": html.escape(plain(problem.title)),
+        "message": html.escape(plain(problem.detail)),
+        "hint": html.escape(plain(problem.hint)),
+        "code": html.escape(plain(problem.code)),
     }
     return _template(name).substitute(words, **parts)
 
 
 def _words(step: str) -> str:
-    return html.escape(_plain(step).replace("_", " "))
+    return html.escape(plain(step).replace("_", " "))
 
 
-def _log(lines: tuple[str, ...]) -> str:
-    """The log's tail as one block; nothing at all where there is none."""
+def _lines(title: str, lines: tuple[str, ...]) -> str:
+    """Lines of the log as one block; nothing at all where there are none."""
     if not lines:
         return ""
-    text = "\n".join(_plain(line)[:_LINE_CHARS_MAX] for line in lines[-_LOG_LINES_MAX:])
-    return f'<h2>End of the log</h2>\n<pre tabindex="0">{html.escape(text)}</pre>'
-
-
-def _plain(text: str) -> str:
-    """Without terminal colours and control characters, which a browser would show as boxes."""
-    return _TERMINAL_CODES.sub("", text)
+    text = "\n".join(plain(line)[:_LINE_CHARS_MAX] for line in lines[-_LOG_LINES_MAX:])
+    return f'<h2>{title}</h2>\n<pre tabindex="0">{html.escape(text)}</pre>'

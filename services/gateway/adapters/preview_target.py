@@ -32,6 +32,8 @@ class Holding(msgspec.Struct, frozen=True):
     log_tail: tuple[str, ...] = ()
     percent: float = 0
     step: str = ""
+    evidence: tuple[str, ...] = ()
+    """The log's lines that show the reason."""
 
 
 class Resolver(Protocol):

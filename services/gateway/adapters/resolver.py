@@ -3,10 +3,10 @@
 from aiohttp import web
 
 from services.gateway.adapters.feed import Feed
-from services.gateway.adapters.http import log_tail
+from services.gateway.adapters.output import tail_of
 from services.gateway.adapters.preview_target import Holding, Upstream
 from services.gateway.config import GatewayConfig
-from services.gateway.state import Preview, State
+from services.gateway.state import SERVED, Failure, Preview, State
 from services.gateway.views import message_of, percent_of
 from shared.errors import Unavailable
 from shared.ids import PreviewId
@@ -36,7 +36,7 @@ class PreviewResolver:
         preview = self._runtime.state.previews.get(preview_id)
         if preview is None:
             return Holding("unknown", preview_id)
-        if preview.status == "ready" or (probing and preview.status == "waiting"):
+        if preview.status in SERVED or (probing and preview.status == "waiting"):
             if probing:
                 request[PROBED] = probed_token(self._secret, preview_id)
             return Upstream(preview_id, preview.host, preview.port)
@@ -63,12 +63,23 @@ class PreviewResolver:
                 percent=percent_of(preview, told),
                 step=told.step if told is not None else preview.status,
             )
-        code, message, hint, step = preview.error or ("", "", "", "")
+        return await self._failed(preview, preview.error or Failure(code="", message="", hint="", step=""))
+
+    async def _failed(self, preview: Preview, error: Failure) -> Holding:
         try:
-            tail = tuple(line.text for line in await log_tail(self._bus, preview, self._config.log_tail_lines))
+            tail, evidence = await tail_of(self._bus.preview_logs, preview, self._config.log_tail_lines)
         except Unavailable:
-            tail = ()  # the reason alone is better than no page
-        return Holding("failed", preview.preview_id, code=code, message=message, hint=hint, log_tail=tail, step=step)
+            tail, evidence = [], []  # the reason alone is better than no page
+        return Holding(
+            "failed",
+            preview.preview_id,
+            code=error.code,
+            message=error.message,
+            hint=error.hint,
+            log_tail=tuple(line.text for line in tail),
+            step=error.step,
+            evidence=tuple(line.text for line in evidence),
+        )
 
 
 async def mark_probed(request: web.Request, response: web.StreamResponse) -> None:

@@ -8,13 +8,15 @@ from aiohttp import web
 
 from services.gateway import views
 from services.gateway.adapters.feed import Feed, Subscriber
+from services.gateway.adapters.output import LogFilter, cut_before
 from services.gateway.adapters.websocket import parse_since
 from services.gateway.config import GatewayConfig
+from services.gateway.state import Preview
 from shared.ids import OwnerId, PreviewId
 from shared.ports import LogBatch, PreviewLogs
 
-EVENT_OF = {"nextjs_version": "warning"}
-"""The `event:` field for messages whose type is not it."""
+PLAIN = frozenset({"state", "preview", "project", "pool", "preview_progress", "log", "cut", "error", "dropped"})
+"""Messages whose type is their `event:` field; the others are warnings, whose type is their code."""
 READ_MAX = 500
 
 
@@ -33,29 +35,36 @@ async def events(
 
 async def logs(
     request: web.Request,
-    owner: OwnerId,
-    preview_id: PreviewId,
+    preview: Preview,
+    wanted: LogFilter,
     feed: Feed,
     preview_logs: PreviewLogs,
     config: GatewayConfig,
 ) -> web.StreamResponse:
-    """`GET /api/previews/{id}/logs`: from the start, or after `Last-Event-ID`, and on as it comes."""
+    """`GET /api/previews/{id}/logs`: from the start, or after `Last-Event-ID`, and on as it comes. First of all an event
+    `cut`, where some of that is no longer kept."""
     after = parse_since(request.headers.get("Last-Event-ID") or request.query.get("since")) or 0
-    with feed.subscribe(owner, preview_id=preview_id) as subscriber:
-        subscriber.logs_of.add(preview_id)
+    with feed.subscribe(preview.owner, preview_id=preview.preview_id) as subscriber:
+        subscriber.logs_of.add(preview.preview_id)
         response = await _open(request)
-        while batches := await preview_logs.read(preview_id, after, READ_MAX):
+        batches = await preview_logs.read(preview.preview_id, after, READ_MAX)
+        cut = await cut_before(preview_logs, preview, after, batches)
+        if cut is not None and not await _write(response, cut, None):
+            return response
+        while batches:
             for batch in batches:
                 after = batch.seq
-                if not await _write(response, _log_message(batch), batch.seq):
+                if not await _write_lines(response, _log_message(batch, wanted), after):
                     return response
+            batches = await preview_logs.read(preview.preview_id, after, READ_MAX)
         while (message := await _next(subscriber, config.heartbeat_s)) is not _DROPPED:
-            if message is not None:
-                if message["type"] != "log" or message["log_seq"] <= after:
-                    continue
+            if message is None:
+                if not await _write(response, None, None):
+                    break
+            elif message["type"] == "log" and message["log_seq"] > after:
                 after = message["log_seq"]
-            if not await _write(response, message, after if message is not None else None):
-                break
+                if not await _write_lines(response, _only(message, wanted), after):
+                    break
         return response
 
 
@@ -84,7 +93,7 @@ async def _write(response: web.StreamResponse, message: dict[str, Any] | None, e
     if message is None:
         text = b": alive\n\n"
     else:
-        kind = EVENT_OF.get(message["type"], message["type"])
+        kind = message["type"] if message["type"] in PLAIN else "warning"
         head = f"event: {kind}\n" + (f"id: {event_id}\n" if event_id is not None else "")
         text = head.encode() + b"data: " + msgspec.json.encode(message) + b"\n\n"
     try:
@@ -94,6 +103,17 @@ async def _write(response: web.StreamResponse, message: dict[str, Any] | None, e
     return True
 
 
-def _log_message(batch: LogBatch) -> dict[str, Any]:
-    lines = [views.log_view(line) for line in batch.lines]
+async def _write_lines(response: web.StreamResponse, message: dict[str, Any], event_id: int) -> bool:
+    """Send a batch, if anything of it is wanted; False once the client has gone."""
+    return not message["lines"] or await _write(response, message, event_id)
+
+
+def _log_message(batch: LogBatch, wanted: LogFilter) -> dict[str, Any]:
+    lines = [views.log_view(line) for line in batch.lines if wanted(line)]
     return {"type": "log", "preview_id": batch.preview_id, "log_seq": batch.seq, "lines": lines}
+
+
+def _only(message: dict[str, Any], wanted: LogFilter) -> dict[str, Any]:
+    """The message of all readers, with what this one wants."""
+    lines = [line for line in message["lines"] if wanted.takes(line["step"], line["attempt"])]
+    return {**message, "lines": lines}

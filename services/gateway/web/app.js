@@ -18,6 +18,7 @@ const store = new Store();
 let chosenId = location.hash.slice(1) || null;
 let detail = null;
 let drawing = false;
+let explained = "";
 
 const live = new Live({
   hear(message) {
@@ -52,7 +53,7 @@ function draw() {
     cancelAnimationFrame(frame);
     drawing = false;
     drawPreviews(store.previews, chosenId, choose);
-    drawProjects(store.projects, start);
+    drawProjects(store.projects, { open: prepare, start });
     drawPool(store.pool);
     drawDetail();
   }
@@ -67,9 +68,23 @@ function drawDetail() {
     live.followLogs(null);
     return;
   }
-  if (detail?.previewId !== view.preview_id) detail = new Detail(place, view, { stop, restart });
+  if (detail?.previewId !== view.preview_id) detail = new Detail(place, view, { stop, restart, start });
   live.followLogs(view.preview_id);
+  explain(view);
   detail.draw(view, store.logs.get(view.preview_id));
+}
+
+// Which lines of the log show the cause is told to who asks for the one preview.
+async function explain(view) {
+  const key = `${view.preview_id} ${view.seq}`;
+  if (!view.error || explained === key) return;
+  explained = key;
+  try {
+    store.takePreview(await call("GET", pathOf(view.preview_id))).forEach(warn);
+    draw();
+  } catch (error) {
+    console.warn("The failure's evidence could not be read:", error.message);
+  }
 }
 
 function choose(previewId) {
@@ -98,11 +113,12 @@ async function act(doing) {
 async function readLog(previewId) {
   try {
     for (let after = 0, pages = 0; pages < LOG_PAGES_MAX; pages += 1) {
-      const { lines, next } = await call("GET", `${pathOf(previewId)}/logs?since=${after}`);
-      if (lines.length === 0) return;
+      const { lines, next, cut } = await call("GET", `${pathOf(previewId)}/logs?since=${after}`);
+      if (cut) store.take(cut);
       store.takeLog({ preview_id: previewId, lines });
-      after = next;
       draw();
+      if (next === after) return;
+      after = next;
     }
   } catch (error) {
     console.warn("The log so far could not be read:", error.message);
@@ -112,7 +128,9 @@ async function readLog(previewId) {
 const pathOf = (previewId) => `/api/previews/${encodeURIComponent(previewId)}`;
 const start = (projectId) => act(async () => take(await call("POST", "/api/previews", { project_id: projectId })));
 const stop = (previewId) => act(() => call("DELETE", pathOf(previewId)));
-const restart = (previewId) => act(async () => take(await call("POST", `${pathOf(previewId)}/restart`)));
+const restart = (previewId, app = "") => act(async () => take(await call("POST", `${pathOf(previewId)}/restart`, { app })));
+const prepare = (projectId) =>
+  act(async () => take(await call("POST", `/api/projects/${encodeURIComponent(projectId)}/prepare`, {})));
 
 function warn({ preview, warning }) {
   toast("warning", make("p", { class: "quiet" }, String(preview.project_name ?? "")), ...warningText(warning));

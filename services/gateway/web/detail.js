@@ -5,41 +5,48 @@ import { make, put, sync, webAddress } from "./dom.js";
 import { drawStatus } from "./lists.js";
 import { LogPane } from "./log.js";
 import { list } from "./store.js";
-import { ENDED, isRunning, percent, plainLine, seconds, stepName } from "./text.js";
+import { ENDED, isQuiet, isRunning, isShown, percent, plainLine, seconds, stepName, timeLeft, whole } from "./text.js";
 
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-modals allow-popups allow-downloads";
 
 export class Detail {
-  // act: {stop(id), restart(id)}
+  // act: {stop(id), restart(id, app), start(projectId)}
   constructor(place, view, act) {
     const id = view.preview_id;
     this.previewId = id;
+    this.act = act;
     this.framed = "";
     this.title = make("h2", { class: "detail-title" });
     this.status = make("span", { class: "status" });
     this.about = make("p", { class: "quiet about" });
+    this.want = make("button", { type: "button", class: "primary", hidden: true, onclick: () => act.start(view.project_id) }, "Show preview");
     this.open = make("a", { class: "button", target: "_blank", rel: "noopener noreferrer", hidden: true }, "Open in new tab");
     this.retry = make("button", { type: "button", hidden: true, onclick: () => act.restart(id) }, "Restart");
     this.stop = make("button", { type: "button", hidden: true, onclick: () => act.stop(id) }, "Stop");
     this.bar = make("progress", { max: 100, value: 0, "aria-label": "Progress of the preview" });
     this.percent = make("span", { class: "percent" });
     this.message = make("span", { class: "message", role: "status" });
+    this.left = make("span", { class: "left quiet" });
     this.elapsed = make("span", { class: "elapsed quiet" });
+    this.newest = make("p", { class: "newest", hidden: true });
     this.progress = make(
       "div",
       { class: "progress" },
       this.bar,
-      make("p", { class: "row baseline" }, this.percent, this.message, this.elapsed),
+      make("p", { class: "row baseline" }, this.percent, this.message, this.left, this.elapsed),
+      this.newest,
     );
     this.error = make("section", { class: "error", role: "alert", hidden: true });
+    this.broken = make("section", { class: "warning", role: "status", hidden: true });
     this.warnings = make("ul", { class: "warnings" });
     this.steps = make("ol", { class: "steps", "aria-label": "Steps" });
     this.frame = make("div", { class: "frame", hidden: true });
     this.log = new LogPane();
     place.replaceChildren(
-      make("div", { class: "row spread" }, make("div", { class: "row" }, this.title, this.status), make("div", { class: "row" }, this.open, this.retry, this.stop)),
+      make("div", { class: "row spread" }, make("div", { class: "row" }, this.title, this.status), make("div", { class: "row" }, this.want, this.open, this.retry, this.stop)),
       this.about,
       this.error,
+      this.broken,
       this.progress,
       this.warnings,
       this.steps,
@@ -55,6 +62,7 @@ export class Detail {
     this.drawButtons(view);
     this.drawProgress(view);
     this.drawError(view);
+    this.drawBroken(view);
     this.drawWarnings(view);
     this.drawSteps(view);
     this.drawFrame(view);
@@ -70,22 +78,40 @@ export class Detail {
   }
 
   drawButtons(view) {
-    const address = view.status === "ready" ? webAddress(view.url) : null;
+    const address = isShown(view) ? webAddress(view.url) : null;
+    this.want.hidden = view.wanted !== false || ENDED.has(view.status);
     this.open.hidden = !address;
     if (address) this.open.href = address.href;
-    this.retry.hidden = isRunning(view);
+    this.retry.hidden = isRunning(view) || view.status === "prepared";
     put(this.retry, view.status === "failed" ? "Try again" : view.status === "stopped" ? "Start again" : "Restart");
     this.retry.className = view.status === "failed" ? "primary" : "";
     this.stop.hidden = ENDED.has(view.status);
   }
 
   drawProgress(view) {
-    this.progress.hidden = !isRunning(view);
+    this.progress.hidden = !isRunning(view) && view.status !== "prepared";
+    this.progress.dataset.state = isQuiet(view) ? "quiet" : view.status === "prepared" ? "prepared" : "running";
     const value = percent(view.percent);
     this.bar.value = value;
     put(this.percent, `${value} %`);
-    put(this.message, plainLine(view.message || stepName(view.step || view.status)));
+    put(this.message, plainLine(messageOf(view)));
+    put(this.left, timeLeft(view));
+    this.newest.hidden = view.phase !== "compiling" || !view.last_line;
+    put(this.newest, plainLine(view.last_line));
     this.tick(view);
+  }
+
+  // The dev server runs, and says that something in the project is wrong.
+  drawBroken(view) {
+    this.broken.hidden = view.status !== "ready_with_errors";
+    const shown = String(view.message ?? "");
+    if (this.broken.hidden || this.broken.dataset.shown === shown) return;
+    this.broken.dataset.shown = shown;
+    this.broken.replaceChildren(
+      make("strong", {}, "The project shows an error"),
+      make("p", {}, plainLine(shown)),
+      make("p", {}, "Its dev server runs. Mend the project and save: the preview follows."),
+    );
   }
 
   drawError(view) {
@@ -99,8 +125,24 @@ export class Detail {
       make("h3", {}, "The preview failed"),
       make("p", {}, plainLine(error.message || "No reason was given.")),
       error.hint ? make("p", {}, plainLine(error.hint)) : "",
+      this.choicesOf(error),
+      evidenceOf(error),
       make("p", { class: "quiet" }, "Code: ", make("code", {}, String(error.code ?? "unknown"))),
     );
+  }
+
+  // One button an app; the choice begins the preview anew with it.
+  choicesOf(error) {
+    const choices = list(error.choices);
+    if (choices.length === 0) return "";
+    const buttons = choices.map((choice) =>
+      make(
+        "button",
+        { type: "button", title: choice.name, onclick: () => this.act.restart(this.previewId, String(choice.path)) },
+        [choice.path, choice.framework ? ` (${choice.framework})` : ""].join(""),
+      ),
+    );
+    return make("div", { class: "row choices", role: "group", "aria-label": "Apps to choose from" }, ...buttons);
   }
 
   drawWarnings(view) {
@@ -117,7 +159,7 @@ export class Detail {
     const done = Object.entries(view.steps ?? {}).map(([name, spent]) => ({ name, spent, running: false }));
     const current = String(view.step || view.status || "");
     if (isRunning(view) && !done.some(({ name }) => name === current)) done.push({ name: current, spent: null, running: true });
-    if (view.status === "ready" && Number.isFinite(view.total_s)) done.push({ name: "total", spent: view.total_s, running: false });
+    if (isShown(view) && Number.isFinite(view.total_s)) done.push({ name: "total", spent: view.total_s, running: false });
     sync(
       this.steps,
       done,
@@ -133,7 +175,7 @@ export class Detail {
 
   // A preview has an origin of its own. One with the page's origin would be as powerful as the page: it is not framed.
   drawFrame(view) {
-    const address = view.status === "ready" ? webAddress(view.url) : null;
+    const address = isShown(view) ? webAddress(view.url) : null;
     const wanted = address && address.origin !== location.origin ? `${address.href}\n${view.attempt ?? ""}` : "";
     if (wanted === this.framed) return;
     this.framed = wanted;
@@ -147,6 +189,20 @@ export class Detail {
   }
 }
 
+// Where the socket for edits does not answer, edits are not shown by themselves.
+const HMR = { open: "edits are shown live", refused: "no live edits: refused", silent: "no live edits: no answer" };
+
+// Words for how far it is; where nothing was printed for long and the gateway has not said so, that too.
+function messageOf(view) {
+  const text = String(view.message || stepName(view.step || view.status));
+  return isQuiet(view) && !text.includes("no output") ? `${text}; no output for ${whole(view.quiet_s)}` : text;
+}
+
+function evidenceOf(error) {
+  const lines = list(error.evidence);
+  return lines.length > 0 ? make("pre", { class: "evidence", tabindex: 0 }, lines.map(plainLine).join("\n")) : "";
+}
+
 function aboutOf(view) {
   const install = { skipped: "dependencies kept", completed: "dependencies installed" }[view.install];
   const parts = [
@@ -154,6 +210,8 @@ function aboutOf(view) {
     view.package_manager,
     view.from_pool === true ? "warm VM" : view.from_pool === false ? "cold VM" : "",
     install,
+    view.app ? `app ${view.app}` : "",
+    HMR[view.hmr?.state] ?? "",
     Number(view.attempt) > 1 ? `attempt ${view.attempt}` : "",
   ];
   return parts.filter(Boolean).join(" · ");

@@ -1,7 +1,7 @@
 // The side of the page: previews, projects and the pool.
 
 import { byId, make, put, sync } from "./dom.js";
-import { bytes, count, isRunning, percent, stepName } from "./text.js";
+import { bytes, count, isRunning, isShown, percent, stepName } from "./text.js";
 
 const POOL = [
   ["available", "Warm"],
@@ -44,7 +44,7 @@ export function drawPreviews(previews, chosenId, choose) {
 
 export function drawStatus(element, view) {
   put(element, view.status === "waiting" ? "Waiting" : isRunning(view) ? stepName(view.status).split(" ")[0] : stepName(view.status));
-  element.dataset.status = isRunning(view) ? "running" : String(view.status);
+  element.dataset.status = isRunning(view) ? "running" : isShown(view) && view.status !== "ready" ? "errors" : String(view.status);
 }
 
 function moreAbout(view) {
@@ -52,7 +52,8 @@ function moreAbout(view) {
   return [kind, isRunning(view) ? `${percent(view.percent)} %` : ""].filter(Boolean).join(", ");
 }
 
-export function drawProjects(projects, start) {
+// open(id): the project is looked at, and may be wanted soon; start(id): it is wanted.
+export function drawProjects(projects, { open, start }) {
   const byName = [...projects.values()].sort((a, b) => String(a.name).localeCompare(String(b.name)));
   byId("projects-none").hidden = byName.length > 0;
   sync(
@@ -63,13 +64,15 @@ export function drawProjects(projects, start) {
       make(
         "li",
         { class: "project" },
-        make("span", { class: "entry-name" }),
+        make("button", { type: "button", class: "entry-name open", onclick: () => open(project.project_id) }),
         make("button", { type: "button", onclick: () => start(project.project_id) }, "Preview"),
         make("span", { class: "entry-more quiet" }),
       ),
     (row, project) => {
       const [name, button, more] = row.children;
       put(name, String(project.name ?? project.project_id));
+      name.disabled = !project.files;
+      name.title = "Open: bring its files in and install, ahead of the preview";
       button.setAttribute("aria-label", `Preview ${project.name ?? project.project_id}`);
       button.disabled = !project.files;
       put(more, project.files ? `${count(project.files, "file", "files")}, ${bytes(project.bytes)}` : "no files yet");

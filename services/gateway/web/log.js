@@ -20,7 +20,7 @@ export class LogPane {
     const atEnd = this.lines.scrollHeight - this.lines.scrollTop - this.lines.clientHeight < NEAR_END_PX;
     if (!this.append(lines)) this.replace(lines);
     this.drawn = lines.map((line) => line.key);
-    put(this.note, lines.length === 0 ? "Nothing yet." : log?.dropped ? `the last ${lines.length} lines` : "");
+    put(this.note, lines.length === 0 ? "Nothing yet." : log?.dropped ? `the last ${lines.length} lines` : (log?.cut ?? ""));
     if (atEnd) this.lines.scrollTop = this.lines.scrollHeight;
   }
 
@@ -44,5 +44,15 @@ function textOf(line) {
 }
 
 function row(line) {
-  return make("div", { "data-stream": line.stream ?? "" }, `${plainLine(line.text)}\n`);
+  const origin = Number.isFinite(line.at) ? `${clock(line.at)} ${line.step ?? ""}` : "";
+  return make(
+    "div",
+    { "data-stream": line.stream ?? "" },
+    origin ? make("span", { class: "origin" }, `${origin} `) : null,
+    `${plainLine(line.text)}\n`,
+  );
+}
+
+function clock(at) {
+  return new Date(at * 1000).toLocaleTimeString("en-GB");
 }

@@ -34,10 +34,11 @@ export class Store {
       case "log":
         this.takeLog(message);
         return [];
-      case "nextjs_version":
-        return this.takeWarning(message);
-      default:
+      case "cut":
+        this.takeCut(message);
         return [];
+      default:
+        return "recommendation" in message ? this.takeWarning(message) : [];
     }
   }
 
@@ -55,6 +56,9 @@ export class Store {
     if (!view) return;
     const news = { step: message.step, percent: message.percent, message: message.message, elapsed_s: message.elapsed };
     for (const [name, value] of Object.entries(news)) if (value !== undefined && value !== null) view[name] = value;
+    // What is not known any more is not shown any more.
+    const { phase, quiet_s, last_line } = message.details ?? {};
+    Object.assign(view, { eta_s: message.eta_s ?? null, phase, quiet_s, last_line });
     received(view);
   }
 
@@ -69,10 +73,9 @@ export class Store {
   // A line that is kept already is not kept twice: after a reconnect the log so far is read again. What was printed
   // earlier may come later than what the socket brings.
   takeLog(message) {
-    const log = this.logs.get(message.preview_id) ?? { lines: [], kept: new Set(), dropped: 0 };
-    this.logs.set(message.preview_id, log);
+    const log = this.logOf(message.preview_id);
     for (const line of list(message.lines)) {
-      const key = `${line.at}\n${line.stream}\n${line.text}`;
+      const key = `${line.attempt}\n${line.step}\n${line.offset}\n${line.at}\n${line.text}`;
       if (line.at !== undefined && log.kept.has(key)) continue;
       log.kept.add(key);
       const late = log.lines.length > 0 && line.at < log.lines.at(-1).at;
@@ -84,6 +87,17 @@ export class Store {
       for (const line of log.lines.splice(0, surplus)) log.kept.delete(line.key);
       log.dropped += surplus;
     }
+  }
+
+  // What the gateway itself no longer keeps.
+  takeCut(message) {
+    this.logOf(message.preview_id).cut = String(message.reason ?? "Earlier output was dropped.");
+  }
+
+  logOf(previewId) {
+    const log = this.logs.get(previewId) ?? { lines: [], kept: new Set(), dropped: 0, cut: "" };
+    this.logs.set(previewId, log);
+    return log;
   }
 
   newWarnings(view) {

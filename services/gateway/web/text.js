@@ -8,11 +8,13 @@ const STEPS = {
   acquiring: "Getting a VM",
   syncing: "Bringing in files",
   installing: "Installing dependencies",
+  prepared: "Prepared",
   starting: "Starting the dev server",
   waiting: "Waiting for an answer",
   waiting_server: "Waiting for an answer",
   server_ready: "The server answers",
   ready: "Ready",
+  ready_with_errors: "Ready, with errors",
   failed: "Failed",
   stopped: "Stopped",
 };
@@ -22,8 +24,31 @@ const TERMINAL = /\x1b(?:\[[0-?]*[ -\/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-
 
 export const ENDED = new Set(["failed", "stopped"]);
 
+// There is something to see at its address.
+export function isShown(view) {
+  return view.status === "ready" || view.status === "ready_with_errors";
+}
+
 export function isRunning(view) {
-  return !ENDED.has(view.status) && view.status !== "ready";
+  return !ENDED.has(view.status) && !isShown(view) && view.status !== "prepared";
+}
+
+// From here on nothing was printed for so long that it is said: slow and dead should not look the same.
+const QUIET_S = 5;
+
+export function isQuiet(view) {
+  return isRunning(view) && Number(view.quiet_s) >= QUIET_S;
+}
+
+// Seconds without a fraction, or minutes: as the command line says them.
+export function whole(value) {
+  return value < 90 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`;
+}
+
+// "about 12 s left"; nothing where that can't be told.
+export function timeLeft(view) {
+  const left = Number(view.eta_s);
+  return isRunning(view) && view.eta_s !== null && left >= 1 ? `about ${whole(left)} left` : "";
 }
 
 // A step that this page does not know is shown under its own name.

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared.errors import Unavailable
+from shared.errors import NotFound, Unavailable
+from shared.ids import ProjectId
 from shared.ports import Objects
+from shared.project_env import unseal
 from shared.project_files import Manifest, unpack
 
 CACHE_BYTES_MAX = 64 * 1024 * 1024
@@ -17,8 +19,9 @@ _manifest = msgspec.json.Decoder(Manifest)
 class ObjectProjectStore:
     """Manifests and bundles never change under their names, so a cached one is always right."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, secret: str) -> None:
         self._objects = objects
+        self._secret = secret
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._cached_bytes = 0
 
@@ -37,6 +40,15 @@ class ObjectProjectStore:
         if missing:
             raise Unavailable("files_missing", f"The stored version lacks {missing[0]!r}.", "Upload the files again.")
         return contents
+
+    async def variables(self, project_id: ProjectId, name: str) -> dict[str, str]:
+        if not name:
+            return {}
+        try:
+            sealed = await self._objects.get(name)
+        except NotFound:
+            return {}  # set anew meanwhile; the restart that follows gets the newer ones
+        return unseal(self._secret, project_id, sealed)
 
     async def _get(self, name: str) -> bytes:
         if name in self._cache:

@@ -7,17 +7,17 @@ often it is asked for, goes on while nobody looks, and whoever waits on a VM tha
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from services.orchestrator.ports import SocketAnswer
 from services.orchestrator.state import Vm
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import (
     Answering,
     ErrorBody,
-    Erroring,
     Exited,
     FileSync,
     JobSpec,
@@ -29,6 +29,7 @@ from shared.agent.protocol import (
     ReadySpec,
     ReadyTimeout,
     SyncResult,
+    Unusable,
     Waiting,
 )
 from shared.errors import Unavailable
@@ -47,7 +48,7 @@ class JobScript(msgspec.Struct, frozen=True, kw_only=True):
     """How a job goes. Times are seconds from its start; None: never.
 
     `lasts_s`: until it ends by itself, with `exit_code` and `signal`. `lines`: (when, text) of its output, in order.
-    `listens_s`, `answers_s`: a dev server's port opens, and answers with `status`.
+    `listens_s`, `answers_s`: a dev server's port opens, and answers with `status`. `mended_s`: from then on with 200.
     """
 
     lasts_s: float | None = None
@@ -57,6 +58,7 @@ class JobScript(msgspec.Struct, frozen=True, kw_only=True):
     listens_s: float | None = None
     answers_s: float | None = None
     status: int = 200
+    mended_s: float | None = None
 
 
 INSTALL = JobScript(lasts_s=2.0, lines=((0.2, "resolving"), (1.8, "added 42 packages in 2s")))
@@ -127,6 +129,11 @@ class SimulatedWorkspace:
         await self._pause(machine, job, wait_s)
         return job.status()
 
+    async def stop_job(self, vm: Vm, job_id: str) -> None:
+        job = self._machine(vm).jobs.get(job_id)
+        if job is not None:
+            job.finish(None, "SIGTERM")
+
     async def read_log(self, vm: Vm, job_id: str, offset: int) -> AsyncIterator[LogLine]:
         machine, job = self._job(vm, job_id)
         for index, (after_s, text) in enumerate(job.script.lines[offset:], offset):
@@ -146,7 +153,7 @@ class SimulatedWorkspace:
             update = job.readiness(now, spec, deadline, told)
             told = told or isinstance(update, Listening)
             yield update
-            if isinstance(update, Ready | Exited | Erroring | ReadyTimeout):
+            if isinstance(update, Ready | Exited | Unusable | ReadyTimeout):
                 return
             await self._pause(machine, job, job.next_change(now, spec, deadline) - now)
 
@@ -233,21 +240,14 @@ class _Job:
         """What the agent would say at `now`. `told`: that the port is open has been said."""
         elapsed_s = round(now - self.started_at, 6)
         listening, answering = self._since(self.script.listens_s, now), self._since(self.script.answers_s, now)
-        status = self.script.status
+        status = 200 if self._since(self.script.mended_s, now) is not None else self.script.status
         if self.over.done():
             return Exited(exit_code=self._end["exit_code"], signal=self._end["signal"], elapsed_s=elapsed_s)
-        if answering is not None and status < 500:
-            first_s, open_s = self.script.answers_s or 0.0, self.script.listens_s or 0.0
-            return Ready(
-                port=PORT,
-                host="127.0.0.1",
-                status=status,
-                listening_s=open_s,
-                first_response_s=first_s,
-                elapsed_s=elapsed_s,
-            )
-        if answering is not None and answering >= spec.error_grace_s:
-            return Erroring(port=PORT, status=status, elapsed_s=elapsed_s)
+        if answering is not None and (status < 500 or answering >= spec.error_grace_s):
+            return self._answer(status, elapsed_s)
+        quiet_s = self._quiet_s(now)
+        if answering is None and quiet_s >= spec.hung_s:
+            return Unusable(cause="hung", detail=f"It has printed nothing for {quiet_s:.0f} s.", elapsed_s=elapsed_s)
         if now >= deadline - CLOCK_SLACK_S:
             reason = "it listens but does not answer" if listening is not None else "no port of it is open"
             return ReadyTimeout(port=PORT if listening is not None else None, elapsed_s=elapsed_s, reason=reason)
@@ -255,13 +255,32 @@ class _Job:
             return Answering(port=PORT, status=status, elapsed_s=elapsed_s)
         if listening is not None and not told:
             return Listening(port=PORT, host="127.0.0.1", elapsed_s=elapsed_s)
-        return Waiting(elapsed_s=elapsed_s, listening=listening is not None)
+        asking_s = listening or 0.0
+        return Waiting(elapsed_s=elapsed_s, listening=listening is not None, asking_s=asking_s, quiet_s=quiet_s)
+
+    def _answer(self, status: int, elapsed_s: float) -> Ready:
+        return Ready(
+            port=PORT,
+            host="127.0.0.1",
+            status=status,
+            listening_s=self.script.listens_s or 0.0,
+            first_response_s=self.script.answers_s or 0.0,
+            elapsed_s=elapsed_s,
+            with_errors=status >= 500,
+            detail=f"/ answered {status}" if status >= 500 else "",
+        )
+
+    def _quiet_s(self, now: float) -> float:
+        """Since the last line, or the start."""
+        elapsed_s = now - self.started_at + CLOCK_SLACK_S
+        return elapsed_s - max((after_s for after_s, _ in self.script.lines if after_s <= elapsed_s), default=0.0)
 
     def next_change(self, now: float, spec: ReadySpec, deadline: float) -> float:
         """When `readiness` may say something else, or has to say the same again."""
         marks = [self.script.listens_s, self.script.answers_s]
         if self.script.answers_s is not None:
             marks.append(self.script.answers_s + spec.error_grace_s)
+        marks.extend(after_s + spec.hung_s for after_s, _ in self.script.lines or ((0.0, ""),))
         times = [self.started_at + mark for mark in marks if mark is not None]
         return min(t for t in (*times, deadline, now + WAITING_PERIOD_S) if t > now + CLOCK_SLACK_S)
 
@@ -279,8 +298,16 @@ class SimulatedGatewayProbe:
         self.faults: deque[int] = deque()
         self._reachable = reachable
 
-    async def __call__(self, preview_id: PreviewId, url: str, min_seq: int, timeout_s: float) -> int:
+    async def page(self, preview_id: PreviewId, url: str, min_seq: int, timeout_s: float) -> int:
         await asyncio.sleep(min(self.answer_s, timeout_s))
         if not self._reachable(preview_id):
             raise Unavailable("gateway_silent", "the simulated gateway does not answer")
         return self.faults.popleft() if self.faults else 200
+
+    async def socket(
+        self, preview_id: PreviewId, url: str, min_seq: int, paths: Sequence[str], protocol: str, timeout_s: float
+    ) -> SocketAnswer:
+        await asyncio.sleep(min(self.answer_s, timeout_s))
+        if not self._reachable(preview_id):
+            return SocketAnswer(state="silent", path=paths[0] if paths else "")
+        return SocketAnswer(state="open", path=paths[0] if paths else "")

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 
 from services.orchestrator.state import Vm
-from shared.agent.client import AgentClient
+from shared.agent.client import AgentClient, AgentError
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, LogLine, ReadinessUpdate, ReadySpec, SyncResult
 from shared.secrets import agent_token
 
@@ -32,6 +32,13 @@ class AgentWorkspace:
 
     async def wait_job(self, vm: Vm, job_id: str, wait_s: float) -> JobStatus:
         return await self._client(vm).job(job_id, wait_s)
+
+    async def stop_job(self, vm: Vm, job_id: str) -> None:
+        try:
+            await self._client(vm).stop_job(job_id)
+        except AgentError as error:
+            if error.code != "job_unknown":
+                raise
 
     def read_log(self, vm: Vm, job_id: str, offset: int) -> AsyncIterator[LogLine]:
         return self._client(vm).log(job_id, offset, follow=True)

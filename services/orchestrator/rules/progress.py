@@ -27,6 +27,7 @@ MESSAGES: Mapping[str, str] = {
     "acquiring_vm": "Getting a machine",
     "syncing_files": "Bringing in the files",
     "installing": "Installing dependencies",
+    "prepared": "Prepared; waiting to be opened",
     "waiting_server": "Waiting for the dev server",
     "confirming": "Checking the preview through the gateway",
     "server_ready": "Ready",
@@ -73,9 +74,40 @@ def percent(step: str, step_elapsed_s: float, expected_s: Mapping[str, float]) -
     return round(part.start + (part.end - part.start) * done, 3)
 
 
-def message(step: str, step_elapsed_s: float) -> str:
-    """What to tell a person: the step, and for how long where it has been long."""
-    text = MESSAGES.get(step, step.replace("_", " ").capitalize())
-    if step in ("server_ready", "failed", "stopped") or step_elapsed_s < 2:
+def eta_s(step: str, step_elapsed_s: float, expected_s: Mapping[str, float]) -> float | None:
+    """Seconds until ready, from what the rest took before; None where that says nothing any more.
+
+    A step that takes much longer than ever is not "about to end": no figure is better than a wrong one.
+    """
+    if step == "server_ready":
+        return 0.0
+    if step not in STEPS:
+        return None
+    expected = {each: expected_s.get(each, DEFAULT_S[each]) for each in STEPS}
+    later = sum(expected[each] for each in STEPS[STEPS.index(step) + 1 :])
+    if step_elapsed_s == math.inf:
+        return round(later, 1)
+    if step_elapsed_s > OVERDUE_RATIO * max(expected[step], OVERDUE_S_MIN):
+        return None
+    return round(max(0.0, expected[step] - step_elapsed_s) + later, 1)
+
+
+OVERDUE_RATIO = 2.0
+OVERDUE_S_MIN = 2.0
+"""A step is overdue at twice its expected time; short ones get the benefit of the doubt."""
+QUIET_S = 5.0
+"""From here on a person is told that nothing was printed for a while: slow and dead should not look the same."""
+PHASES: Mapping[str, str] = {
+    "starting": "Starting the dev server",
+    "compiling": "Compiling the first page",
+    "erroring": "The dev server answers with an error; waiting whether it recovers",
+}
+
+
+def message(step: str, step_elapsed_s: float, *, phase: str = "", quiet_s: float = 0.0) -> str:
+    """What to tell a person: the step or its phase, for how long where it has been long, and since when in silence."""
+    text = PHASES.get(phase) or MESSAGES.get(step, step.replace("_", " ").capitalize())
+    if step in ("server_ready", "failed", "stopped", "prepared") or step_elapsed_s < 2:
         return text
-    return f"{text}, {step_elapsed_s:.0f} s"
+    quiet = f"; no output for {quiet_s:.0f} s" if quiet_s >= QUIET_S else ""
+    return f"{text}, {step_elapsed_s:.0f} s{quiet}"

@@ -2,26 +2,16 @@
 
 import re
 
-import msgspec
+from shared.commands import PreviewWarning
 
 NEXT_DISCUSSION = "https://github.com/vercel/next.js/discussions/77102"
 
 
-class VersionWarning(msgspec.Struct, frozen=True, kw_only=True):
-    """What to tell, in the shape that front ends know."""
-
-    code: str
-    version: str
-    message: str
-    recommendation: str
-    link: str
-
-
-def warnings_for(framework: str, version: str) -> tuple[VersionWarning, ...]:
-    """The warnings that this version of this framework deserves."""
+def warnings_for(framework: str, version: str) -> tuple[PreviewWarning, ...]:
+    """The warnings that this version of this framework deserves. Detection includes them."""
     if framework == "nextjs" and re.match(r"16\.[01](\.|$|-)", version):
         return (
-            VersionWarning(
+            PreviewWarning(
                 code="nextjs_version",
                 version=version,
                 message=f"Next.js {version} has known dev server hanging issues.",

@@ -12,6 +12,7 @@ NODE_MAJOR_MIN = 22
 VERSION_TIMEOUT_S = 10.0
 SYSTEM = (Path("/"), Path("/usr"), Path("/usr/local"))
 """Where VMs look for programs by themselves."""
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 ASK = "process.stdout.write(process.version + '\\n' + process.execPath)"
 
 
@@ -36,6 +37,15 @@ def node_dir(configured: str) -> Path | None:
         "There is no Node.js for projects to run on.",
         f"Install Node {NODE_MAJOR_MIN} or newer, or `pip install -r requirements-node.lock`.",
     )
+
+
+def node_major(configured: str) -> int:
+    """The major version of the Node that VMs get; 0 where none can be asked. Blocks for some milliseconds."""
+    try:
+        folder = node_dir(configured)
+    except Unavailable:
+        return 0
+    return _ask(str(folder / "bin" / "node") if folder is not None else shutil.which("node", path=SYSTEM_PATH) or "")[0]
 
 
 def _unless_system(program: Path) -> Path | None:

@@ -8,7 +8,6 @@ import pytest
 
 from shared.agent.protocol import (
     Answering,
-    Erroring,
     Exited,
     JobSpec,
     Listening,
@@ -164,12 +163,12 @@ async def test_an_exit_is_known_at_once_whatever_it_printed(agent: RunningAgent)
 
 
 async def test_steady_errors_end_it_and_passing_ones_do_not(agent: RunningAgent) -> None:
-    """5xx is asked again; for longer than the grace it is final, and with a later 200 it is ready."""
+    """5xx is asked again; for longer than the grace it is shown as it is, and with a later answer it is ready as such."""
     failing = "serve(listen(), lambda r: page('500 Internal Server Error'))"
     seen = await watch(agent, failing, free_port(), error_grace_s=0.8)
     assert any(isinstance(update, Answering) and update.status == 500 for update in seen)
-    assert isinstance(seen[-1], Erroring)
-    assert seen[-1].status == 500
+    assert isinstance(seen[-1], Ready)
+    assert (seen[-1].status, seen[-1].with_errors, seen[-1].detail) == (500, True, "/ answered 500")
 
     await agent.client.stop_job("dev")
     port = free_port()
@@ -183,6 +182,7 @@ serve(listen(), answer)
     spec = ReadySpec(port=port, timeout_s=15)
     later = [update async for update in agent.client.ready("later", spec)]
     assert isinstance(later[-1], Ready)
+    assert not later[-1].with_errors
     assert later[-1].status == 404
 
 

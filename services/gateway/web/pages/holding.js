@@ -64,7 +64,7 @@ async function wait() {
 }
 
 // The last lines say most.
-const log = document.querySelector("pre");
+const log = [...document.querySelectorAll("pre")].at(-1);
 if (log) log.scrollTop = log.scrollHeight;
 
 await wait();

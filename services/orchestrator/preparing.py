@@ -1,0 +1,164 @@
+"""Before a preview's files can go anywhere: what the project is, and a VM for it, found side by side."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from msgspec.structs import replace
+
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.ports import ProjectStore, Workspace
+from services.orchestrator.react import Prepare
+from services.orchestrator.rules import detection
+from services.orchestrator.state import Preview, State
+from services.orchestrator.telling import Teller
+from shared.agent.client import AgentError, AgentUnreachable
+from shared.commands import AcquireVm, ClaimReply, Command, FailPreview, RecordProject
+from shared.errors import Refused, Unavailable
+from shared.events import AppChoice
+from shared.ids import PreviewId, derive
+from shared.ports import Cause
+from shared.project_files import Manifest
+
+log = logging.getLogger("drape.orchestrator")
+
+_claim_reply = msgspec.json.Decoder(ClaimReply)
+
+Send = Callable[[Command, Cause], Awaitable[None]]
+
+
+class Preparer:
+    """Detection and the claim of this replica's previews."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        store: ProjectStore,
+        teller: Teller,
+        send: Send,
+        request: Callable[[Command, Cause], Awaitable[bytes]],
+        state: Callable[[], State],
+        config: OrchestratorConfig,
+    ) -> None:
+        self._workspace = workspace
+        self._store = store
+        self._teller = teller
+        self._send = send
+        self._request = request
+        self._state = state
+        self._config = config
+
+    async def prepare(self, effect: Prepare, cause: Cause) -> None:
+        """Until the project is known and a VM is held, or the attempt is over."""
+        async with self._teller.telling(effect.preview_id, effect.attempt):
+            await self._stop_earlier(effect)
+            detect = asyncio.create_task(self._detect(effect, cause))
+            claim = asyncio.create_task(self._claim(effect, cause))
+            try:
+                await asyncio.gather(detect, claim)
+                while self._preparing(effect):
+                    await asyncio.sleep(self._config.tick_s)
+            finally:
+                detect.cancel()
+                claim.cancel()
+
+    def _preparing(self, effect: Prepare) -> bool:
+        preview = self._teller.running(effect.preview_id, effect.attempt)
+        return preview is not None and preview.status == "preparing"
+
+    async def _stop_earlier(self, effect: Prepare) -> None:
+        """In a VM that was kept, whatever the attempt before has left running."""
+        preview = self._teller.running(effect.preview_id, effect.attempt)
+        if preview is None or not preview.in_place or preview.vm is None or preview.status != "preparing":
+            return
+        before = preview.attempt - 1
+        try:
+            for job_id in (f"install-{before}", f"install-{before}-retry", f"dev-{before}"):
+                await self._workspace.stop_job(preview.vm, job_id)
+        except (AgentUnreachable, AgentError) as error:
+            # Whether the VM can still be used shows in the next step, which says so to the pool.
+            log.warning("earlier_job_not_stopped", extra={"preview_id": preview.preview_id, "error": str(error)[:200]})
+
+    async def _detect(self, effect: Prepare, cause: Cause) -> None:
+        preview = self._teller.running(effect.preview_id, effect.attempt)
+        project = self._state().projects.get(preview.project_id) if preview is not None else None
+        if preview is None or project is None:
+            return
+        manifest = await self._store.manifest(project.manifest)
+        try:
+            found = await detect_in(self._store, manifest, preview, self._config)
+        except Refused as refusal:
+            choices = refusal.choices if isinstance(refusal, detection.AppChoiceNeeded) else ()
+            await self._refuse(effect.preview_id, effect.attempt, refusal, choices, cause)
+            return
+        await self._send(_record(effect, found), cause)
+
+    async def _refuse(
+        self, preview_id: PreviewId, attempt: int, refusal: Refused, choices: tuple[AppChoice, ...], cause: Cause
+    ) -> None:
+        failure = FailPreview(
+            preview_id=preview_id,
+            attempt=attempt,
+            code=refusal.code,
+            message=refusal.message[:500],
+            hint=refusal.hint,
+            choices=choices,
+        )
+        await self._send(failure, cause)
+
+    async def _claim(self, effect: Prepare, cause: Cause) -> None:
+        """Ask until the pool has taken the claim; a pool that is away for a moment must not fail the preview."""
+        tries = 0
+        while (preview := self._teller.running(effect.preview_id, effect.attempt)) is not None and preview.vm is None:
+            claim = AcquireVm(
+                preview_id=preview.preview_id, owner=preview.owner, timeout_s=self._config.acquire_limit_s
+            )
+            tries += 1
+            claim = replace(claim, id=derive(cause.causation_id, "AcquireVm", tries))
+            try:
+                reply = _claim_reply.decode(await self._request(claim, cause))
+            except Unavailable as error:
+                tries -= 1
+                log.info("pool_unavailable", extra={"preview_id": effect.preview_id, "error": error.message})
+            else:
+                if reply.vm_id is not None or reply.position > 0:
+                    return
+                # This very claim was made and has ended before (a restart withdrew it): it takes a new one.
+            await asyncio.sleep(self._config.agent_retry_s)
+
+
+async def detect_in(
+    store: ProjectStore, manifest: Manifest, preview: Preview, config: OrchestratorConfig
+) -> detection.Detection:
+    """What detection says of this version. Raises `Refused` where it is nothing that can be shown."""
+    wanted = [path for path in detection.wanted_files(manifest.files) if path in manifest.files]
+    contents = await store.read(manifest, wanted)
+    texts = {path: data[: detection.TEXT_BYTES_MAX].decode("utf-8", "replace") for path, data in contents.items()}
+    return await asyncio.to_thread(
+        detection.detect, manifest.files, texts, app=preview.app, default_node=config.default_node_major
+    )
+
+
+def _record(effect: Prepare, found: detection.Detection) -> RecordProject:
+    return RecordProject(
+        preview_id=effect.preview_id,
+        attempt=effect.attempt,
+        framework=found.framework,
+        version=found.version,
+        package_manager=found.package_manager,
+        package_manager_version=found.package_manager_version,
+        app_root=found.app_root,
+        install_root=found.install_root,
+        dev_command=found.dev_command,
+        dev_env=found.dev_env,
+        install_command=found.install_command,
+        install_retry_command=found.install_retry_command,
+        install_env=found.install_env,
+        node_version=found.node_version,
+        deps=found.deps,
+        ready_path=found.ready_path,
+        restart_on=found.restart_on,
+        warnings=found.warnings,
+        evidence=found.evidence,
+    )

@@ -1,0 +1,157 @@
+"""Brings a VM up to the newest version of its project's files, and sees what an edit asks for beside that."""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection
+
+from msgspec.structs import replace
+
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.ports import ProjectStore, Workspace
+from services.orchestrator.preparing import detect_in
+from services.orchestrator.react import SyncFiles
+from services.orchestrator.rules.edits import needs_restart
+from services.orchestrator.state import Preview, State, Vm
+from services.orchestrator.telling import Teller
+from shared.agent.client import AgentError, AgentUnreachable
+from shared.agent.protocol import FileEntry, FileSync, SyncResult
+from shared.commands import CheckVm, Command, FailPreview, RecordFilesSynced
+from shared.errors import Refused, Unavailable
+from shared.ids import PreviewId, derive
+from shared.ports import Cause
+from shared.project_files import Manifest
+
+log = logging.getLogger("drape.orchestrator")
+
+SYNC_ROUNDS_MAX = 50
+"""Versions that one sync effect follows an editor through; the next change starts another."""
+
+
+class Syncer:
+    """File syncs of this replica's previews: one of a preview at a time."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        store: ProjectStore,
+        teller: Teller,
+        send: Callable[[Command, Cause], Awaitable[None]],
+        state: Callable[[], State],
+        config: OrchestratorConfig,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._workspace = workspace
+        self._store = store
+        self._teller = teller
+        self._send = send
+        self._state = state
+        self._config = config
+        self._clock = clock
+        self._locks: dict[PreviewId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._synced: dict[PreviewId, tuple[str, Manifest]] = {}
+
+    def forget(self, preview_id: PreviewId) -> None:
+        """The preview needs no more syncs for now; the next one sends the whole list."""
+        self._synced.pop(preview_id, None)
+        self._locks.pop(preview_id, None)
+
+    async def sync(self, effect: SyncFiles, cause: Cause) -> None:
+        """Until the VM holds the newest version."""
+        async with self._locks[effect.preview_id], self._teller.telling(effect.preview_id, effect.attempt):
+            for _ in range(SYNC_ROUNDS_MAX):
+                preview = self._teller.running(effect.preview_id, effect.attempt)
+                project = self._state().projects.get(preview.project_id) if preview is not None else None
+                if preview is None or preview.vm is None or project is None:
+                    return
+                # In these the saga waits for this effect's report: it may have died with half of it stored.
+                waited_for = preview.status in ("syncing", "synced", "installed")
+                if not waited_for and preview.files_version >= project.files_version:
+                    return
+                manifest = await self._store.manifest(project.manifest)
+                if not await self._sync_version(preview, preview.vm, manifest, cause):
+                    return
+
+    async def _sync_version(self, preview: Preview, vm: Vm, manifest: Manifest, cause: Cause) -> bool:
+        begun = self._clock()
+        changed = self._changed(preview, vm, manifest)
+        try:
+            result = await self._bring(preview, vm, manifest)
+        except AgentUnreachable as error:
+            await self._send(CheckVm(vm_id=vm.vm_id, healthy=False, detail=str(error)[:200]), cause)
+            raise Unavailable("agent_unreachable", f"The agent of {vm.vm_id} does not answer.") from error
+        except AgentError as error:
+            await self._refused(preview, error, cause)
+            return False
+        self._synced[preview.preview_id] = (vm.vm_id, manifest)
+        recorded = RecordFilesSynced(
+            preview_id=preview.preview_id,
+            attempt=preview.attempt,
+            files_version=manifest.files_version,
+            written=result.written,
+            deleted=result.deleted,
+            sync_s=round(self._clock() - begun, 4),
+            needs_restart=preview.status != "syncing" and await self._needs_restart(preview, manifest, changed),
+        )
+        await self._send(replace(recorded, id=derive(cause.causation_id, "synced", manifest.files_version)), cause)
+        return True
+
+    async def _refused(self, preview: Preview, error: AgentError, cause: Cause) -> None:
+        if preview.status != "syncing":
+            # An edit that could not be brought in is no reason to end a preview that runs.
+            log.warning("edit_not_synced", extra={"preview_id": preview.preview_id, "code": error.code})
+            return
+        failure = FailPreview(
+            preview_id=preview.preview_id,
+            attempt=preview.attempt,
+            code=error.code,
+            message=error.message[:500],
+            hint=error.body.hint,
+        )
+        await self._send(failure, cause)
+
+    async def _needs_restart(self, preview: Preview, manifest: Manifest, changed: Collection[str]) -> bool:
+        if preview.found is None:
+            return False
+        try:
+            now = await detect_in(self._store, manifest, preview, self._config)
+        except Refused as refusal:
+            # Half-way through an edit, as likely as not; a restart would turn it into a failure.
+            log.info("edit_not_detected", extra={"preview_id": preview.preview_id, "code": refusal.code})
+            now = None
+        return needs_restart(preview.found, now, changed)
+
+    def _changed(self, preview: Preview, vm: Vm, manifest: Manifest) -> Collection[str]:
+        """The paths that differ from what the VM holds; none where that is not known."""
+        known = self._synced.get(preview.preview_id)
+        if known is None or known[0] != vm.vm_id:
+            return ()
+        before = known[1].files
+        return {path for path in before.keys() | manifest.files.keys() if before.get(path) != manifest.files.get(path)}
+
+    async def _bring(self, preview: Preview, vm: Vm, manifest: Manifest) -> SyncResult:
+        """Only the changes where it is known what the VM holds, else everything."""
+        known = self._synced.get(preview.preview_id)
+        if known is not None and known[0] == vm.vm_id:
+            before = known[1]
+            changed = [p for p in self._changed(preview, vm, manifest) if p in manifest.files]
+            delta = FileSync(
+                version=manifest.files_version,
+                base_version=before.files_version,
+                files=_entries(manifest, changed),
+                delete=tuple(p for p in before.files if p not in manifest.files),
+            )
+            try:
+                return await self._workspace.sync(vm, delta, await self._store.read(manifest, changed))
+            except AgentError as error:
+                if error.code not in ("files_version_conflict", "content_missing"):
+                    raise
+        paths = list(manifest.files)
+        full = FileSync(version=manifest.files_version, files=_entries(manifest, paths))
+        return await self._workspace.sync(vm, full, await self._store.read(manifest, paths))
+
+
+def _entries(manifest: Manifest, paths: list[str]) -> dict[str, FileEntry]:
+    files = manifest.files
+    return {p: FileEntry(sha256=files[p].sha256, size=files[p].size, mode=files[p].mode) for p in paths}

@@ -1,0 +1,1 @@
+"""The matrix: a small project of every framework, from its lock file to a preview that answers."""

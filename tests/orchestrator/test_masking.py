@@ -1,0 +1,35 @@
+"""A project's secret values do not get out through what its programs print."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.orchestrator.rules.masking import HIDDEN_CHARS_MIN, masker
+
+
+def test_values_are_hidden_wherever_they_stand() -> None:
+    mask = masker(["npm_abcdef123", "s3cret!"])
+    assert mask("token=npm_abcdef123 and s3cret!s3cret!") == "token=*** and ******"
+
+
+def test_a_value_that_begins_with_another_is_hidden_whole() -> None:
+    assert masker(["secret", "secret-and-more"])("secret-and-more") == "***"
+
+
+def test_each_line_of_a_value_is_hidden() -> None:
+    """Keys come in several lines, and output is told line by line."""
+    mask = masker(["-----BEGIN KEY-----\nMIIEvQIBADAN\n-----END KEY-----"])
+    assert mask("read MIIEvQIBADAN") == "read ***"
+
+
+def test_short_values_are_no_secrets() -> None:
+    assert masker(["true", "3000", ""])("true on 3000") == "true on 3000"
+
+
+@given(st.lists(st.text(min_size=HIDDEN_CHARS_MIN, max_size=20)), st.text(), st.text())
+def test_no_long_value_survives(values: list[str], before: str, after: str) -> None:
+    """Whatever the values are made of: patterns are text here."""
+    mask = masker(values)
+    for value in values:
+        for line in value.splitlines():
+            if len(line) >= HIDDEN_CHARS_MIN and line not in "***":
+                assert line not in mask(f"{before} {line} {after}").replace("***", "")
