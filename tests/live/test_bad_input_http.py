@@ -120,6 +120,7 @@ async def test_a_body_that_breaks_off_changes_nothing(client: Client) -> None:
     [
         ("POST", "/api/projects", b"name=x", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
         ("POST", "/api/projects", b"{", "application/json", 400, "bad_json"),
+        ("POST", "/api/projects", b'{"name": "\xff"}', "application/json", 400, "bad_json"),
         ("POST", "/api/projects", b"[1]", "application/json", 400, "bad_body"),
         ("POST", "/api/projects", b'{"name": 5}', "application/json", 400, "bad_body"),
         ("POST", "/api/projects", b'{"nmae": "x"}', "application/json", 400, "bad_body"),
