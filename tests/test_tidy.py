@@ -28,7 +28,16 @@ ROOMS = {
 }
 MORE_ROOMS = {
     "pool": {"effects.py", "ports.py"},
-    "orchestrator": {"effects.py", "jobs.py", "ports.py", "rules", "telling.py"},
+    "orchestrator": {
+        "effects.py",
+        "jobs.py",
+        "ports.py",
+        "preparing.py",
+        "rules",
+        "syncing.py",
+        "telling.py",
+        "watching.py",
+    },
     "gateway": {"effects.py", "web"},
     "telemetry": {"rows.py"},
 }

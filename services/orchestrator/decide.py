@@ -2,9 +2,9 @@
 stored, it gives the rest, and in the end nothing. Reports of an attempt that is over are ignored."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.rules.steps import RestartReason, advance, failed, restarted
 from services.orchestrator.state import ENDED, Failure, Preview, Project, State, losses_in_a_row, step_of
 from shared.commands import (
     Command,
@@ -25,22 +25,16 @@ from shared.commands import (
 )
 from shared.errors import Invalid, NotFound, Refused
 from shared.events import (
-    AppChoice,
     DevServerExited,
     DevServerReady,
-    DevServerStarted,
     Event,
     FilesSynced,
     HmrProbed,
     InstallCompleted,
     InstallFailed,
-    InstallSkipped,
     InstallStarted,
-    PreviewFailed,
-    PreviewPrepared,
     PreviewReady,
     PreviewRequested,
-    PreviewRestarted,
     PreviewStopped,
     PreviewWanted,
     PreviewWarningRaised,
@@ -124,12 +118,12 @@ def request(state: State, command: RequestPreview) -> Sequence[Event]:
 def _share(project: Project, live: Preview, command: RequestPreview) -> Sequence[Event]:
     """What the wish changes about the preview that lives already: another app, or that somebody wants to see it."""
     if command.app and command.app != live.app:
-        return [_restarted(live, project, "asked", in_place=live.vm is not None, app=command.app)]
+        return [restarted(live, project, "asked", in_place=live.vm is not None, app=command.app)]
     if command.prepare:
         return []
     if not live.wanted:
         return [PreviewWanted(preview_id=live.preview_id, attempt=live.attempt)]
-    return _advance(live) if live.status == "prepared" else []  # it was stored that it is wanted, and no more
+    return advance(live) if live.status == "prepared" else []  # it was stored that it is wanted, and no more
 
 
 def stop(state: State, command: StopPreview) -> Sequence[Event]:
@@ -151,23 +145,7 @@ def restart(state: State, command: RestartPreview) -> Sequence[Event]:
         )
     in_place = preview.vm is not None and (command.in_place or preview.status == "failed")
     reason: RestartReason = "edited" if command.in_place else "asked"
-    return [_restarted(preview, project, reason, in_place=in_place, app=command.app)]
-
-
-RestartReason = Literal["asked", "vm_lost", "edited"]
-
-
-def _restarted(
-    preview: Preview, project: Project, reason: RestartReason, *, in_place: bool = False, app: str = ""
-) -> PreviewRestarted:
-    return PreviewRestarted(
-        preview_id=preview.preview_id,
-        attempt=preview.attempt + 1,
-        reason=reason,
-        files_version=project.files_version,
-        in_place=in_place,
-        app=app,
-    )
+    return [restarted(preview, project, reason, in_place=in_place, app=command.app)]
 
 
 def record_project(state: State, command: RecordProject) -> Sequence[Event]:
@@ -230,8 +208,8 @@ def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
         ]
     project = state.projects.get(preview.project_id)
     if command.needs_restart and project is not None and preview.vm is not None and preview.status in RESTARTABLE:
-        return [_restarted(preview, project, "edited", in_place=True)]
-    return _advance(preview)
+        return [restarted(preview, project, "edited", in_place=True)]
+    return advance(preview)
 
 
 def record_installed(state: State, command: RecordInstallCompleted) -> Sequence[Event]:
@@ -240,7 +218,7 @@ def record_installed(state: State, command: RecordInstallCompleted) -> Sequence[
         return []
     if preview.status == "installing":
         return [InstallCompleted(preview_id=preview.preview_id, attempt=preview.attempt, install_s=command.install_s)]
-    return _advance(preview)
+    return advance(preview)
 
 
 def record_install_failed(state: State, command: RecordInstallFailed) -> Sequence[Event]:
@@ -249,7 +227,7 @@ def record_install_failed(state: State, command: RecordInstallFailed) -> Sequenc
     if preview is None or command.job_id not in ("", preview.install_job):
         return []
     if preview.status != "installing":
-        return _advance(preview)
+        return advance(preview)
     retry = preview.found.install_retry_command if preview.found is not None else ()
     if command.code == "lockfile_mismatch" and retry and not preview.install_job.endswith(INSTALL_RETRY):
         return _retry_install(preview, command, retry)
@@ -326,7 +304,7 @@ def record_dev_server_exited(state: State, command: RecordDevServerExited) -> Se
                 evidence=command.evidence,
             )
         ]
-    return _advance(preview)
+    return advance(preview)
 
 
 def record_hmr(state: State, command: RecordHmr) -> Sequence[Event]:
@@ -369,7 +347,7 @@ def fail(state: State, command: FailPreview) -> Sequence[Event]:
     if preview is None:
         return []
     failure = Failure(code=command.code, message=command.message, hint=command.hint, evidence=command.evidence)
-    return [_failed(preview, failure, command.choices)]
+    return [failed(preview, failure, command.choices)]
 
 
 def expire_step(state: State, command: ExpireStep) -> Sequence[Event]:
@@ -378,7 +356,7 @@ def expire_step(state: State, command: ExpireStep) -> Sequence[Event]:
     if preview is None or command.step not in TIMED_BY.get(preview.status, (preview.status,)):
         return []
     if preview.status in ("install_failed", "exited"):
-        return _advance(preview)
+        return advance(preview)
     if preview.status == "prepared":
         return [PreviewStopped(preview_id=preview.preview_id, reason="not_opened")]
     waited_s = command.at - preview.status_at
@@ -387,7 +365,7 @@ def expire_step(state: State, command: ExpireStep) -> Sequence[Event]:
         message=f"The step {step_of(preview)!r} had not ended after {waited_s:.0f} s.",
         hint="Restart the preview; its log says how far it came.",
     )
-    return [_failed(preview, failure)]
+    return [failed(preview, failure)]
 
 
 def handle_vm_lost(state: State, command: HandleVmLost, config: OrchestratorConfig) -> Sequence[Event]:
@@ -396,61 +374,9 @@ def handle_vm_lost(state: State, command: HandleVmLost, config: OrchestratorConf
         return []
     project = state.projects.get(preview.project_id)
     if project is not None and losses_in_a_row(preview, command.at) < config.vm_losses_max:
-        return [_restarted(preview, project, "vm_lost")]
+        return [restarted(preview, project, "vm_lost")]
     message = f"Its VM was lost: {command.detail or 'the agent no longer answers'}"
-    return [_failed(preview, Failure(code="vm_lost", message=message[:300], hint="Restart the preview."))]
-
-
-def _advance(preview: Preview) -> Sequence[Event]:
-    """What follows from where the preview stands, without anybody asking."""
-    found = preview.found
-    if found is None:
-        return []
-    match preview.status:
-        case "synced" if not found.install_command:
-            return [InstallSkipped(preview_id=preview.preview_id, attempt=preview.attempt, reason="no_dependencies")]
-        case "synced" if found.deps and found.deps == preview.installed:
-            return [InstallSkipped(preview_id=preview.preview_id, attempt=preview.attempt, reason="preserved")]
-        case "synced":
-            return [
-                InstallStarted(
-                    preview_id=preview.preview_id,
-                    attempt=preview.attempt,
-                    job_id=f"install-{preview.attempt}",
-                    command=found.install_command,
-                )
-            ]
-        case "installed" if not preview.wanted:
-            return [PreviewPrepared(preview_id=preview.preview_id, attempt=preview.attempt)]
-        case "prepared" if not preview.wanted:
-            return []
-        case "installed" | "prepared":
-            return [
-                DevServerStarted(
-                    preview_id=preview.preview_id,
-                    attempt=preview.attempt,
-                    job_id=f"dev-{preview.attempt}",
-                    command=found.dev_command,
-                )
-            ]
-        case "install_failed" | "exited":
-            return [_failed(preview, preview.failure)]
-        case _:
-            return []
-
-
-def _failed(preview: Preview, failure: Failure, choices: tuple[AppChoice, ...] = ()) -> PreviewFailed:
-    step = {"install_failed": "installing", "exited": "waiting_server"}.get(preview.status, step_of(preview))
-    return PreviewFailed(
-        preview_id=preview.preview_id,
-        attempt=preview.attempt,
-        code=failure.code,
-        message=failure.message,
-        hint=failure.hint,
-        step=step,
-        evidence=failure.evidence,
-        choices=choices,
-    )
+    return [failed(preview, Failure(code="vm_lost", message=message[:300], hint="Restart the preview."))]
 
 
 def _known(state: State, preview_id: str) -> Preview:

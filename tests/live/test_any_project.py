@@ -69,7 +69,7 @@ async def test_new_dependencies_are_installed_where_the_preview_runs(client: Cli
 
 async def test_a_syntax_error_is_shown_as_what_it_is_until_it_is_mended(client: Client) -> None:
     """Vite answers 200 around it: what the page loads first tells. The mend needs no restart."""
-    files = {
+    files: dict[str, str | bytes] = {
         "package.json": VITE_PACKAGE,
         "index.html": '<div id="app"></div><script type="module" src="/main.js"></script>',
         "main.js": "import './part.js'",

@@ -35,6 +35,10 @@ def sample(kind: type[Event]) -> Event:
             values[field.name] = field.type.__args__[0]
         elif "dict[str, float]" in text:
             values[field.name] = {"a": 1.5}
+        elif "AppChoice" in text:
+            values[field.name] = [{"path": "apps/a", "framework": "vite", "name": "a"}]
+        elif "tuple[int" in text:
+            values[field.name] = [1, 2]
         else:
             origin = getattr(field.type, "__origin__", None) or getattr(field.type, "__args__", [field.type])[0]
             values[field.name] = plain[origin if origin in plain else field.type]

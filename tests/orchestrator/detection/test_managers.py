@@ -208,7 +208,7 @@ def test_two_lockfiles_of_one_manager_are_none() -> None:
 )
 def test_node(more: Files, keys: dict[str, object], default: int, node: str) -> None:
     """The default wherever it serves, else the highest that does; the most binding word counts."""
-    assert found_in(vite(more=more, **keys), default_node=default).node_version == node
+    assert found_in(vite("vite", more, **keys), default_node=default).node_version == node
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_node(more: Files, keys: dict[str, object], default: int, node: str) -> 
 )
 def test_a_node_that_there_is_not_is_a_warning(more: Files, keys: dict[str, object]) -> None:
     """The default runs, and it is said."""
-    found = found_in(vite(more=more, **keys))
+    found = found_in(vite("vite", more, **keys))
     [warning] = found.warnings
     assert (found.node_version, warning.code) == ("", "node_version_unmet")
 

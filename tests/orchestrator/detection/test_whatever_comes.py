@@ -44,8 +44,6 @@ WORDS = st.sampled_from(
         "a.js",
         "--port",
         "-p",
-    ]
-    + [
         "'",
         '"',
         "&&",
@@ -56,7 +54,7 @@ WORDS = st.sampled_from(
         "$X",
         "A=1",
         "\n",
-        "\ud800",
+        "�",
         " ",
         "--",
         "#",
@@ -64,7 +62,7 @@ WORDS = st.sampled_from(
         ">",
         "--watch",
         "{port}",
-        "\0",
+        "\x00",
     ]
 )
 SCRIPT = st.lists(WORDS, max_size=8).map(" ".join) | st.text(max_size=30)
@@ -115,8 +113,6 @@ LOCK_LINE = st.sampled_from(
         "  version: 8",
         '"vite@^7":',
         "next@1:",
-    ]
-    + [
         '"node_modules/next": {"version": "1"',
         '"next": ["next@1"',
         "{",

@@ -1,0 +1,83 @@
+"""What follows from where a preview stands, and the events that end or begin an attempt. Pure."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from services.orchestrator.state import Failure, Preview, Project, step_of
+from shared.events import (
+    AppChoice,
+    DevServerStarted,
+    Event,
+    InstallSkipped,
+    InstallStarted,
+    PreviewFailed,
+    PreviewPrepared,
+    PreviewRestarted,
+)
+
+RestartReason = Literal["asked", "vm_lost", "edited"]
+
+
+def restarted(
+    preview: Preview, project: Project, reason: RestartReason, *, in_place: bool = False, app: str = ""
+) -> PreviewRestarted:
+    return PreviewRestarted(
+        preview_id=preview.preview_id,
+        attempt=preview.attempt + 1,
+        reason=reason,
+        files_version=project.files_version,
+        in_place=in_place,
+        app=app,
+    )
+
+
+def advance(preview: Preview) -> Sequence[Event]:
+    """What follows from where the preview stands, without anybody asking."""
+    found = preview.found
+    if found is None:
+        return []
+    match preview.status:
+        case "synced" if not found.install_command:
+            return [InstallSkipped(preview_id=preview.preview_id, attempt=preview.attempt, reason="no_dependencies")]
+        case "synced" if found.deps and found.deps == preview.installed:
+            return [InstallSkipped(preview_id=preview.preview_id, attempt=preview.attempt, reason="preserved")]
+        case "synced":
+            return [
+                InstallStarted(
+                    preview_id=preview.preview_id,
+                    attempt=preview.attempt,
+                    job_id=f"install-{preview.attempt}",
+                    command=found.install_command,
+                )
+            ]
+        case "installed" if not preview.wanted:
+            return [PreviewPrepared(preview_id=preview.preview_id, attempt=preview.attempt)]
+        case "prepared" if not preview.wanted:
+            return []
+        case "installed" | "prepared":
+            return [
+                DevServerStarted(
+                    preview_id=preview.preview_id,
+                    attempt=preview.attempt,
+                    job_id=f"dev-{preview.attempt}",
+                    command=found.dev_command,
+                )
+            ]
+        case "install_failed" | "exited":
+            return [failed(preview, preview.failure)]
+        case _:
+            return []
+
+
+def failed(preview: Preview, failure: Failure, choices: tuple[AppChoice, ...] = ()) -> PreviewFailed:
+    step = {"install_failed": "installing", "exited": "waiting_server"}.get(preview.status, step_of(preview))
+    return PreviewFailed(
+        preview_id=preview.preview_id,
+        attempt=preview.attempt,
+        code=failure.code,
+        message=failure.message,
+        hint=failure.hint,
+        step=step,
+        evidence=failure.evidence,
+        choices=choices,
+    )

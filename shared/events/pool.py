@@ -1,0 +1,151 @@
+"""The events that the pool service writes."""
+
+from typing import ClassVar, Literal
+
+from shared.events.base import Event
+from shared.ids import OwnerId, PreviewId, VmId
+
+
+class VmEvent(Event, frozen=True, kw_only=True):
+    """Of one VM, from the wish to create it to its end."""
+
+    service: ClassVar[str] = "pool"
+    aggregate: ClassVar[str] = "vm"
+    vm_id: VmId
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.vm_id
+
+
+class VmCreationStarted(VmEvent, frozen=True, kw_only=True):
+    """The provider will be asked for a VM. It counts against the pool's maximum from here on."""
+
+    provider: str
+    number: int
+
+
+class VmBooted(VmEvent, frozen=True, kw_only=True):
+    """The VM's agent answered; the VM is warm. `host` and `port` are the agent's address."""
+
+    host: str
+    port: int
+    boot_s: float
+
+
+class VmBootFailed(VmEvent, frozen=True, kw_only=True):
+    """The provider could not create the VM, or its agent never answered."""
+
+    code: str
+    message: str
+
+
+class VmAcquired(VmEvent, frozen=True, kw_only=True):
+    """The VM belongs to one preview now. `from_pool`: it was warm when the claim came; `waited_s`: since the claim."""
+
+    preview_id: PreviewId
+    owner: OwnerId
+    from_pool: bool
+    waited_s: float
+    host: str
+    port: int
+
+
+class VmReleased(VmEvent, frozen=True, kw_only=True):
+    """The preview no longer needs the VM. What has run for an owner is never given to another: it will be destroyed."""
+
+    preview_id: PreviewId
+    reason: str
+
+
+class VmRetired(VmEvent, frozen=True, kw_only=True):
+    """A VM that nobody holds is taken out of the pool, to be destroyed."""
+
+    reason: Literal["surplus", "aged", "unhealthy", "lost", "drained"]
+
+
+class VmCleaned(VmEvent, frozen=True, kw_only=True):
+    """A released VM was emptied for the same owner."""
+
+    owner: OwnerId
+
+
+class VmSuspended(VmEvent, frozen=True, kw_only=True):
+    """The VM is frozen: it uses memory but no processor."""
+
+
+class VmResumed(VmEvent, frozen=True, kw_only=True):
+    """The VM runs again."""
+
+
+class VmHealthCheckFailed(VmEvent, frozen=True, kw_only=True):
+    """The agent did not answer its health check; `failures` in a row, this one included."""
+
+    failures: int
+    detail: str
+
+
+class VmHealthCheckRecovered(VmEvent, frozen=True, kw_only=True):
+    """The agent answers again after one or more failed checks."""
+
+
+class VmLost(VmEvent, frozen=True, kw_only=True):
+    """The VM is gone without our doing: its agent is silent, or the provider no longer has it."""
+
+    preview_id: PreviewId | None
+    detail: str
+
+
+class VmDestroyed(VmEvent, frozen=True, kw_only=True):
+    """The provider agrees that the VM is gone."""
+
+
+class ClaimEvent(Event, frozen=True, kw_only=True):
+    """Of one preview's claim on a VM while the pool is empty."""
+
+    service: ClassVar[str] = "pool"
+    aggregate: ClassVar[str] = "claim"
+    preview_id: PreviewId
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.preview_id
+
+
+class ClaimQueued(ClaimEvent, frozen=True, kw_only=True):
+    """No VM was free: the claim waits in order until `deadline`."""
+
+    owner: OwnerId
+    deadline: float
+
+
+class ClaimExpired(ClaimEvent, frozen=True, kw_only=True):
+    """No VM came free before the deadline."""
+
+    waited_s: float
+
+
+class ClaimWithdrawn(ClaimEvent, frozen=True, kw_only=True):
+    """The preview ended before it got a VM."""
+
+    reason: str
+
+
+class PoolEvent(Event, frozen=True, kw_only=True):
+    """Of the pool's own settings."""
+
+    service: ClassVar[str] = "pool"
+    aggregate: ClassVar[str] = "pool"
+    pool: str = "default"
+
+    @property
+    def aggregate_id(self) -> str:
+        return self.pool
+
+
+class PoolResized(PoolEvent, frozen=True, kw_only=True):
+    """The pool keeps `target` VMs warm; never fewer than `minimum` in all, never more than `maximum`."""
+
+    target: int
+    minimum: int
+    maximum: int
