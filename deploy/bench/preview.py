@@ -94,7 +94,7 @@ async def _until_ended(api: Api, preview_id: str) -> dict[str, str]:
     async for _, _, message in api.stream(f"/api/previews/{preview_id}/events"):
         views = [message["preview"]] if message["type"] == "preview" else message.get("previews", [])
         for view in views:
-            if view["status"] in ("ready", "failed", "stopped"):
+            if view["status"] in ("ready", "ready_with_errors", "failed", "stopped"):
                 return dict(view)
     raise DrapeError("bench_stream_ended", "The gateway ended the event stream.")
 

@@ -121,7 +121,7 @@ class OrchestratorEffects:
         if framework is not None and framework.hmr.paths:
             hmr, url = framework.hmr, self._url_of(effect.preview_id)
             limit_s = self._config.hmr_timeout_s
-            answer = await self._probe.socket(effect.preview_id, url, hmr.paths, hmr.protocol, limit_s)
+            answer = await self._probe.socket(effect.preview_id, url, self._seq(), hmr.paths, hmr.protocol, limit_s)
             report = replace(report, state=answer.state, path=answer.path, detail=answer.detail)
         await self._send(report, cause)
 

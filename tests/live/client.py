@@ -88,11 +88,11 @@ class Client:
         return view
 
     async def ended(self, preview_id: str, *, timeout_s: float = READY_TIMEOUT_S) -> Json:
-        """Follow the preview's own events until it is ready, failed or stopped; gives its view then."""
+        """Follow the preview's own events until it is ready (with errors or without), failed or stopped; gives its view."""
         async with asyncio.timeout(timeout_s):
             async for _, _, message in self.sse(f"/api/previews/{preview_id}/events"):
                 views = message.get("previews") or [message.get("preview")]
-                if views[0] and views[0]["status"] in ("ready", "failed", "stopped"):
+                if views[0] and views[0]["status"] in ("ready", "ready_with_errors", "failed", "stopped"):
                     return await self.preview(preview_id)
         raise AssertionError("the event stream ended before the preview did")
 

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from services.orchestrator.adapters.gateway_probe import PROBED_HEADER, HttpGatewayProbe
+from services.orchestrator.adapters.gateway_probe import MIN_SEQ_HEADER, PROBED_HEADER, HttpGatewayProbe
 from shared.errors import Unavailable
 from shared.secrets import probed_token
 
@@ -59,22 +59,23 @@ async def test_a_page_that_the_gateway_does_not_swear_to_is_none() -> None:
 
 
 async def test_a_socket_that_takes_the_connection_is_open() -> None:
-    """With the sub-protocol, the host name and the origin that a page of the preview would have; at the first path that opens."""
-    seen: list[tuple[str, str]] = []
+    """With the sub-protocol, the host name and the origin that a page of the preview would have, once the gateway has read
+    of ready; at the first path that opens."""
+    seen: list[tuple[str, str, str]] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
         if request.path != "/_next/hmr":
             return web.Response(status=404)
-        seen.append((request.headers["Origin"], request.headers["Host"]))
+        seen.append((request.headers["Origin"], request.headers["Host"], request.headers[MIN_SEQ_HEADER]))
         socket = web.WebSocketResponse(protocols=("vite-ping",))
         await socket.prepare(request)
         await socket.close()
         return socket
 
     async with probing(answer) as probe:
-        found = await probe.socket(PREVIEW, URL, ("/other", "/_next/hmr"), "vite-ping", 5.0)
+        found = await probe.socket(PREVIEW, URL, 7, ("/other", "/_next/hmr"), "vite-ping", 5.0)
     assert (found.state, found.path) == ("open", "/_next/hmr")
-    assert seen == [("http://preview-1.preview.localhost:8080", "preview-1.preview.localhost:8080")]
+    assert seen == [("http://preview-1.preview.localhost:8080", "preview-1.preview.localhost:8080", "7")]
 
 
 async def test_a_socket_that_is_refused_says_how() -> None:
@@ -82,7 +83,7 @@ async def test_a_socket_that_is_refused_says_how() -> None:
         return web.Response(status=403)
 
     async with probing(answer) as probe:
-        found = await probe.socket(PREVIEW, URL, ("/",), "", 5.0)
+        found = await probe.socket(PREVIEW, URL, 7, ("/",), "", 5.0)
     assert (found.state, found.path, found.detail) == ("refused", "/", "status 403")
 
 
@@ -95,5 +96,5 @@ async def test_a_socket_that_never_answers_is_silent() -> None:
         return web.Response()
 
     async with probing(answer) as probe:
-        found = await probe.socket(PREVIEW, URL, ("/", "/ws"), "vite-hmr", 0.3)
+        found = await probe.socket(PREVIEW, URL, 7, ("/", "/ws"), "vite-hmr", 0.3)
     assert found.state == "silent"

@@ -22,7 +22,7 @@ CHUNK_BYTES = 64 * 1024
 class HttpGatewayProbe:
     """A GET, read to its end, that the gateway swears is the dev server's own; and a WebSocket's handshake.
 
-    The probe's headers tell the gateway to let the GET through before browsers.
+    The probe's headers tell the gateway to let both through before browsers, and up to where it must have read the log.
     """
 
     def __init__(self, session: aiohttp.ClientSession, gateway_url: str, secret: str) -> None:
@@ -31,12 +31,7 @@ class HttpGatewayProbe:
         self._secret = secret
 
     async def page(self, preview_id: PreviewId, url: str, min_seq: int, timeout_s: float) -> int:
-        headers = {
-            "Host": urlsplit(url).netloc,
-            "Accept": "text/html,*/*",
-            PROBE_HEADER: probe_token(self._secret, preview_id),
-            MIN_SEQ_HEADER: str(min_seq),
-        }
+        headers = self._headers(preview_id, url, min_seq) | {"Accept": "text/html,*/*"}
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=5)
         try:
             async with self._session.get(
@@ -54,22 +49,29 @@ class HttpGatewayProbe:
             raise Unavailable("gateway_silent", f"no whole answer ({str(error) or type(error).__name__})") from error
 
     async def socket(
-        self, preview_id: PreviewId, url: str, paths: Sequence[str], protocol: str, timeout_s: float
+        self, preview_id: PreviewId, url: str, min_seq: int, paths: Sequence[str], protocol: str, timeout_s: float
     ) -> SocketAnswer:
+        # The page's own origin: dev servers refuse others.
+        headers = self._headers(preview_id, url, min_seq) | {"Origin": url.rstrip("/")}
         deadline_s = time.monotonic() + timeout_s
         answer = SocketAnswer(state="silent", path="")
         for path in paths:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 break
-            answer = await self._shake_hands(url, path, protocol, left_s)
+            answer = await self._shake_hands(path, headers, protocol, left_s)
             if answer.state == "open":
                 break
         return answer
 
-    async def _shake_hands(self, url: str, path: str, protocol: str, timeout_s: float) -> SocketAnswer:
-        # The page's own origin: dev servers refuse others.
-        headers = {"Host": urlsplit(url).netloc, "Origin": url.rstrip("/")}
+    def _headers(self, preview_id: PreviewId, url: str, min_seq: int) -> dict[str, str]:
+        return {
+            "Host": urlsplit(url).netloc,
+            PROBE_HEADER: probe_token(self._secret, preview_id),
+            MIN_SEQ_HEADER: str(min_seq),
+        }
+
+    async def _shake_hands(self, path: str, headers: dict[str, str], protocol: str, timeout_s: float) -> SocketAnswer:
         timeout = aiohttp.ClientWSTimeout(ws_close=1.0)
         try:
             async with asyncio.timeout(timeout_s):

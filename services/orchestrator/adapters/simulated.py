@@ -305,7 +305,7 @@ class SimulatedGatewayProbe:
         return self.faults.popleft() if self.faults else 200
 
     async def socket(
-        self, preview_id: PreviewId, url: str, paths: Sequence[str], protocol: str, timeout_s: float
+        self, preview_id: PreviewId, url: str, min_seq: int, paths: Sequence[str], protocol: str, timeout_s: float
     ) -> SocketAnswer:
         await asyncio.sleep(min(self.answer_s, timeout_s))
         if not self._reachable(preview_id):

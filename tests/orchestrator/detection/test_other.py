@@ -23,7 +23,7 @@ RUN = f"run --host 127.0.0.1 --port {PORT} --debug"
         ({"pyproject.toml": '[project]\nname = "x"\ndependencies = ["fastapi>=0.110"]', "main.py": FASTAPI}, "fastapi", "0.110", f"{PYTHON} -m uvicorn main:app {UVICORN}"),
         ({"main.py": FASTAPI}, "fastapi", "", f"{PYTHON} -m uvicorn main:app {UVICORN}"),
         ({"requirements.txt": "Flask==3.0.3  # web", "app.py": FLASK}, "flask", "3.0.3", f"{PYTHON} -m flask --app app:app {RUN}"),
-        ({"requirements.txt": "flask", "app/__init__.py": "def create_app():\n    app = Flask(__name__)\n"}, "flask", "", f"{PYTHON} -m flask --app app.py {RUN}"),
+        ({"requirements.txt": "flask", "app/__init__.py": "def create_app():\n    app = Flask(__name__)\n"}, "flask", "", f"{PYTHON} -m flask --app app {RUN}"),
         ({"requirements.txt": "flask", "wsgi.py": "from shop import create_app\napp = create_app()\n"}, "flask", "", f"{PYTHON} -m flask --app wsgi {RUN}"),
         ({"Pipfile": '[packages]\nflask = "==3.0.0"', "app.py": FLASK}, "flask", "3.0.0", f"{PYTHON} -m flask --app app:app {RUN}"),
         ({"pyproject.toml": '[tool.poetry.dependencies]\npython = "^3.11"\nflask = "^3.0"', "app.py": FLASK}, "flask", "3.0", f"{PYTHON} -m flask --app app:app {RUN}"),

@@ -213,10 +213,12 @@ BIG = 1024 * 1024
         {"pyproject.toml": "[" * BIG, "index.html": ""},
         {".nvmrc": "2" * BIG, "package.json": package("x", "y")},
         {"drape.toml": "a." * BIG, "index.html": ""},
+        {"drape.toml": ("a." * 60_000) + "b = 1", "index.html": ""},
+        {"pyproject.toml": ("a." * 60_000) + "b = 1", "index.html": ""},
         {f"p{n}/package.json": package("vite", "", "vite") for n in range(3_000)},
         {f"p{n}/src/main.js": "" for n in range(20_000)} | {"index.html": ""},
     ],
-    ids=range(31),
+    ids=range(33),
 )  # fmt: skip
 def test_large_rubbish_ends_soon(files: dict[str, str]) -> None:
     """Depth, length and number: no pattern runs away, no parser is fed more than it can take."""

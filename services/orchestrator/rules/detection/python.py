@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from services.orchestrator.rules.detection.tree import Json, Tree, join, mapping, strings
+from services.orchestrator.rules.detection.tree import Json, Tree, join, mapping, parse_toml, strings
 from services.orchestrator.rules.frameworks import FRAMEWORKS, Framework
 
 ENTRY_FILES = (
@@ -201,6 +201,6 @@ def python_version(match: PythonMatch) -> str:
 
 def _toml(text: str) -> Json:
     try:
-        return mapping(msgspec.toml.decode(text))
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return mapping(parse_toml(text))
+    except ValueError:
         return {}

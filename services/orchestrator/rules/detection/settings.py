@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 
-from services.orchestrator.rules.detection.tree import Tree, join
+from services.orchestrator.rules.detection.tree import Tree, join, parse_toml
 from services.orchestrator.rules.frameworks import FRAMEWORKS
 from shared.errors import Invalid
 
@@ -41,8 +41,8 @@ def read_settings(tree: Tree, folder: str) -> Settings:
     if path not in tree.paths:
         return Settings()
     try:
-        settings = msgspec.toml.decode(tree.text(folder, NAME), type=Settings)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        settings = msgspec.convert(parse_toml(tree.text(folder, NAME)), Settings)
+    except (msgspec.MsgspecError, ValueError) as error:
         _refuse(path, _reason(str(error)))
     _check(settings, path)
     return settings

@@ -319,8 +319,13 @@ def _overridden(found: Detection, settings: Settings) -> Detection:
     )
 
 
+_PORT_WORD = "\ue000"
+"""Stands for the placeholder while a line is split: its braces are nothing to the shell."""
+
+
 def _command(given: str | list[str]) -> tuple[str, ...]:
     """An argv as it is; a line as words where it needs no shell."""
     if isinstance(given, list):
         return tuple(given)
-    return tuple(scripts.plain_words(given.strip()) or ("sh", "-c", given))
+    words = scripts.plain_words(given.strip().replace(PORT, _PORT_WORD))
+    return tuple(word.replace(_PORT_WORD, PORT) for word in words) or ("sh", "-c", given)

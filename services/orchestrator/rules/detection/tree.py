@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from shared.errors import Invalid
 TEXT_BYTES_MAX = 4 * 1024 * 1024
 """Callers give no more than this of a file; what is cut off does not count."""
 YAML_CHARS_MAX = 64 * 1024
+TOML_CHARS_MAX = 256 * 1024
+TOML_DOTS_MAX = 200
+"""In a line: reading a key takes time with the cube of its parts."""
 SCRIPT_CHARS_MAX = 4_000
 LEFT_OUT = frozenset({"node_modules", ".git", ".venv", "venv", "bower_components", ".next", ".nuxt"})
 
@@ -118,6 +122,18 @@ def parse_package_json(text: str, path: str = "package.json") -> Json:
     if not isinstance(value, dict):
         raise Invalid("bad_package_json", f"{path} holds a {type(value).__name__}, not an object.", f"Mend {path}.")
     return value
+
+
+def parse_toml(text: str) -> Json:
+    """The tables of a TOML file. Raises ValueError saying why it can't be read."""
+    if len(text) > TOML_CHARS_MAX:
+        raise ValueError(f"it is longer than {TOML_CHARS_MAX // 1024} KiB")
+    if any(line.count(".") > TOML_DOTS_MAX for line in text.splitlines()):
+        raise ValueError(f"a line has more than {TOML_DOTS_MAX} dots")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def parse_json(text: str) -> Json:
