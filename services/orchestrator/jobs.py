@@ -34,6 +34,9 @@ INSTALL_ENV = {
     "npm_config_fetch_timeout": "20000",
     "npm_config_fetch_retries": "3",
     "npm_config_fetch_retry_mintimeout": "500",
+    # And they wait ten times longer before each further try: the step would be over before npm says what is wrong.
+    "npm_config_fetch_retry_factor": "2",
+    "npm_config_fetch_retry_maxtimeout": "5000",
 }
 INSTALL, INSTALL_RETRY, DEV_SERVER = "install", "install_retry", "dev_server"
 

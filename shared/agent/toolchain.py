@@ -21,6 +21,8 @@ EXIT_UNAVAILABLE = 69
 USAGE = "usage: python -m shared.agent.toolchain [--node MAJOR] [--tool NAME@VERSION]... -- COMMAND [ARGS...]"
 BERRY = "@yarnpkg/cli-dist"
 CPUS = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+NOT_THE_REASON = tuple(f"npm error {word} " for word in ("code", "errno", "syscall", "path"))
+"""What npm says of an error before it says what happened."""
 COMMANDS_OF_NPM = {"npm": "npm-cli.js", "npx": "npx-cli.js"}
 
 
@@ -163,7 +165,7 @@ def _install(package: str, title: str, folder: Path) -> None:
         raise CannotFetch(f"drape: could not fetch {title}: not done after {FETCH_TIMEOUT_S:g} s") from error
     if done.returncode != 0:
         said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip() and "log of this" not in line]
-        words = [line for line in said if not line.startswith("npm error code")] or said
+        words = [line for line in said if not line.startswith(NOT_THE_REASON)] or said
         reason = words[0] if words else f"npm ended with {done.returncode}"
         raise CannotFetch(f"drape: could not fetch {title}: {reason}"[:500])
 

@@ -353,3 +353,15 @@ def test_the_evidence_says_why() -> None:
         "Node 22 in engines in package.json",
     )
     assert msgspec.json.encode(found)
+
+
+@pytest.mark.parametrize("script", ["preinstall", "install", "postinstall", "prepare"])
+def test_without_dependencies_an_install_runs_where_it_has_scripts(script: str) -> None:
+    """They are the project's own, and may make what the dev server needs."""
+    scripts = {"dev": "node server.js", script: "node make.js"}
+    assert found_in({"package.json": package(scripts), "server.js": ""}).install_command == (
+        "npm",
+        "install",
+        *NPM_QUIET,
+    )
+    assert found_in({"package.json": package({"dev": "node server.js"}), "server.js": ""}).install_command == ()

@@ -110,6 +110,14 @@ def test_a_tool_that_can_not_be_had_ends_with_one_clear_line(vm: Vm) -> None:
     assert list((vm.home / ".drape" / "tools").iterdir()) == []
 
 
+def test_the_reason_is_what_happened_not_the_number_of_it(vm: Vm, tmp_path: Path) -> None:
+    """npm says an error's code, number and system call before it says in words what went wrong."""
+    said = "npm error code ENOTFOUND\nnpm error syscall getaddrinfo\nnpm error errno ENOTFOUND\nnpm error network no such host"
+    (tmp_path / "bin" / "npm").write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said}\nEND\nexit 1\n")
+    code, _, err = vm.run("--tool", "pnpm@9.0.0", "--", "pnpm")
+    assert (code, err.splitlines()[-1]) == (69, "drape: could not fetch pnpm 9.0.0: npm error network no such host")
+
+
 def test_two_at_once_do_no_harm(vm: Vm) -> None:
     running = [vm.start("--tool", "pnpm@10.4.0", "--", "pnpm") for _ in range(4)]
     answers = [process.communicate(timeout=30)[0].strip() for process in running]

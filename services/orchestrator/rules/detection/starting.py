@@ -10,6 +10,7 @@ from services.orchestrator.rules.detection import nx, scripts
 from services.orchestrator.rules.detection.apps import App, DenoMatch
 from services.orchestrator.rules.detection.managers import (
     INSTALL_ENV,
+    INSTALL_SCRIPTS,
     VERSIONS,
     Chosen,
     Manager,
@@ -31,7 +32,7 @@ from services.orchestrator.rules.detection.python import (
 from services.orchestrator.rules.detection.python import INSTALL_ENV as PIP_ENV
 from services.orchestrator.rules.detection.recognise import Match
 from services.orchestrator.rules.detection.settings import Settings, env_of
-from services.orchestrator.rules.detection.tree import Tree, join
+from services.orchestrator.rules.detection.tree import Package, Tree, join
 from services.orchestrator.rules.detection.versions import choose_node, framework_version
 from services.orchestrator.rules.detection.workspaces import install_root, members
 from services.orchestrator.rules.frameworks import FRAMEWORKS, TOOLS, Framework
@@ -172,8 +173,13 @@ def _ground(tree: Tree, app: App, settings: Settings, default_node: int) -> Grou
         node=node,
         node_unmet=bool(unmet),
         evidence=(*((f"workspace {join(root, 'package.json')}",) if inside and root != app.path else ()), *evidence),
-        installs=any(package is not None and package.dependencies for package in packages),
+        installs=any(package is not None and _has_to_install(package) for package in packages),
     )
+
+
+def _has_to_install(package: Package) -> bool:
+    """Without dependencies too, where an install runs scripts of the project's own."""
+    return bool(package.dependencies) or any(name in package.scripts for name in INSTALL_SCRIPTS)
 
 
 def _deps(tree: Tree, ground: Ground) -> str:
