@@ -70,9 +70,8 @@ async def test_a_killed_dev_server_is_known_within_a_second(platform: Platform, 
         (QUITTING, "node server.mjs", "dev_server_exited", r"code 1\b", "no database: giving up"),
         ("", "no-such-server --dev", "dev_command_not_found", "command was not found", "not found"),
         (SILENT, "node server.mjs", "dev_server_timeout", rf"within {BOOT_LIMIT_S} s", "thinking it over"),
-        (BROKEN, "node server.mjs", "dev_server_erroring", r"status 500\b", "listening on"),
     ],
-    ids=["exits", "not_found", "never_listens", "answers_500"],
+    ids=["exits", "not_found", "never_listens"],
 )
 async def test_a_dev_server_that_never_answers_fails_with_its_reason(
     user: Client, script: str, dev: str, code: str, words: str, printed: str
@@ -85,6 +84,16 @@ async def test_a_dev_server_that_never_answers_fails_with_its_reason(
     assert re.search(words, view["error"]["message"]), view["error"]
     assert view["error"]["hint"]
     assert any(printed in line for line in view["log_tail"]), view["log_tail"]
+
+
+async def test_a_dev_server_that_only_answers_500_is_shown_as_what_it_is(user: Client) -> None:
+    """Its own error page, at the preview's address; the view says which request answered what."""
+    view = await user.ended(await user.request_preview(await user.project(node_project(BROKEN))))
+
+    assert (view["status"], view["error"]) == ("ready_with_errors", None)
+    assert re.search(r"\b500\b", view["message"])
+    assert (await user.visit(view["preview_id"])).status == 500
+    await user.stop(view["preview_id"])
 
 
 async def test_the_cli_says_why_a_preview_failed(impatient: Platform, tmp_path: Path) -> None:
