@@ -66,5 +66,5 @@ class GatewayProbe(Protocol):
     async def socket(
         self, preview_id: PreviewId, url: str, min_seq: int, paths: Sequence[str], protocol: str, timeout_s: float
     ) -> SocketAnswer:
-        """Try a WebSocket at these paths in turn, until one opens. `timeout_s` is for all of them together."""
+        """Try a WebSocket at all of these paths at once; the first that opens counts, else what was refused."""
         ...

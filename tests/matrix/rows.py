@@ -23,6 +23,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     expect: str
     path: str = "/"
     ci: bool = False
+    before: str = ""
     create: tuple[str, ...] = ()
     files: dict[str, str] = {}
 
@@ -45,7 +46,7 @@ def read_matrix() -> Matrix:
 def make_project(row: Row, before: str, folder: Path) -> None:
     """Write the row's project into `folder`, with its lock file. Raises `NotMade`. Blocks."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    env = _environment(before)
+    env = _environment(row.before or before)
     if row.create:
         words = ["npx", "--yes", *(word.replace("{folder}", folder.name) for word in row.create)]
         _run(words, folder.parent, env, CREATE_TIMEOUT_S)

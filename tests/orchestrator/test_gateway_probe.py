@@ -98,3 +98,20 @@ async def test_a_socket_that_never_answers_is_silent() -> None:
     async with probing(answer) as probe:
         found = await probe.socket(PREVIEW, URL, 7, ("/", "/ws"), "vite-hmr", 0.3)
     assert found.state == "silent"
+
+
+async def test_a_path_that_never_answers_holds_up_no_other() -> None:
+    """Next.js says nothing on the path that another of its versions has."""
+    forever = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.path == "/_next/webpack-hmr":
+            await forever.wait()
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.close()
+        return socket
+
+    async with probing(answer) as probe:
+        found = await probe.socket(PREVIEW, URL, 7, ("/_next/webpack-hmr", "/_next/hmr"), "", 5.0)
+    assert (found.state, found.path) == ("open", "/_next/hmr")

@@ -1,7 +1,6 @@
 """The `GatewayProbe`: asks for a preview the way a browser does, by host name, through the gateway."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -53,16 +52,20 @@ class HttpGatewayProbe:
     ) -> SocketAnswer:
         # The page's own origin: dev servers refuse others.
         headers = self._headers(preview_id, url, min_seq) | {"Origin": url.rstrip("/")}
-        deadline_s = time.monotonic() + timeout_s
-        answer = SocketAnswer(state="silent", path="")
-        for path in paths:
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                break
-            answer = await self._shake_hands(path, headers, protocol, left_s)
-            if answer.state == "open":
-                break
-        return answer
+        # Side by side: a server may hold on to a path that it does not know, and say nothing.
+        asking = [asyncio.create_task(self._shake_hands(path, headers, protocol, timeout_s)) for path in paths]
+        answers: list[SocketAnswer] = []
+        try:
+            for next_answer in asyncio.as_completed(asking):
+                answers.append(await next_answer)
+                if answers[-1].state == "open":
+                    return answers[-1]
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        refused = [answer for answer in answers if answer.state == "refused"]
+        return next(iter([*refused, *answers]), SocketAnswer(state="silent", path=""))
 
     def _headers(self, preview_id: PreviewId, url: str, min_seq: int) -> dict[str, str]:
         return {

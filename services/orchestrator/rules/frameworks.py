@@ -25,7 +25,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Hmr(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The socket over which edits are told. `paths`: where to try it, in order; empty: there is none, or none known.
+    """The socket over which edits are told. `paths`: where to try it; empty: there is none, or none known.
 
     `protocol`: the sub-protocol to ask for when probing (`vite-ping` answers and closes); empty: none.
     """
