@@ -22,8 +22,8 @@ PLAIN = frozenset({"state", "preview", "preview_progress", "project", "pool", "l
 Json = dict[str, Any]
 
 
-async def follow(output: Output, api: Api, preview_id: str, *, attempt: int = 1) -> Json:
-    """Draw progress until this attempt of the preview is ready or has ended; gives its last view."""
+async def follow(output: Output, api: Api, preview_id: str, *, attempt: int = 1, files_version: int = 0) -> Json:
+    """Draw progress until this attempt of the preview is ready with these files, or has ended; gives its last view."""
     last_id = ""
     columns = (
         # What a dev server prints is no markup.
@@ -40,12 +40,19 @@ async def follow(output: Output, api: Api, preview_id: str, *, attempt: int = 1)
                 async for _, event_id, message in api.stream(f"/api/previews/{preview_id}/events", last_id):
                     last_id = event_id or last_id
                     view = _show(output, bar, task, message, preview_id)
-                    if view is not None and view["status"] in ENDED and view["attempt"] >= attempt:
+                    if view is not None and _is_over(view, attempt, files_version):
                         return view
             except Unavailable:
                 output.emit({"type": "reconnecting"})
             await asyncio.sleep(STREAM_RETRY_S)
     raise Unavailable("stream_broken", "The gateway could not be followed.", "`drape ps` tells how the preview is.")
+
+
+def _is_over(view: Json, attempt: int, files_version: int) -> bool:
+    """Where it was live already, an edit is on its way to it: it is ready once it has that."""
+    if view["status"] not in ENDED or view["attempt"] < attempt:
+        return False
+    return view["status"] not in READY or view["files_version"] >= files_version
 
 
 def _show(output: Output, bar: Progress, task: TaskID, message: Json, preview_id: str) -> Json | None:

@@ -94,7 +94,7 @@ async def _show_folder(output: Output, wish: Wish) -> int:
             await api.call("PATCH", f"/api/projects/{project_id}/env", json=wish.variables)
         stored = await send_folder(api, project_id, files)
         wanted = await api.call("POST", "/api/previews", json={"project_id": project_id, "app": wish.app})
-        ended = await follow(output, api, wanted["preview_id"], attempt=wanted["attempt"])
+        ended = await follow(output, api, wanted["preview_id"], attempt=wanted["attempt"], files_version=stored.version)
         ended = await ask_which(output, api, ended)
         if not await conclude(output, api, ended, running.gateway):
             return 1

@@ -109,8 +109,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
-    """What is shown of a preview. Times are seconds, UTC. `wanted`: somebody has asked to see it; `detected`: in this
-    attempt; `install_job`: the attempt's newest install; `detail`: which request shows the error of `ready_with_errors`.
+    """What is shown of a preview. Times are seconds, UTC. `wanted`: somebody has asked to see it; `files_version`: of
+    the project's files, what its VM holds or will begin with; `detected`: in this attempt; `install_job`: the attempt's
+    newest install; `detail`: which request shows the error of `ready_with_errors`.
     """
 
     preview_id: PreviewId
@@ -118,6 +119,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     owner: OwnerId
     app: str = ""
     wanted: bool = True
+    files_version: int = 0
     status: Status = "acquiring"
     attempt: int = 1
     created_at: float
@@ -179,6 +181,7 @@ def evolve(state: State, recorded: Recorded) -> None:
                 owner=event.owner,
                 app=event.app,
                 wanted=not event.prepare,
+                files_version=event.files_version,
                 created_at=recorded.meta.at,
                 attempt_at=recorded.meta.at,
                 status_at=recorded.meta.at,
@@ -203,9 +206,10 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             _join(state, preview, recorded, detected=True, **found)
         case PreviewWarningRaised():
             _set(state, preview, recorded, warnings=(*preview.warnings, event))
-        case FilesSynced():
-            if preview.status == "syncing":
-                _enter(state, preview, recorded, "syncing", done="syncing_files")
+        case FilesSynced(files_version=version) if preview.status == "syncing":
+            _enter(state, preview, recorded, "syncing", done="syncing_files", files_version=version)
+        case FilesSynced(files_version=version):
+            _set(state, preview, recorded, files_version=version)
         case InstallStarted(job_id=job_id):
             _enter(state, preview, recorded, "installing", install_job=job_id)
         case InstallSkipped():
@@ -319,7 +323,8 @@ def _restart(state: State, preview: Preview, recorded: Recorded, event: PreviewR
         project_id=preview.project_id,
         owner=preview.owner,
         app=event.app or preview.app,
-        wanted=preview.wanted,
+        wanted=preview.wanted or event.reason == "asked",
+        files_version=event.files_version,
         attempt=event.attempt,
         created_at=preview.created_at,
         attempt_at=recorded.meta.at,

@@ -75,6 +75,7 @@ def preview_view(
         "detail": preview.detail,
         "app": preview.app,
         "wanted": preview.wanted,
+        "files_version": preview.files_version,
         "framework": preview.framework,
         "version": preview.version,
         "package_manager": preview.package_manager,

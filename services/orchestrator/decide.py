@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.rules.steps import RestartReason, advance, failed, restarted
-from services.orchestrator.state import ENDED, Failure, Preview, Project, State, losses_in_a_row, step_of
+from services.orchestrator.state import ENDED, Failure, Preview, Project, State, losses_in_a_row, newest_of, step_of
 from shared.commands import (
     Command,
     ConfirmPreview,
@@ -91,8 +91,8 @@ def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequen
 
 
 def request(state: State, command: RequestPreview) -> Sequence[Event]:
-    """One live preview a project: whoever asks again shares it. The id follows from the project and a count, so that
-    two replicas asked at once mean the same preview."""
+    """One live preview a project: whoever asks again shares it. One that failed and holds its VM still is tried again.
+    The id of a new one follows from the project and a count, so that two replicas asked at once mean the same preview."""
     project = state.projects.get(command.project_id)
     if project is None or project.owner != command.owner:
         raise NotFound("project_not_found", f"There is no project {command.project_id[:64]}.")
@@ -103,6 +103,9 @@ def request(state: State, command: RequestPreview) -> Sequence[Event]:
         return _share(project, live, command)
     if project.live is not None or any(each.requested_by == command.id for each in state.previews.values()):
         return []
+    failed = newest_of(state, project)
+    if failed is not None and failed.vm is not None and not command.prepare:
+        return [restarted(failed, project, "asked", in_place=True, app=command.app)]
     return [
         PreviewRequested(
             preview_id=derive(project.project_id, "preview", project.previews + 1),
@@ -191,10 +194,13 @@ def record_project(state: State, command: RecordProject) -> Sequence[Event]:
 
 
 def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
-    """The first sync of an attempt moves it on; later ones (edits) are only noted."""
+    """The first sync of an attempt moves it on; later ones (edits) are noted, or begin the next attempt."""
     preview = _running(state, command.preview_id, command.attempt)
     if preview is None:
         return []
+    project = state.projects.get(preview.project_id)
+    if command.needs_restart and project is not None and preview.vm is not None and preview.status in RESTARTABLE:
+        return [restarted(preview, project, "edited", in_place=True)]
     if preview.status == "syncing" or command.files_version > preview.files_version:
         return [
             FilesSynced(
@@ -206,9 +212,6 @@ def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
                 sync_s=command.sync_s,
             )
         ]
-    project = state.projects.get(preview.project_id)
-    if command.needs_restart and project is not None and preview.vm is not None and preview.status in RESTARTABLE:
-        return [restarted(preview, project, "edited", in_place=True)]
     return advance(preview)
 
 

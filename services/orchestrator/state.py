@@ -159,6 +159,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     env: str = ""
     previews: int = 0
     live: PreviewId | None = None
+    newest: PreviewId = ""
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -221,7 +222,9 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
     )
     project = state.projects.get(event.project_id)
     if project is not None:
-        _change_project(state, event.project_id, previews=project.previews + 1, live=event.preview_id)
+        _change_project(
+            state, event.project_id, previews=project.previews + 1, live=event.preview_id, newest=event.preview_id
+        )
 
 
 def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost, recorded: Recorded) -> None:
@@ -369,7 +372,7 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
         project_id=preview.project_id,
         owner=preview.owner,
         app=event.app or preview.app,
-        wanted=preview.wanted,
+        wanted=preview.wanted or event.reason == "asked",
         attempt=event.attempt,
         requested_by=preview.requested_by,
         requested_at=preview.requested_at,
@@ -384,6 +387,11 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
         traceparent=recorded.meta.traceparent or preview.traceparent,
     )
     _change_project(state, preview.project_id, live=preview.preview_id)
+
+
+def newest_of(state: State, project: Project) -> Preview | None:
+    """The project's latest preview, as long as it is remembered."""
+    return state.previews.get(project.newest)
 
 
 def _losses(preview: Preview, event: PreviewRestarted, at: float) -> int:

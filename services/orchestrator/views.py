@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from services.orchestrator.rules import progress
-from services.orchestrator.state import Preview, State, step_of
+from services.orchestrator.state import Preview, State, newest_of, step_of
 from shared.codec import Recorded
 from shared.commands import Command, PreviewReply, Reply, RequestPreview
 from shared.events import ClaimExpired, VmAcquired, VmLost
@@ -17,8 +17,11 @@ def answer(state: State, command: Command) -> Reply:
         mine = (each for each in state.previews.values() if each.requested_by == command.id)
         preview = next(mine, None)
         created = preview is not None
+        project = state.projects[command.project_id]
         if preview is None:
-            preview = state.previews[state.projects[command.project_id].live or ""]
+            preview = state.previews.get(project.live or "") or newest_of(state, project)
+        if preview is None:  # asked again with the same id, long after its end
+            return PreviewReply(preview_id=project.newest, status="stopped")
         return PreviewReply(preview_id=preview.preview_id, status=preview.status, created=created)
     preview = state.previews.get(getattr(command, "preview_id", ""))
     if preview is not None:

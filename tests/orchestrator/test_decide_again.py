@@ -180,7 +180,7 @@ def test_an_edit_that_the_dev_server_can_not_take_in_restarts_in_place(until: st
     """Once for the version: heard again, the report is of an attempt that is over."""
     edit = msgspec.structs.replace(SYNCED, files_version=2, needs_restart=True)
     restarted = msgspec.structs.replace(preview_restarted(2, reason="edited", in_place=True), files_version=2)
-    spec = orchestrator(*story(until), files_changed(2)).when(edit).then(files_synced(version=2), restarted)
+    spec = orchestrator(*story(until), files_changed(2)).when(edit).then(restarted)
     spec.when(edit).stays_quiet().when(other(edit)).stays_quiet()
     assert spec.state.previews[PREVIEW].vm is not None
 
@@ -221,3 +221,20 @@ def test_another_app_of_a_live_preview_restarts_it_in_place() -> None:
     spec = orchestrator(*story("ready")).when(msgspec.structs.replace(REQUEST, app="apps/web"))
     spec.then(preview_restarted(2, in_place=True, app="apps/web"))
     spec.when(msgspec.structs.replace(REQUEST, id="again", app="apps/web")).stays_quiet()
+
+
+# --- asked for again after a failure ------------------------------------------------------------------------------
+
+
+def test_who_asks_for_what_failed_gets_another_try_in_its_vm() -> None:
+    """The same preview, at the same address, without another claim; it is wanted now, whoever began it."""
+    spec = orchestrator(*preparing("installing"), preview_failed()).when(REQUEST)
+    spec.then(preview_restarted(2, in_place=True))
+    again = spec.state.previews[PREVIEW]
+    assert (again.vm is not None, again.wanted) == (True, True)
+
+
+def test_a_failed_preview_without_a_vm_is_followed_by_a_new_one() -> None:
+    spec = orchestrator(*story("installing"), preview_failed(), vm_released()).when(REQUEST)
+    assert isinstance(spec.outcome, list)
+    assert [type(event) for event in spec.outcome] == [PreviewRequested]

@@ -263,6 +263,7 @@ def _preview_schema() -> Json:
         detail="string",
         app="string",
         wanted="boolean",
+        files_version="integer",
         framework="string",
         version="string",
         package_manager="string",
