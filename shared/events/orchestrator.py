@@ -199,7 +199,7 @@ class HmrProbed(PreviewEvent, frozen=True, kw_only=True):
     """The socket over which the dev server tells of edits was tried once, on the path that the browser uses.
 
     `open`: it took the connection; `refused`: it answered otherwise; `silent`: it did not answer; `none`: the
-    framework has no such socket, or none that is known.
+    framework has no such socket, or none that can be tried from outside its page.
     """
 
     attempt: int
