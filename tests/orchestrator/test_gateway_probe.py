@@ -115,3 +115,20 @@ async def test_a_path_that_never_answers_holds_up_no_other() -> None:
     async with probing(answer) as probe:
         found = await probe.socket(PREVIEW, URL, 7, ("/_next/webpack-hmr", "/_next/hmr"), "", 5.0)
     assert (found.state, found.path) == ("open", "/_next/hmr")
+
+
+async def test_vite_5_which_knows_no_ping_is_found() -> None:
+    """It says nothing to the ping, and opens its real socket to who names no origin."""
+    forever = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.headers["Sec-WebSocket-Protocol"] != "vite-hmr" or "Origin" in request.headers:
+            await forever.wait()
+        socket = web.WebSocketResponse(protocols=("vite-hmr",))
+        await socket.prepare(request)
+        await socket.close()
+        return socket
+
+    async with probing(answer) as probe:
+        found = await probe.socket(PREVIEW, URL, 7, ("/",), "vite-ping", 5.0)
+    assert (found.state, found.path) == ("open", "/")

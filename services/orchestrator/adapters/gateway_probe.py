@@ -14,6 +14,9 @@ from shared.secrets import probe_token, probed_token
 PROBE_HEADER = "X-Drape-Probe"
 PROBED_HEADER = "X-Drape-Probed"
 MIN_SEQ_HEADER = "X-Drape-Min-Seq"
+PING = "vite-ping"
+UNTIL_VITE_5 = "vite-hmr"
+"""Vite 5 and before know no ping, and open this one without their page's token only where no Origin is named."""
 BODY_BYTES_MAX = 32 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 
@@ -50,10 +53,17 @@ class HttpGatewayProbe:
     async def socket(
         self, preview_id: PreviewId, url: str, min_seq: int, paths: Sequence[str], protocol: str, timeout_s: float
     ) -> SocketAnswer:
+        plain = self._headers(preview_id, url, min_seq)
         # The page's own origin: dev servers refuse others.
-        headers = self._headers(preview_id, url, min_seq) | {"Origin": url.rstrip("/")}
+        ways = [(protocol, plain | {"Origin": url.rstrip("/")})]
+        if protocol == PING:
+            ways.append((UNTIL_VITE_5, plain))
         # Side by side: a server may hold on to a path that it does not know, and say nothing.
-        asking = [asyncio.create_task(self._shake_hands(path, headers, protocol, timeout_s)) for path in paths]
+        asking = [
+            asyncio.create_task(self._shake_hands(path, headers, named, timeout_s))
+            for path in paths
+            for named, headers in ways
+        ]
         answers: list[SocketAnswer] = []
         try:
             for next_answer in asyncio.as_completed(asking):
