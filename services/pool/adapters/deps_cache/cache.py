@@ -152,7 +152,11 @@ class DepsCache:
         return header
 
     def _restore(self, opened: Opened, owner: str, key: str, place: VmPlace, *, full: bool) -> Restored:
-        content = manifest.decode(manifest.read_bounded(opened.manifest, manifest.BYTES_MAX))
+        try:
+            raw = manifest.read_bounded(opened.manifest, manifest.BYTES_MAX)
+        except OSError as error:
+            raise damaged(f"its manifest cannot be read ({error})") from error
+        content = manifest.decode(raw)
         header = content.header
         _check_owner(header, owner, key)
         size = os.fstat(opened.data).st_size

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO, NoReturn, TypeAlias
+from typing import NoReturn, Protocol, TypeAlias
 
 from services.pool.adapters.deps_cache import folders, names
 from services.pool.adapters.deps_cache.errors import CacheError, of_os
@@ -29,10 +29,18 @@ GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 Stamp: TypeAlias = tuple[int, int, int, int, int]
 
 
+class Data(Protocol):
+    """Where contents go, one after another; a file that is open for writing."""
+
+    def write(self, chunk: bytes, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+
 class Collector:
     """Reads trees below one folder into `data` and `items`. Methods raise CacheError."""
 
-    def __init__(self, data: BinaryIO, limits: CacheLimits) -> None:
+    def __init__(self, data: Data, limits: CacheLimits) -> None:
         self.items: list[Item] = []
         self.files = 0
         self.bytes = 0
