@@ -199,13 +199,15 @@ class RecordProject(OrchestratorCommand, frozen=True, kw_only=True):
     package_manager_version: str = ""
     node_version: str = ""
     deps: str = ""
+    keeps: bool = False
     ready_path: str = "/"
     restart_on: tuple[str, ...] = ()
     warnings: tuple[PreviewWarning, ...] = ()
 
 
 class RecordFilesSynced(OrchestratorCommand, frozen=True, kw_only=True):
-    """The VM holds this version. `needs_restart`: the dev server can't take in what has changed while it runs."""
+    """The VM holds this version. `needs_restart`: the dev server can't take in what has changed while it runs;
+    `restored`: the fingerprint of the dependencies that were put there too."""
 
     verb: ClassVar[str] = "record-synced"
     preview_id: PreviewId
@@ -215,6 +217,8 @@ class RecordFilesSynced(OrchestratorCommand, frozen=True, kw_only=True):
     deleted: int
     sync_s: float
     needs_restart: bool = False
+    restored: str = ""
+    restore_s: float = 0.0
 
 
 class RecordInstallCompleted(OrchestratorCommand, frozen=True, kw_only=True):

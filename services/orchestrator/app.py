@@ -7,6 +7,7 @@ from functools import partial
 import aiohttp
 
 from services.orchestrator import decide, react, state, views
+from services.orchestrator.adapters.deps import PoolDepsCache
 from services.orchestrator.adapters.gateway_probe import HttpGatewayProbe
 from services.orchestrator.adapters.project_store import ObjectProjectStore
 from services.orchestrator.adapters.workspace import AgentWorkspace
@@ -54,6 +55,7 @@ def wiring(config: OrchestratorConfig) -> Wiring[state.State]:
             AgentWorkspace(session, settings.drape_secret),
             ObjectProjectStore(bus.objects, settings.drape_secret),
             HttpGatewayProbe(session, config.gateway_url, settings.drape_secret),
+            PoolDepsCache(bus),
             runtime.send,
             lambda: runtime.state,
             lambda: runtime.seq,

@@ -32,6 +32,8 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Longest pause between those."""
     hmr_timeout_s: float = 5.0
     """How long the socket for edits may take to answer, once, after ready."""
+    keep_retry_s: float = 5.0
+    """Pause before dependencies that were being written to are copied again for other VMs."""
     default_node_major: int = 24
     """The Node that VMs have; another one is fetched where a project asks for it."""
     tick_s: float = 0.5

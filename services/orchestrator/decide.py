@@ -5,7 +5,17 @@ from collections.abc import Sequence
 
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.rules.steps import RestartReason, advance, failed, restarted
-from services.orchestrator.state import ENDED, Failure, Preview, Project, State, losses_in_a_row, newest_of, step_of
+from services.orchestrator.state import (
+    ENDED,
+    INSTALL_RETRY,
+    Failure,
+    Preview,
+    Project,
+    State,
+    losses_in_a_row,
+    newest_of,
+    step_of,
+)
 from shared.commands import (
     Command,
     ConfirmPreview,
@@ -51,8 +61,6 @@ TIMED_BY: dict[str, tuple[str, ...]] = {
 """Statuses that last for one append, and whose timer runs on meanwhile: should the replica die in one, it counts."""
 RESTARTABLE = ("installing", "install_failed", "installed", "prepared", "booting", "exited", "confirming", "ready")
 """Statuses in which what an install or a dev server has begun with may be out of date: it has to begin anew."""
-INSTALL_RETRY = "-retry"
-"""Ends the id of an install job that does not hold on to the lockfile."""
 
 
 def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequence[Event]:
@@ -174,6 +182,7 @@ def record_project(state: State, command: RecordProject) -> Sequence[Event]:
                 package_manager_version=command.package_manager_version,
                 node_version=command.node_version,
                 deps=command.deps,
+                keeps=command.keeps,
                 ready_path=command.ready_path,
                 restart_on=command.restart_on,
             )
@@ -210,6 +219,8 @@ def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
                 written=command.written,
                 deleted=command.deleted,
                 sync_s=command.sync_s,
+                restored=command.restored,
+                restore_s=command.restore_s,
             )
         ]
     return advance(preview)

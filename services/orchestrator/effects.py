@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.jobs import JobRunner
-from services.orchestrator.ports import GatewayProbe, ProjectStore, Workspace
+from services.orchestrator.ports import DepsCache, GatewayProbe, ProjectStore, Workspace
 from services.orchestrator.preparing import Preparer
-from services.orchestrator.react import Confirm, Prepare, ProbeHmr, RunDevServer, RunInstall, SyncFiles
+from services.orchestrator.react import Confirm, KeepDeps, Prepare, ProbeHmr, RunDevServer, RunInstall, SyncFiles
 from services.orchestrator.rules.frameworks import FRAMEWORKS
 from services.orchestrator.state import ENDED, Preview, State
 from services.orchestrator.syncing import Syncer
@@ -23,6 +23,8 @@ from shared.errors import Unavailable
 from shared.ids import PreviewId, derive
 from shared.ports import Bus, Cause
 
+KEEP_TRIES_MAX = 3
+
 
 class OrchestratorEffects:
     """The effects of one replica."""
@@ -33,6 +35,7 @@ class OrchestratorEffects:
         workspace: Workspace,
         store: ProjectStore,
         probe: GatewayProbe,
+        deps: DepsCache,
         send: Callable[[Command, Cause], Awaitable[bytes]],
         state: Callable[[], State],
         seq: Callable[[], int],
@@ -41,6 +44,7 @@ class OrchestratorEffects:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._probe = probe
+        self._deps = deps
         self._send_command = send
         self._state = state
         self._seq = seq
@@ -48,7 +52,7 @@ class OrchestratorEffects:
         self._clock = clock
         self._teller = Teller(bus, state, config, clock)
         self._preparer = Preparer(workspace, store, self._teller, self._send, send, state, config)
-        self._syncer = Syncer(workspace, store, self._teller, self._send, state, config, clock)
+        self._syncer = Syncer(workspace, store, deps, self._teller, self._send, state, config, clock)
         self._jobs = JobRunner(workspace, store, self._teller, self._send, state, config)
 
     async def perform(self, effect: Effect, cause: Cause) -> None:
@@ -69,6 +73,8 @@ class OrchestratorEffects:
                 await self._confirm(effect, cause)
             case ProbeHmr():
                 await self._probe_hmr(effect, cause)
+            case KeepDeps():
+                await self._keep_deps(effect)
             case _:
                 raise AssertionError(f"not an effect of the orchestrator: {type(effect).__name__}")
 
@@ -124,6 +130,19 @@ class OrchestratorEffects:
             answer = await self._probe.socket(effect.preview_id, url, self._seq(), hmr.paths, hmr.protocol, limit_s)
             report = replace(report, state=answer.state, path=answer.path, detail=answer.detail)
         await self._send(report, cause)
+
+    # --- dependencies -----------------------------------------------------------------------------------------
+
+    async def _keep_deps(self, effect: KeepDeps) -> None:
+        """Again where the dev server was writing into them: it does so while it warms up."""
+        for _ in range(KEEP_TRIES_MAX):
+            preview = self._teller.running(effect.preview_id, effect.attempt)
+            if preview is None or preview.status != "ready" or preview.vm is None or preview.found is None:
+                return
+            kept = await self._deps.publish(preview.vm, preview.preview_id, preview.found.deps)
+            if kept.done or kept.code != "source_changed":
+                return
+            await asyncio.sleep(self._config.keep_retry_s)
 
     # --- commands ---------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from services.orchestrator.react import RunDevServer, RunInstall
 from services.orchestrator.rules.detection import BASE_ENV
 from services.orchestrator.rules.failures import Ended, Explanation, explain
 from services.orchestrator.rules.masking import masker
-from services.orchestrator.state import Found, Preview, State, Vm
+from services.orchestrator.state import INSTALL_RETRY, Found, Preview, State, Vm
 from services.orchestrator.telling import TAIL_LINES, Job, Teller
 from services.orchestrator.watching import Watcher
 from shared.agent.client import AgentError, AgentUnreachable
@@ -38,7 +38,7 @@ INSTALL_ENV = {
     "npm_config_fetch_retry_factor": "2",
     "npm_config_fetch_retry_maxtimeout": "5000",
 }
-INSTALL, INSTALL_RETRY, DEV_SERVER = "install", "install_retry", "dev_server"
+INSTALL, SECOND_INSTALL, DEV_SERVER = "install", "install_retry", "dev_server"
 
 Send = Callable[[Command, Cause], Awaitable[None]]
 
@@ -83,14 +83,14 @@ class JobRunner:
 
     async def _install_job(self, preview: Preview, found: Found, vm: Vm, job_id: str) -> Job:
         variables = await self._variables(preview)
-        retry = job_id.endswith("-retry")
+        retry = job_id.endswith(INSTALL_RETRY)
         spec = JobSpec(
             argv=found.install_retry_command if retry else found.install_command,
             cwd=found.install_root,
             env={**INSTALL_ENV, **found.install_env, **variables},
             timeout_s=self._config.install_limit_s,
         )
-        return Job(preview, vm, job_id, INSTALL_RETRY if retry else INSTALL, spec, masker(variables.values()))
+        return Job(preview, vm, job_id, SECOND_INSTALL if retry else INSTALL, spec, masker(variables.values()))
 
     async def _report_install(self, job: Job, status: JobStatus, cause: Cause) -> None:
         if status.exit_code == 0:

@@ -7,6 +7,7 @@ import msgspec
 
 from services.orchestrator.state import Vm
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, LogLine, ReadinessUpdate, ReadySpec, SyncResult
+from shared.deps import DepsAnswer
 from shared.ids import PreviewId, ProjectId
 from shared.project_files import Manifest
 
@@ -45,6 +46,18 @@ class ProjectStore(Protocol):
 
     async def variables(self, project_id: ProjectId, name: str) -> dict[str, str]:
         """The project's environment, from the object of this name; none for an empty name."""
+        ...
+
+
+class DepsCache(Protocol):
+    """Installs of earlier previews of the same owner. Both verbs answer also where nothing can be done."""
+
+    async def restore(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
+        """Put the dependencies of this fingerprint into the VM, if they are kept."""
+        ...
+
+    async def publish(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
+        """Keep the VM's dependencies under this fingerprint."""
         ...
 
 

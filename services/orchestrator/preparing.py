@@ -157,6 +157,7 @@ def _record(effect: Prepare, found: detection.Detection) -> RecordProject:
         install_env=found.install_env,
         node_version=found.node_version,
         deps=found.deps,
+        keeps=found.keeps,
         ready_path=found.ready_path,
         restart_on=found.restart_on,
         warnings=found.warnings,

@@ -50,6 +50,8 @@ Status = Literal[
     "stopped",
 ]
 ENDED = ("failed", "stopped")
+INSTALL_RETRY = "-retry"
+"""Ends the id of an install job that does not hold on to the lockfile."""
 STEP_OF: dict[str, str] = {
     "preparing": "acquiring_vm",
     "syncing": "syncing_files",
@@ -97,6 +99,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     install_retry_command: tuple[str, ...]
     install_env: dict[str, str]
     deps: str
+    keeps: bool
     ready_path: str
     restart_on: tuple[str, ...]
 
@@ -113,7 +116,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """One preview. Times are seconds, UTC.
 
-    `wanted`: somebody has asked to see it. `installed`: the fingerprint of the dependencies that its VM holds whole.
+    `wanted`: somebody has asked to see it. `installed`: the fingerprint of the dependencies that its VM holds whole;
+    `restored`: they come from an earlier install.
     `install_job`: the newest install job of this attempt. A failed preview may hold its VM for a while, for the next try.
     """
 
@@ -138,6 +142,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     install: Literal["", "skipped", "completed"] = ""
     install_job: str = ""
     installed: str = ""
+    restored: bool = False
+    restore_s: float = 0.0
     in_place: bool = False
     dev_host: str = ""
     dev_port: int = 0
@@ -252,10 +258,11 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             state.previews[preview.preview_id] = _join(changed, recorded)
         case PreviewWarningRaised(code=code):
             _set(state, preview, warned=(*preview.warned, code))
-        case FilesSynced(files_version=version):
+        case FilesSynced(files_version=version, restored=restored, restore_s=restore_s):
             _set(state, preview, files_version=max(version, preview.files_version))
             if preview.status == "syncing":
-                _enter(state, preview, "synced", recorded, done="syncing_files")
+                put = {"installed": restored, "restored": True, "restore_s": restore_s} if restored else {}
+                _enter(state, preview, "synced", recorded, done="syncing_files", **put)
         case InstallStarted() | InstallSkipped() | InstallCompleted() | InstallFailed():
             _evolve_install(state, preview, event, recorded)
         case PreviewPrepared():
@@ -298,6 +305,7 @@ def _found(event: ProjectDetected) -> Found:
         install_retry_command=event.install_retry_command,
         install_env=event.install_env,
         deps=event.deps,
+        keeps=event.keeps,
         ready_path=event.ready_path,
         restart_on=event.restart_on,
     )
@@ -312,7 +320,7 @@ def _evolve_install(
     match event:
         case InstallStarted(job_id=job_id):
             # What an install that breaks off leaves behind is nothing to build on.
-            _enter(state, preview, "installing", recorded, install_job=job_id, installed="")
+            _enter(state, preview, "installing", recorded, install_job=job_id, installed="", restored=False)
         case InstallSkipped():
             _enter(state, preview, "installed", recorded, install="skipped")
         case InstallCompleted():
@@ -381,7 +389,8 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
         in_place=kept,
         vm=preview.vm if kept else None,
         from_pool=preview.from_pool and kept,
-        installed=preview.installed if kept else "",
+        # A restored install that a try has failed with is not trusted again.
+        installed=preview.installed if kept and not (preview.restored and preview.status == "failed") else "",
         files_version=event.files_version,
         vm_losses=_losses(preview, event, at),
         traceparent=recorded.meta.traceparent or preview.traceparent,

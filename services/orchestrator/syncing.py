@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection
 from msgspec.structs import replace
 
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.ports import ProjectStore, Workspace
+from services.orchestrator.ports import DepsCache, ProjectStore, Workspace
 from services.orchestrator.preparing import detect_in
 from services.orchestrator.react import SyncFiles
 from services.orchestrator.rules.edits import needs_restart
@@ -18,6 +18,7 @@ from services.orchestrator.telling import Teller
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import FileEntry, FileSync, SyncResult
 from shared.commands import CheckVm, Command, FailPreview, RecordFilesSynced
+from shared.deps import DepsAnswer
 from shared.errors import Refused, Unavailable
 from shared.ids import PreviewId, derive
 from shared.ports import Cause
@@ -36,6 +37,7 @@ class Syncer:
         self,
         workspace: Workspace,
         store: ProjectStore,
+        deps: DepsCache,
         teller: Teller,
         send: Callable[[Command, Cause], Awaitable[None]],
         state: Callable[[], State],
@@ -44,6 +46,7 @@ class Syncer:
     ) -> None:
         self._workspace = workspace
         self._store = store
+        self._deps = deps
         self._teller = teller
         self._send = send
         self._state = state
@@ -76,14 +79,19 @@ class Syncer:
     async def _sync_version(self, preview: Preview, vm: Vm, manifest: Manifest, cause: Cause) -> bool:
         begun = self._clock()
         changed = self._changed(preview, vm, manifest)
+        restoring = asyncio.create_task(self._restore(preview, vm))
         try:
             result = await self._bring(preview, vm, manifest)
+            restored = await restoring
         except AgentUnreachable as error:
             await self._send(CheckVm(vm_id=vm.vm_id, healthy=False, detail=str(error)[:200]), cause)
             raise Unavailable("agent_unreachable", f"The agent of {vm.vm_id} does not answer.") from error
         except AgentError as error:
             await self._refused(preview, error, cause)
             return False
+        finally:
+            # It must have ended before anything else is done with the VM, whatever came of the files.
+            await asyncio.wait({restoring})
         self._synced[preview.preview_id] = (vm.vm_id, manifest)
         recorded = RecordFilesSynced(
             preview_id=preview.preview_id,
@@ -92,10 +100,19 @@ class Syncer:
             written=result.written,
             deleted=result.deleted,
             sync_s=round(self._clock() - begun, 4),
+            restored=preview.found.deps if preview.found is not None and restored.done else "",
+            restore_s=restored.took_s if restored.done else 0.0,
             needs_restart=preview.status != "syncing" and await self._needs_restart(preview, manifest, changed),
         )
         await self._send(replace(recorded, id=derive(cause.causation_id, "synced", manifest.files_version)), cause)
         return True
+
+    async def _restore(self, preview: Preview, vm: Vm) -> DepsAnswer:
+        """In a new VM, beside the files: the dependencies of an earlier install, where it is kept."""
+        found = preview.found
+        if found is None or not found.keeps or preview.status != "syncing" or preview.in_place:
+            return DepsAnswer(done=False)
+        return await self._deps.restore(vm, preview.preview_id, found.deps)
 
     async def _refused(self, preview: Preview, error: AgentError, cause: Cause) -> None:
         if preview.status != "syncing":

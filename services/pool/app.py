@@ -2,18 +2,21 @@
 
 import os
 from contextlib import AsyncExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import aiohttp
 import msgspec
 
 from services.pool import decide, react, state, views
+from services.pool.adapters.deps_cache import CacheLimits, DepsCache
 from services.pool.adapters.health import AgentHealthProbe, SimulatedHealthProbe
 from services.pool.adapters.local import LocalConfig, LocalProvider
+from services.pool.adapters.local_deps import LocalDeps, platform_of
 from services.pool.adapters.node import node_dir
 from services.pool.adapters.simulated import SimulatedProvider
 from services.pool.config import PoolConfig
+from services.pool.deps import Deps
 from services.pool.effects import HealthProbe, PoolEffects
 from services.pool.ports import Provider
 from services.pool.react import Reconcile
@@ -66,7 +69,7 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         # What died or was left over while no pool ran, without waiting for a tick.
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
-        return Parts(effects.perform, queries(runtime))
+        return Parts(effects.perform, {**queries(runtime), **_deps_queries(runtime, config, settings)})
 
     return Wiring(definition(config), build)
 
@@ -78,6 +81,23 @@ def queries(runtime: Runtime[state.State]) -> dict[str, Handler]:
         return msgspec.json.encode(views.summary(runtime.state))
 
     return {"summary": summary}
+
+
+def _deps_queries(runtime: Runtime[state.State], config: PoolConfig, settings: Common) -> dict[str, Handler]:
+    """What is asked about dependencies; nothing where the provider can't keep them."""
+    if config.provider != "local" or not config.cache:
+        return {}
+    home = Path(settings.drape_home)
+    limits = CacheLimits(
+        bytes_max=config.cache_mb_max << 20,
+        entry_bytes_max=config.cache_entry_mb_max << 20,
+        entries_max=config.cache_entries_max,
+        age_max_s=config.cache_age_max_s,
+    )
+    store = LocalDeps(DepsCache(home / "cache" / "deps", limits), home / "vms")
+    platform = cache(partial(platform_of, node_dir(config.node_dir)))
+    deps = Deps(store, lambda: runtime.state, platform)
+    return {"restore_deps": deps.restore, "publish_deps": deps.publish}
 
 
 async def _resize(runtime: Runtime[state.State], config: PoolConfig) -> None:

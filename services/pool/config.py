@@ -54,5 +54,15 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Local provider: isolation by bubblewrap where it works, demanded, or off."""
     node_dir: str = ""
     """Folder of the Node installation that VMs see (holding bin/node); empty: the one on PATH."""
+    cache: bool = True
+    """Local provider: whether installed dependencies are kept for the owner's next VMs."""
+    cache_mb_max: int = 8192
+    """All that is kept; what was used longest ago goes first."""
+    cache_entry_mb_max: int = 1024
+    """One install; a larger one is not kept."""
+    cache_entries_max: int = 200
+    """Installs that are kept."""
+    cache_age_max_s: float = 14 * 86400.0
+    """An install older than this is made anew."""
     simulated_boot_s: float = 0.05
     """Simulated provider: how long a boot takes."""

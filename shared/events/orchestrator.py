@@ -70,7 +70,8 @@ class ProjectDetected(PreviewEvent, frozen=True, kw_only=True):
     """What the project is and how its dev server is started. `dev_command` is the argv, `{port}` stands for the port.
 
     `app_root` and `install_root` are where the dev server and the install run; `deps` is a fingerprint of all that
-    decides what an install gives; `restart_on`: globs below `app_root` of files whose edit needs a restart.
+    decides what an install gives; `keeps`: that is in `node_modules` alone, so that it can be kept for other VMs;
+    `restart_on`: globs below `app_root` of files whose edit needs a restart.
     """
 
     attempt: int
@@ -89,6 +90,7 @@ class ProjectDetected(PreviewEvent, frozen=True, kw_only=True):
     node_version: str = ""
     deps: str = ""
     ready_path: str = "/"
+    keeps: bool = False
     restart_on: tuple[str, ...] = ()
 
 
@@ -104,13 +106,16 @@ class PreviewWarningRaised(PreviewEvent, frozen=True, kw_only=True):
 
 
 class FilesSynced(PreviewEvent, frozen=True, kw_only=True):
-    """The VM holds this version of the project's files."""
+    """The VM holds this version of the project's files. `restored`: the fingerprint of the dependencies that were put
+    there with them, from an earlier install; empty: none."""
 
     attempt: int
     files_version: int
     written: int
     deleted: int
     sync_s: float
+    restored: str = ""
+    restore_s: float = 0.0
 
 
 class InstallStarted(PreviewEvent, frozen=True, kw_only=True):
@@ -122,10 +127,14 @@ class InstallStarted(PreviewEvent, frozen=True, kw_only=True):
 
 
 class InstallSkipped(PreviewEvent, frozen=True, kw_only=True):
-    """No install was needed. `reason`: `no_dependencies`, `preserved` or `restored`."""
+    """No install was needed. `reason`: `no_dependencies`; `preserved`, the VM still had what it needs; `restored`, it was
+    put there from an earlier install. `key`: the fingerprint of the dependencies; `saved_s`: what an install took before
+    for this framework, less the restore."""
 
     attempt: int
     reason: Literal["no_dependencies", "preserved", "restored"]
+    key: str = ""
+    saved_s: float = 0.0
 
 
 class InstallCompleted(PreviewEvent, frozen=True, kw_only=True):

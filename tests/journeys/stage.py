@@ -19,7 +19,7 @@ from services.gateway.effects import GatewayEffects
 from services.gateway.react import REACTS_TO as GATEWAY_REACTS_TO
 from services.orchestrator import app as orchestrator_app
 from services.orchestrator.adapters.project_store import ObjectProjectStore
-from services.orchestrator.adapters.simulated import SimulatedGatewayProbe, SimulatedWorkspace
+from services.orchestrator.adapters.simulated import SimulatedDepsCache, SimulatedGatewayProbe, SimulatedWorkspace
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.effects import OrchestratorEffects
 from services.orchestrator.react import REACTS_TO as ORCHESTRATOR_REACTS_TO
@@ -165,6 +165,7 @@ class Stage:
         self.workspace = Workspace(self.clock)
         self.provider = Machines(self.workspace, boot_s, self.clock)
         self.probe = SimulatedGatewayProbe(reachable=lambda _: self.is_up("gateway"))
+        self.deps = SimulatedDepsCache()
         self.replicas: dict[str, Replica] = {}
         self.complaints = _Complaints()
         self._news = asyncio.Event()
@@ -255,6 +256,7 @@ class Stage:
             self.workspace,
             ObjectProjectStore(bus.objects, SECRET),
             self.probe,
+            self.deps,
             runtime.send,
             lambda: runtime.state,
             lambda: runtime.seq,

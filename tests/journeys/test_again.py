@@ -202,3 +202,40 @@ async def test_the_project_s_other_app_is_shown_on_restart() -> None:
         assert failed.code == "app_not_found"
         await asyncio.sleep(20)
         check_rules(stage)
+
+
+# --- dependencies of an earlier install ---------------------------------------------------------------------------
+
+
+async def test_a_second_preview_of_the_same_dependencies_is_not_installed() -> None:
+    """Also of another project; in another VM, with what the first one's install gave."""
+    async with staged() as stage:
+        stage.deps.keeping = True
+        first = await stage.request(await stage.project())
+        await stage.until(PreviewReady, first, within_s=20)
+        await asyncio.sleep(1)
+        second = await stage.request(await stage.project())
+        ready = await stage.until(PreviewReady, second, within_s=20)
+
+        [skipped] = stage.events(InstallSkipped, second)
+        assert (skipped.reason, ready.install) == ("restored", "skipped")
+        assert skipped.saved_s > 0
+        assert len(stage.workspace.installs_run()) == 1
+        check_rules(stage)
+
+
+async def test_dependencies_are_kept_once_the_preview_is_ready_and_not_before() -> None:
+    async with staged() as stage:
+        stage.deps.keeping = True
+        stage.workspace.dev_servers.append(BROKEN)
+        preview_id = await stage.request(await stage.project())
+        await stage.until(PreviewFailed, preview_id, within_s=20)
+        await asyncio.sleep(5)
+        assert stage.deps.kept == set()
+        await stage.restart(preview_id)
+        await stage.until(PreviewReady, preview_id, within_s=20)
+        await asyncio.sleep(1)
+
+        # The second try ran on what the first had installed: that has proven itself now, but it was not this attempt's.
+        assert stage.deps.kept == set()
+        check_rules(stage)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from services.orchestrator.state import State
-from shared.commands import ExpireStep, RequestPreview
+from shared.commands import ExpireStep, FailPreview, RequestPreview
 from shared.events import Event, PreviewRequested, PreviewWarningRaised
 from tests.builders import (
     OWNER,
@@ -84,7 +84,7 @@ def test_the_next_try_after_a_dead_dev_server_goes_on_from_there() -> None:
     past = [*story("booting"), dev_server_exited(), preview_failed(step="waiting_server")]
     spec = orchestrator(*past, preview_restarted(2, in_place=True), project_detected(2))
     spec.when(msgspec.structs.replace(SYNCED, attempt=2))
-    preserved = msgspec.structs.replace(install_skipped(2), reason="preserved")
+    preserved = msgspec.structs.replace(install_skipped(2), reason="preserved", key=project_detected().deps)
     spec.then(files_synced(2), preserved, dev_server_started(2))
 
 
@@ -238,3 +238,39 @@ def test_a_failed_preview_without_a_vm_is_followed_by_a_new_one() -> None:
     spec = orchestrator(*story("installing"), preview_failed(), vm_released()).when(REQUEST)
     assert isinstance(spec.outcome, list)
     assert [type(event) for event in spec.outcome] == [PreviewRequested]
+
+
+# --- dependencies of an earlier install ---------------------------------------------------------------------------
+
+FAILED_DEV = FailPreview(preview_id=PREVIEW, attempt=1, code="module_not_found", message="No.", hint="Look.")
+RESTORED = msgspec.structs.replace(SYNCED, restored="deps-1", restore_s=0.5)
+
+
+def keeping(until: str) -> list[Event]:
+    """A story of a project whose install is in `node_modules` alone."""
+    found = msgspec.structs.replace(project_detected(), deps="deps-1", keeps=True)
+    return [found if each == project_detected() else each for each in story(until)]
+
+
+def test_what_was_restored_is_not_installed() -> None:
+    """The dev server starts at once; what that saved is what installs took, less the restore."""
+    spec = orchestrator(*keeping("acquired")).when(RESTORED)
+    spec.then(
+        msgspec.structs.replace(files_synced(), restored="deps-1", restore_s=0.5),
+        msgspec.structs.replace(install_skipped(), reason="restored", key="deps-1", saved_s=5.5),
+        dev_server_started(),
+    )
+
+
+def test_what_does_not_fit_is_installed() -> None:
+    """The fingerprint of what was put there is another: it proves nothing."""
+    other_deps = msgspec.structs.replace(RESTORED, restored="deps-2")
+    spec = orchestrator(*keeping("acquired")).when(other_deps)
+    spec.then(msgspec.structs.replace(files_synced(), restored="deps-2", restore_s=0.5), install_started())
+
+
+def test_a_restored_install_is_not_trusted_after_a_failure() -> None:
+    """The next try, in the same VM, installs."""
+    spec = orchestrator(*keeping("acquired")).when(RESTORED).when(other(FAILED_DEV)).when(RESTART)
+    assert spec.state.previews[PREVIEW].vm is not None
+    assert spec.state.previews[PREVIEW].installed == ""

@@ -31,6 +31,7 @@ FOUND = Found(
     install_retry_command=(),
     install_env={},
     deps="abc",
+    keeps=True,
     ready_path="/",
     restart_on=("*.js", "!public/**"),
 )

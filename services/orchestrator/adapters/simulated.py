@@ -32,6 +32,7 @@ from shared.agent.protocol import (
     Unusable,
     Waiting,
 )
+from shared.deps import DepsAnswer
 from shared.errors import Unavailable
 from shared.ids import PreviewId, VmId
 
@@ -288,6 +289,26 @@ class _Job:
         if after_s is None or now < self.started_at + after_s - CLOCK_SLACK_S:
             return None
         return now - self.started_at - after_s + CLOCK_SLACK_S
+
+
+class SimulatedDepsCache:
+    """A `DepsCache`. `keeping`: whether anything is kept; `kept`: the fingerprints that are, whoever they belong to."""
+
+    def __init__(self, *, keeping: bool = False, restore_s: float = 0.2) -> None:
+        self.keeping = keeping
+        self.kept: set[str] = set()
+        self._restore_s = restore_s
+
+    async def restore(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
+        if key not in self.kept:
+            return DepsAnswer(done=False, code="not_cached")
+        await asyncio.sleep(self._restore_s)
+        return DepsAnswer(done=True, took_s=self._restore_s)
+
+    async def publish(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
+        if self.keeping:
+            self.kept.add(key)
+        return DepsAnswer(done=self.keeping)
 
 
 class SimulatedGatewayProbe:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from services.orchestrator.rules.progress import DEFAULT_S
 from services.orchestrator.state import Failure, Preview, Project, step_of
 from shared.events import (
     AppChoice,
@@ -40,7 +41,7 @@ def advance(preview: Preview) -> Sequence[Event]:
         case "synced" if not found.install_command:
             return [InstallSkipped(preview_id=preview.preview_id, attempt=preview.attempt, reason="no_dependencies")]
         case "synced" if found.deps and found.deps == preview.installed:
-            return [InstallSkipped(preview_id=preview.preview_id, attempt=preview.attempt, reason="preserved")]
+            return [_kept(preview, found.deps)]
         case "synced":
             return [
                 InstallStarted(
@@ -67,6 +68,18 @@ def advance(preview: Preview) -> Sequence[Event]:
             return [failed(preview, preview.failure)]
         case _:
             return []
+
+
+def _kept(preview: Preview, key: str) -> InstallSkipped:
+    """The dependencies are there; what an install took before is what that saves."""
+    install_s = preview.expected_s.get("installing", DEFAULT_S["installing"])
+    return InstallSkipped(
+        preview_id=preview.preview_id,
+        attempt=preview.attempt,
+        reason="restored" if preview.restored else "preserved",
+        key=key,
+        saved_s=round(max(0.0, install_s - preview.restore_s), 3),
+    )
 
 
 def failed(preview: Preview, failure: Failure, choices: tuple[AppChoice, ...] = ()) -> PreviewFailed:

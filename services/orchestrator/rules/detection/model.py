@@ -30,7 +30,8 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
     `install_root`, `app_root`: folders below the project in which the install and the dev server run; "." is the
     project itself. `install_retry_command`: for a lockfile that does not fit; empty: no second try. `node_version`: the
     major to run on where the default does not serve; empty: the default. `deps`: a fingerprint of all that decides what
-    an install gives. `restart_on`: globs below `app_root` of files whose edit the dev server can't take in while it runs.
+    an install gives; `keeps`: that is in `node_modules` alone, so that it may be kept for other VMs. `restart_on`: globs
+    below `app_root` of files whose edit the dev server can't take in while it runs.
     """
 
     framework: str
@@ -46,6 +47,7 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
     install_env: dict[str, str] = {}
     node_version: str = ""
     deps: str = ""
+    keeps: bool = False
     ready_path: str = "/"
     restart_on: tuple[str, ...] = ()
     warnings: tuple[PreviewWarning, ...] = ()

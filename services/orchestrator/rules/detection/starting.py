@@ -54,6 +54,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     node_unmet: bool
     evidence: tuple[str, ...]
     installs: bool
+    scripted: bool
 
     @property
     def manager(self) -> Manager:
@@ -152,6 +153,7 @@ def _javascript(tree: Tree, app: App, settings: Settings, default_node: int) -> 
         install_env=INSTALL_ENV[ground.manager.name] if ground.installs else {},
         node_version=ground.node,
         deps=_deps(tree, ground) if ground.installs else "",
+        keeps=ground.installs and not ground.scripted and not ground.manager.pnp,
         ready_path=framework.ready_path,
         restart_on=_restart_on(app, framework),
         warnings=(*ground.chosen.warnings, *warnings_for(app.framework, version)),
@@ -174,12 +176,18 @@ def _ground(tree: Tree, app: App, settings: Settings, default_node: int) -> Grou
         node_unmet=bool(unmet),
         evidence=(*((f"workspace {join(root, 'package.json')}",) if inside and root != app.path else ()), *evidence),
         installs=any(package is not None and _has_to_install(package) for package in packages),
+        scripted=any(package is not None and _has_install_scripts(package) for package in packages),
     )
 
 
 def _has_to_install(package: Package) -> bool:
     """Without dependencies too, where an install runs scripts of the project's own."""
-    return bool(package.dependencies) or any(name in package.scripts for name in INSTALL_SCRIPTS)
+    return bool(package.dependencies) or _has_install_scripts(package)
+
+
+def _has_install_scripts(package: Package) -> bool:
+    """Scripts of the project's own, which may write anywhere in it."""
+    return any(name in package.scripts for name in INSTALL_SCRIPTS)
 
 
 def _deps(tree: Tree, ground: Ground) -> str:

@@ -1,0 +1,78 @@
+"""Keeps what an install gave, and puts it into the next VM of the same owner that asks for the same.
+
+Answers queries; never events. Only the preview that holds a VM may ask about it, so one owner's trees reach no other.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from services.pool.state import State, Vm
+from shared.deps import DepsAnswer, DepsRequest
+from shared.errors import Refused
+from shared.ids import OwnerId, VmId
+
+log = logging.getLogger("drape.pool")
+
+AT_ONCE_MAX = 2
+"""Copies under way: they are bound by the disk."""
+
+_request = msgspec.json.Decoder(DepsRequest)
+
+
+class DepsStore(Protocol):
+    """Where installs are kept, and how they get in and out of a VM. Both verbs block."""
+
+    def publish(self, owner: OwnerId, key: str, vm_id: VmId) -> DepsAnswer:
+        """Keep the VM's `node_modules` folders under the key."""
+        ...
+
+    def restore(self, owner: OwnerId, key: str, vm_id: VmId) -> DepsAnswer:
+        """Put what is kept under the key into the VM."""
+        ...
+
+
+class Deps:
+    """The pool's answers about dependencies. `platform`: what an install depends on beside the project."""
+
+    def __init__(self, store: DepsStore, state: Callable[[], State], platform: Callable[[], str]) -> None:
+        self._store = store
+        self._state = state
+        self._platform = platform
+        self._places = asyncio.Semaphore(AT_ONCE_MAX)
+
+    async def restore(self, body: bytes, _headers: Mapping[str, str]) -> bytes:
+        """`DepsRequest` to `DepsAnswer`. Raises `Refused` where the preview does not hold the VM."""
+        return await self._answer(body, self._store.restore)
+
+    async def publish(self, body: bytes, _headers: Mapping[str, str]) -> bytes:
+        """`DepsRequest` to `DepsAnswer`. Raises `Refused` where the preview does not hold the VM."""
+        return await self._answer(body, self._store.publish)
+
+    async def _answer(self, body: bytes, verb: Callable[[OwnerId, str, VmId], DepsAnswer]) -> bytes:
+        asked = _request.decode(body)
+        owner = self._holder(asked)
+        async with self._places:
+            begun = time.monotonic()
+            key = deps_key(owner, asked.key, await asyncio.to_thread(self._platform))
+            answer = await asyncio.to_thread(verb, owner, key, asked.vm_id)
+        answer = msgspec.structs.replace(answer, took_s=round(time.monotonic() - begun, 4))
+        log.debug("deps", extra={"vm_id": asked.vm_id, "verb": verb.__name__, "code": answer.code})
+        return msgspec.json.encode(answer)
+
+    def _holder(self, asked: DepsRequest) -> OwnerId:
+        vm: Vm | None = self._state().vms.get(asked.vm_id)
+        if vm is None or vm.owner is None or vm.preview_id != asked.preview_id or vm.status != "acquired":
+            raise Refused("vm_not_held", f"The preview {asked.preview_id[:64]} does not hold {asked.vm_id[:64]}.")
+        return vm.owner
+
+
+def deps_key(owner: OwnerId, fingerprint: str, platform: str) -> str:
+    """SHA-256 over all that decides what an install gives. `fingerprint`: lockfile, manifests, manager, patches and
+    registry settings, as detection read them; `platform`: system, processor, libc and Node."""
+    return hashlib.sha256(msgspec.json.encode([owner, fingerprint, platform])).hexdigest()

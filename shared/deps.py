@@ -1,0 +1,27 @@
+"""What is asked of the pool about the dependencies in a VM, and what it answers.
+
+Asked as queries (`restore_deps`, `publish_deps`): a cache is no fact, so nothing of it is in the log but what it did for
+a preview.
+"""
+
+import msgspec
+
+from shared.ids import PreviewId, VmId
+
+
+class DepsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`key`: the fingerprint of all that the project says about its install; the pool adds owner and platform."""
+
+    vm_id: VmId
+    preview_id: PreviewId
+    key: str
+
+
+class DepsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`done`: the trees are where they belong. Else `code` says why not, and nothing has changed. Times in seconds."""
+
+    done: bool
+    code: str = ""
+    files: int = 0
+    bytes: int = 0
+    took_s: float = 0.0
