@@ -1,0 +1,124 @@
+"""The pool's answers about dependencies: only to whoever holds the VM, under a key that is the owner's and the machine's."""
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.pool.adapters.deps_cache import CacheLimits, DepsCache
+from services.pool.adapters.local_deps import LocalDeps, platform_of, trees_below
+from services.pool.app import definition
+from services.pool.config import PoolConfig
+from services.pool.deps import Deps, deps_key
+from shared.deps import DepsAnswer, DepsRequest
+from shared.errors import Refused
+from shared.events import Event
+from tests.builders import OWNER, PREVIEW, vm, vm_acquired, vm_released, warm_vms
+from tests.spec import Given
+
+OTHER = "preview-2"
+
+
+def answers(folder: Path, *past: Event, platform: str = "linux") -> Deps:
+    """The pool's answers after these events, with a cache and two VMs' folders below `folder`."""
+    state = Given(definition(PoolConfig()), *warm_vms(1, 2), *past).state
+    store = LocalDeps(DepsCache(folder / "cache", CacheLimits()), folder / "vms")
+    for number in (1, 2):
+        (folder / "vms" / vm(number) / "root" / "app").mkdir(parents=True, exist_ok=True)
+    return Deps(store, lambda: state, lambda: platform)
+
+
+def app_of(folder: Path, number: int) -> Path:
+    return folder / "vms" / vm(number) / "root" / "app"
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+async def ask(deps: Deps, verb: str, number: int, preview: str, key: str = "key") -> DepsAnswer:
+    body = msgspec.json.encode(DepsRequest(vm_id=vm(number), preview_id=preview, key=key))
+    answer = await (deps.restore if verb == "restore" else deps.publish)(body, {})
+    return msgspec.json.decode(answer, type=DepsAnswer)
+
+
+async def test_what_one_preview_installed_another_of_the_owner_gets(tmp_path: Path) -> None:
+    """The outermost `node_modules` folders of the project, workspaces' included, and nothing beside them."""
+    deps = answers(tmp_path, vm_acquired(1), vm_acquired(2, preview=OTHER))
+    write(app_of(tmp_path, 1) / "node_modules" / "vite" / "index.js", "vite")
+    write(app_of(tmp_path, 1) / "apps" / "web" / "node_modules" / "react" / "index.js", "react")
+    write(app_of(tmp_path, 1) / "src" / "main.js", "the project's own")
+
+    assert (await ask(deps, "publish", 1, PREVIEW)).done
+    restored = await ask(deps, "restore", 2, OTHER)
+
+    assert (restored.done, restored.took_s > 0) == (True, True)
+    there = app_of(tmp_path, 2)
+    assert (there / "node_modules" / "vite" / "index.js").read_text() == "vite"
+    assert (there / "apps" / "web" / "node_modules" / "react" / "index.js").read_text() == "react"
+    assert not (there / "src").exists()
+
+
+@pytest.mark.parametrize(
+    "past",
+    [
+        [vm_acquired(1)],
+        [vm_acquired(1), vm_acquired(2, preview=OTHER), vm_released(2, preview=OTHER)],
+        [vm_acquired(1), vm_acquired(2, preview="preview-3")],
+    ],
+    ids=["nobody holds it", "it was released", "another holds it"],
+)
+@pytest.mark.parametrize("verb", ["restore", "publish"])
+async def test_only_who_holds_a_vm_may_ask_about_it(tmp_path: Path, past: list[Event], verb: str) -> None:
+    deps = answers(tmp_path, *past)
+    with pytest.raises(Refused, match="does not hold"):
+        await ask(deps, verb, 2, OTHER)
+
+
+async def test_another_owner_gets_nothing_of_it(tmp_path: Path) -> None:
+    deps = answers(tmp_path, vm_acquired(1), vm_acquired(2, preview=OTHER, owner="mallory"))
+    write(app_of(tmp_path, 1) / "node_modules" / "a.js", "a")
+    assert (await ask(deps, "publish", 1, PREVIEW)).done
+    assert (await ask(deps, "restore", 2, OTHER)).code == "not_cached"
+
+
+async def test_another_platform_gets_nothing_of_it(tmp_path: Path) -> None:
+    """What was compiled for one Node does not run on the next."""
+    write(app_of(tmp_path, 1) / "node_modules" / "a.js", "a")
+    assert (await ask(answers(tmp_path, vm_acquired(1)), "publish", 1, PREVIEW)).done
+    later = answers(tmp_path, vm_acquired(2, preview=OTHER), platform="linux, but a newer Node")
+    assert (await ask(later, "restore", 2, OTHER)).code == "not_cached"
+
+
+async def test_without_dependencies_there_is_nothing_to_keep(tmp_path: Path) -> None:
+    deps = answers(tmp_path, vm_acquired(1))
+    answer = await ask(deps, "publish", 1, PREVIEW)
+    assert (answer.done, answer.code) == (False, "source_missing")
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_each_part_of_the_key_counts(part: int) -> None:
+    parts = [OWNER, "fingerprint", "linux x86_64 node 24"]
+    changed = [each + "!" if number == part else each for number, each in enumerate(parts)]
+    assert deps_key(*parts) != deps_key(*changed)
+    assert deps_key(*parts) == deps_key(*parts)
+
+
+def test_parts_of_the_key_do_not_run_into_each_other() -> None:
+    assert deps_key("a", "bc", "d") != deps_key("ab", "c", "d")
+
+
+def test_only_the_outermost_folders_are_trees(tmp_path: Path) -> None:
+    for path in ("node_modules/a/node_modules/b", "packages/ui/node_modules/c", ".cache/node_modules/d"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "linked").mkdir()
+    os.symlink(tmp_path / "node_modules", tmp_path / "linked" / "node_modules")
+    assert sorted(trees_below(tmp_path)) == ["node_modules", "packages/ui/node_modules"]
+
+
+def test_the_platform_names_node_and_its_abi() -> None:
+    system, machine, *_ = platform_of(None).split()
+    assert (system, machine) == (os.uname().sysname, os.uname().machine)
+    assert len(platform_of(None).split()) >= 4
