@@ -10,18 +10,22 @@ from shared.ids import PreviewId, VmId
 
 
 class DepsRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`key`: the fingerprint of all that the project says about its install; the pool adds owner and platform."""
+    """`key`: the fingerprint of all that the project says about its install, to which the pool adds owner and platform;
+    empty: what it gives can't be kept, only what the package manager has fetched can. `manager`: its name."""
 
     vm_id: VmId
     preview_id: PreviewId
     key: str
+    manager: str = ""
 
 
 class DepsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`done`: the trees are where they belong. Else `code` says why not, and nothing has changed. Times in seconds."""
+    """`done`: the dependencies are where they belong. Else `code` says why not; `store`: at least what the package
+    manager had fetched for this owner is. Times in seconds."""
 
     done: bool
     code: str = ""
+    store: bool = False
     files: int = 0
     bytes: int = 0
     took_s: float = 0.0

@@ -13,6 +13,7 @@ from services.orchestrator.ports import DepsCache, GatewayProbe, ProjectStore, W
 from services.orchestrator.preparing import Preparer
 from services.orchestrator.react import Confirm, KeepDeps, Prepare, ProbeHmr, RunDevServer, RunInstall, SyncFiles
 from services.orchestrator.rules.frameworks import FRAMEWORKS
+from services.orchestrator.rules.steps import worth_restoring
 from services.orchestrator.state import ENDED, Preview, State
 from services.orchestrator.syncing import Syncer
 from services.orchestrator.telling import Teller
@@ -139,7 +140,8 @@ class OrchestratorEffects:
             preview = self._teller.running(effect.preview_id, effect.attempt)
             if preview is None or preview.status != "ready" or preview.vm is None or preview.found is None:
                 return
-            kept = await self._deps.publish(preview.vm, preview.preview_id, preview.found.deps)
+            key = preview.found.deps if worth_restoring(preview) else ""
+            kept = await self._deps.publish(preview.vm, preview.preview_id, key, preview.found.package_manager)
             if kept.done or kept.code != "source_changed":
                 return
             await asyncio.sleep(self._config.keep_retry_s)

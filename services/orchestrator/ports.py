@@ -52,12 +52,12 @@ class ProjectStore(Protocol):
 class DepsCache(Protocol):
     """Installs of earlier previews of the same owner. Both verbs answer also where nothing can be done."""
 
-    async def restore(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
-        """Put the dependencies of this fingerprint into the VM, if they are kept."""
+    async def restore(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
+        """Put the dependencies of this fingerprint into the VM, if they are kept, else what the manager has fetched."""
         ...
 
-    async def publish(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
-        """Keep the VM's dependencies under this fingerprint."""
+    async def publish(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
+        """Keep the VM's dependencies under this fingerprint (empty: not them), and what the manager has fetched."""
         ...
 
 

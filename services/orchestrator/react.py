@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.state import ENDED, INSTALL_RETRY, Preview, State
+from services.orchestrator.state import ENDED, Preview, State
 from shared.codec import Recorded
 from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, RestartPreview, StopPreview
 from shared.effects import Send, SetTimer
@@ -70,7 +70,7 @@ class ProbeHmr(PreviewEffect, frozen=True):
 
 
 class KeepDeps(PreviewEffect, frozen=True):
-    """Keep what the install gave, for the next VM that needs the same."""
+    """Keep what the install fetched, and what it gave if that is fit for the next VM that needs the same."""
 
 
 Effect = Send | SetTimer | Prepare | SyncFiles | RunInstall | RunDevServer | Confirm | ProbeHmr | KeepDeps
@@ -163,16 +163,10 @@ def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> 
             limit = _limit(preview, "confirming", config.confirm_limit_s, config)
             return [*limit, Confirm(preview_id, attempt)]
         case PreviewReady():
-            keep = [KeepDeps(preview_id, attempt)] if _worth_publishing(preview) else []
+            keep = [KeepDeps(preview_id, attempt)] if preview.install == "completed" else []
             return [*([] if preview.hmr else [ProbeHmr(preview_id, attempt)]), *keep]
         case _:
             return []
-
-
-def _worth_publishing(preview: Preview) -> bool:
-    """An install that kept to its lockfile, and with which the project runs without errors."""
-    kept_to_it = preview.install == "completed" and not preview.install_job.endswith(INSTALL_RETRY)
-    return kept_to_it and preview.found is not None and preview.found.keeps and not preview.with_errors
 
 
 def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:

@@ -110,9 +110,10 @@ class Syncer:
     async def _restore(self, preview: Preview, vm: Vm) -> DepsAnswer:
         """In a new VM, beside the files: the dependencies of an earlier install, where it is kept."""
         found = preview.found
-        if found is None or not found.keeps or preview.status != "syncing" or preview.in_place:
+        if found is None or not found.install_command or preview.status != "syncing" or preview.in_place:
             return DepsAnswer(done=False)
-        return await self._deps.restore(vm, preview.preview_id, found.deps)
+        key = found.deps if found.keeps else ""
+        return await self._deps.restore(vm, preview.preview_id, key, found.package_manager)
 
     async def _refused(self, preview: Preview, error: AgentError, cause: Cause) -> None:
         if preview.status != "syncing":

@@ -28,12 +28,12 @@ _request = msgspec.json.Decoder(DepsRequest)
 class DepsStore(Protocol):
     """Where installs are kept, and how they get in and out of a VM. Both verbs block."""
 
-    def publish(self, owner: OwnerId, key: str, vm_id: VmId) -> DepsAnswer:
-        """Keep the VM's `node_modules` folders under the key."""
+    def publish(self, owner: OwnerId, key: str, vm_id: VmId, manager: str) -> DepsAnswer:
+        """Keep the VM's `node_modules` folders under the key, where there is one, and what the manager has fetched."""
         ...
 
-    def restore(self, owner: OwnerId, key: str, vm_id: VmId) -> DepsAnswer:
-        """Put what is kept under the key into the VM."""
+    def restore(self, owner: OwnerId, key: str, vm_id: VmId, manager: str) -> DepsAnswer:
+        """Put what is kept under the key into the VM; where nothing is, what the manager has fetched for the owner."""
         ...
 
 
@@ -54,13 +54,13 @@ class Deps:
         """`DepsRequest` to `DepsAnswer`. Raises `Refused` where the preview does not hold the VM."""
         return await self._answer(body, self._store.publish)
 
-    async def _answer(self, body: bytes, verb: Callable[[OwnerId, str, VmId], DepsAnswer]) -> bytes:
+    async def _answer(self, body: bytes, verb: Callable[[OwnerId, str, VmId, str], DepsAnswer]) -> bytes:
         asked = _request.decode(body)
         owner = self._holder(asked)
         async with self._places:
             begun = time.monotonic()
-            key = deps_key(owner, asked.key, await asyncio.to_thread(self._platform))
-            answer = await asyncio.to_thread(verb, owner, key, asked.vm_id)
+            key = deps_key(owner, asked.key, await asyncio.to_thread(self._platform)) if asked.key else ""
+            answer = await asyncio.to_thread(verb, owner, key, asked.vm_id, asked.manager)
         answer = msgspec.structs.replace(answer, took_s=round(time.monotonic() - begun, 4))
         log.debug("deps", extra={"vm_id": asked.vm_id, "verb": verb.__name__, "code": answer.code})
         return msgspec.json.encode(answer)

@@ -8,6 +8,7 @@ from services.orchestrator.react import (
     REACTS_TO,
     Confirm,
     Effect,
+    KeepDeps,
     Prepare,
     ProbeHmr,
     RunDevServer,
@@ -69,7 +70,7 @@ def timer(step: str, limit_s: float, attempt: int = 1) -> SetTimer:
         ("installed", []),
         ("booting", [timer("booting", CONFIG.boot_limit_s), RunDevServer(PREVIEW, 1, "dev-1")]),
         ("confirming", [timer("confirming", CONFIG.confirm_limit_s), Confirm(PREVIEW, 1)]),
-        ("ready", [ProbeHmr(PREVIEW, 1)]),
+        ("ready", [ProbeHmr(PREVIEW, 1), KeepDeps(PREVIEW, 1)]),
     ],
 )
 def test_each_step_has_its_effect_and_its_limit(until: str, expected: list[Effect]) -> None:

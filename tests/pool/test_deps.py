@@ -39,7 +39,7 @@ def write(path: Path, text: str) -> None:
 
 
 async def ask(deps: Deps, verb: str, number: int, preview: str, key: str = "key") -> DepsAnswer:
-    body = msgspec.json.encode(DepsRequest(vm_id=vm(number), preview_id=preview, key=key))
+    body = msgspec.json.encode(DepsRequest(vm_id=vm(number), preview_id=preview, key=key, manager="npm"))
     answer = await (deps.restore if verb == "restore" else deps.publish)(body, {})
     return msgspec.json.decode(answer, type=DepsAnswer)
 
@@ -122,3 +122,29 @@ def test_the_platform_names_node_and_its_abi() -> None:
     system, machine, *_ = platform_of(None).split()
     assert (system, machine) == (os.uname().sysname, os.uname().machine)
     assert len(platform_of(None).split()) >= 4
+
+
+async def test_what_the_manager_fetched_serves_the_next_install(tmp_path: Path) -> None:
+    """For other dependencies of the same owner, and for another owner not."""
+    deps = answers(tmp_path, vm_acquired(1), vm_acquired(2, preview=OTHER))
+    store = "root/home/.npm/_cacache/content"
+    write(tmp_path / "vms" / vm(1) / store, "a tarball")
+    write(app_of(tmp_path, 1) / "node_modules" / "a.js", "a")
+    assert (await ask(deps, "publish", 1, PREVIEW)).store
+    answer = await ask(deps, "restore", 2, OTHER, key="another lockfile")
+    assert (answer.done, answer.code, answer.store) == (False, "not_cached", True)
+    assert (tmp_path / "vms" / vm(2) / store).read_text() == "a tarball"
+
+    strangers = answers(tmp_path, vm_acquired(2, preview=OTHER, owner="mallory"))
+    assert not (await ask(strangers, "restore", 2, OTHER, key="another lockfile")).store
+
+
+async def test_without_a_key_only_the_store_is_kept(tmp_path: Path) -> None:
+    """An install whose scripts may write anywhere, or that did not hold on to its lockfile."""
+    deps = answers(tmp_path, vm_acquired(1), vm_acquired(2, preview=OTHER))
+    write(tmp_path / "vms" / vm(1) / "root/home/.npm/_cacache/content", "a tarball")
+    write(app_of(tmp_path, 1) / "node_modules" / "a.js", "a")
+    answer = await ask(deps, "publish", 1, PREVIEW, key="")
+    assert (answer.done, answer.store) == (False, True)
+    assert (await ask(deps, "restore", 2, OTHER, key="")).store
+    assert not (app_of(tmp_path, 2) / "node_modules").exists()

@@ -24,14 +24,14 @@ class PoolDepsCache:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def restore(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
-        return await self._ask("restore_deps", vm, preview_id, key)
+    async def restore(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
+        return await self._ask("restore_deps", vm, preview_id, key, manager)
 
-    async def publish(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
-        return await self._ask("publish_deps", vm, preview_id, key)
+    async def publish(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
+        return await self._ask("publish_deps", vm, preview_id, key, manager)
 
-    async def _ask(self, verb: str, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
-        body = msgspec.json.encode(DepsRequest(vm_id=vm.vm_id, preview_id=preview_id, key=key))
+    async def _ask(self, verb: str, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
+        body = msgspec.json.encode(DepsRequest(vm_id=vm.vm_id, preview_id=preview_id, key=key, manager=manager))
         try:
             return _answer.decode(await self._bus.commands.query("pool", verb, body, timeout_s=TIMEOUT_S))
         except Unavailable as error:

@@ -299,14 +299,14 @@ class SimulatedDepsCache:
         self.kept: set[str] = set()
         self._restore_s = restore_s
 
-    async def restore(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
+    async def restore(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
         if key not in self.kept:
             return DepsAnswer(done=False, code="not_cached")
         await asyncio.sleep(self._restore_s)
         return DepsAnswer(done=True, took_s=self._restore_s)
 
-    async def publish(self, vm: Vm, preview_id: PreviewId, key: str) -> DepsAnswer:
-        if self.keeping:
+    async def publish(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
+        if self.keeping and key:
             self.kept.add(key)
         return DepsAnswer(done=self.keeping)
 

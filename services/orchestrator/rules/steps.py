@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from services.orchestrator.rules.progress import DEFAULT_S
-from services.orchestrator.state import Failure, Preview, Project, step_of
+from services.orchestrator.state import INSTALL_RETRY, Failure, Preview, Project, step_of
 from shared.events import (
     AppChoice,
     DevServerStarted,
@@ -68,6 +68,12 @@ def advance(preview: Preview) -> Sequence[Event]:
             return [failed(preview, preview.failure)]
         case _:
             return []
+
+
+def worth_restoring(preview: Preview) -> bool:
+    """An install that held on to its lockfile, left everything in `node_modules`, and with which the project runs."""
+    held_on = preview.install == "completed" and not preview.install_job.endswith(INSTALL_RETRY)
+    return held_on and preview.found is not None and preview.found.keeps and not preview.with_errors
 
 
 def _kept(preview: Preview, key: str) -> InstallSkipped:

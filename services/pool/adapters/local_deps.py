@@ -1,5 +1,7 @@
-"""Dependencies of local VMs: their `node_modules` folders, copied between a VM's files and the cache of this machine."""
+"""Dependencies of local VMs: their `node_modules` folders, and what package managers have fetched, copied between a VM's
+files and the cache of this machine."""
 
+import logging
 import os
 import platform
 import shutil
@@ -11,7 +13,17 @@ from services.pool.adapters.deps_cache import CacheError, DepsCache, VmPlace
 from shared.deps import DepsAnswer
 from shared.ids import OwnerId, VmId
 
-APP = "app"
+log = logging.getLogger("drape.pool")
+
+APP, HOME = "app", "home"
+STORES = {
+    "npm": ".npm/_cacache",
+    "pnpm": ".local/share/pnpm/store",
+    "yarn": ".cache/yarn",
+    "bun": ".bun/install/cache",
+    "pip": ".cache/pip",
+}
+"""Where package managers keep what they have fetched, below the home folder. They check it by hash when they use it."""
 TREE = "node_modules"
 DEPTH_MAX = 5
 FOLDERS_MAX = 5_000
@@ -27,27 +39,53 @@ class LocalDeps:
         self._cache = cache
         self._vms_dir = vms_dir
 
-    def publish(self, owner: OwnerId, key: str, vm_id: VmId) -> DepsAnswer:
-        place = self._place(vm_id)
-        trees = sorted(trees_below(place.root / APP))
+    def publish(self, owner: OwnerId, key: str, vm_id: VmId, manager: str) -> DepsAnswer:
+        stored = self._publish_store(owner, vm_id, manager)
+        place = self._place(vm_id, APP)
+        trees = sorted(trees_below(place.root / APP)) if key else []
         if not trees:
-            return DepsAnswer(done=False, code="source_missing")
+            return DepsAnswer(done=False, code="source_missing", store=stored)
         try:
             published = self._cache.publish(owner, key, place, trees)
         except CacheError as error:
-            return DepsAnswer(done=False, code=error.code)
-        return DepsAnswer(done=True, files=published.files, bytes=published.bytes)
+            return DepsAnswer(done=False, code=error.code, store=stored)
+        return DepsAnswer(done=True, store=stored, files=published.files, bytes=published.bytes)
 
-    def restore(self, owner: OwnerId, key: str, vm_id: VmId) -> DepsAnswer:
+    def restore(self, owner: OwnerId, key: str, vm_id: VmId, manager: str) -> DepsAnswer:
+        code = "not_cached"
+        if key:
+            try:
+                restored = self._cache.restore(owner, key, self._place(vm_id, APP))
+            except CacheError as error:
+                code = error.code
+            else:
+                return DepsAnswer(done=True, files=restored.files, bytes=restored.bytes)
+        return DepsAnswer(done=False, code=code, store=self._restore_store(owner, vm_id, manager))
+
+    def _publish_store(self, owner: OwnerId, vm_id: VmId, manager: str) -> bool:
+        """Over what was there: the VM has begun with that."""
+        place, store = self._place(vm_id, HOME), STORES.get(manager, "")
+        if not store or not (place.root / HOME / store).is_dir():
+            return False
         try:
-            restored = self._cache.restore(owner, key, self._place(vm_id))
+            return self._cache.publish(owner, f"store {manager}", place, [store], replace=True).stored
         except CacheError as error:
-            return DepsAnswer(done=False, code=error.code)
-        return DepsAnswer(done=True, files=restored.files, bytes=restored.bytes)
+            log.info("store_not_kept", extra={"vm_id": vm_id, "manager": manager, "code": error.code})
+            return False
 
-    def _place(self, vm_id: VmId) -> VmPlace:
-        folder = self._vms_dir / vm_id
-        return VmPlace(root=folder / "root", staging=folder, app=APP)
+    def _restore_store(self, owner: OwnerId, vm_id: VmId, manager: str) -> bool:
+        if manager not in STORES:
+            return False
+        try:
+            self._cache.restore(owner, f"store {manager}", self._place(vm_id, HOME))
+        except CacheError as error:
+            log.debug("store_not_restored", extra={"vm_id": vm_id, "manager": manager, "code": error.code})
+            return False
+        return True
+
+    def _place(self, vm_id: VmId, folder: str) -> VmPlace:
+        vm = self._vms_dir / vm_id
+        return VmPlace(root=vm / "root", staging=vm, app=folder)
 
 
 def trees_below(app: Path) -> Iterator[str]:
