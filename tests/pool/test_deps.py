@@ -25,7 +25,8 @@ def answers(folder: Path, *past: Event, platform: str = "linux") -> Deps:
     state = Given(definition(PoolConfig()), *warm_vms(1, 2), *past).state
     store = LocalDeps(DepsCache(folder / "cache", CacheLimits()), folder / "vms")
     for number in (1, 2):
-        (folder / "vms" / vm(number) / "root" / "app").mkdir(parents=True, exist_ok=True)
+        for name in ("app", "home"):
+            (folder / "vms" / vm(number) / "root" / name).mkdir(parents=True, exist_ok=True)
     return Deps(store, lambda: state, lambda: platform)
 
 
