@@ -47,7 +47,10 @@ async def preview(output: Output, path: Path, runs: int) -> int:
             f"{row.mode:<10} {row.runs:>5} {row.bare_s:>8.2f} {row.total_s:>8.2f} {row.ratio:>7.2f} {row.own_s:>8.3f}"
         )
         output.say("  by step: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in row.steps.items()))
-    output.say("bare: the package manager, then the dev script, in a plain folder, to the first 200.")
+    output.say(
+        "bare: by hand in a plain folder, to the first 200. cold: an install with an empty npm cache, then the dev script;"
+    )
+    output.say("  store, restored: with a warm npm cache; preserved: the dev script alone, where it is installed.")
     output.say("own_s: total less the package manager's time and the dev server's time to its first 200.")
     return 0
 
