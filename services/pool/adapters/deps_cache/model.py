@@ -20,8 +20,8 @@ class CacheLimits(msgspec.Struct, frozen=True, kw_only=True):
     sample_share: float = 0.1
     """Share of files whose sha256 is compared at each restore. Each restore takes the next share, so that
     1 / sample_share restores compare all; 1.0: every file, every time."""
-    workers_max: int = 4
-    """Threads of one restore."""
+    workers_max: int = 2
+    """Threads of one restore. More gain nothing: making small files is mostly this interpreter's work."""
 
 
 class VmPlace(msgspec.Struct, frozen=True, kw_only=True):
