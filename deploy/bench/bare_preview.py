@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -48,7 +49,7 @@ async def run_bare(files: dict[str, LocalFile], found: Detection, cache: Path) -
         install_s = time.perf_counter() - begun
         port = _free_port()
         begun = time.perf_counter()
-        async with _process(_dev_command(found, port), folder, {**env, "PORT": str(port)}) as process:
+        async with _process(by_hand(found, port), folder, {**env, "PORT": str(port)}) as process:
             await _first_200(process, port)
             return BareRun(round(install_s, 4), round(time.perf_counter() - begun, 4))
 
@@ -74,7 +75,7 @@ def _environment(scratch: Path, cache: Path) -> dict[str, str]:
     return env
 
 
-def _dev_command(found: Detection, port: int) -> list[str]:
+def by_hand(found: Detection, port: int) -> list[str]:
     """`npm run dev` with what makes this framework take the port."""
     if found.framework == "static":
         return ["python3", "-m", "http.server", str(port), "--bind", "127.0.0.1"]
@@ -85,8 +86,8 @@ def _dev_command(found: Detection, port: int) -> list[str]:
 
 
 def _script(found: Detection) -> str:
-    named = [each.removeprefix("script ") for each in found.evidence if each.startswith("script ")]
-    return named[0] if named and named[0] != "main" else "dev"
+    named = (re.match(r"script (\S+) in ", each) for each in found.evidence)
+    return next((match[1] for match in named if match is not None), "dev")
 
 
 async def _install(found: Detection, folder: Path, env: dict[str, str]) -> None:
