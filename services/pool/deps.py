@@ -25,6 +25,18 @@ AT_ONCE_MAX = 2
 _request = msgspec.json.Decoder(DepsRequest)
 
 
+class Platform(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What an install depends on beside the project. `abi`: of Node's native modules; `registry`: where packages come
+    from; empty: the manager's own."""
+
+    system: str
+    machine: str
+    libc: str
+    node: str
+    abi: str
+    registry: str = ""
+
+
 class DepsStore(Protocol):
     """Where installs are kept, and how they get in and out of a VM. Both verbs block."""
 
@@ -38,9 +50,9 @@ class DepsStore(Protocol):
 
 
 class Deps:
-    """The pool's answers about dependencies. `platform`: what an install depends on beside the project."""
+    """The pool's answers about dependencies."""
 
-    def __init__(self, store: DepsStore, state: Callable[[], State], platform: Callable[[], str]) -> None:
+    def __init__(self, store: DepsStore, state: Callable[[], State], platform: Callable[[], Platform]) -> None:
         self._store = store
         self._state = state
         self._platform = platform
@@ -72,7 +84,7 @@ class Deps:
         return vm.owner
 
 
-def deps_key(owner: OwnerId, fingerprint: str, platform: str) -> str:
+def deps_key(owner: OwnerId, fingerprint: str, platform: Platform) -> str:
     """SHA-256 over all that decides what an install gives. `fingerprint`: lockfile, manifests, manager, patches and
-    registry settings, as detection read them; `platform`: system, processor, libc and Node."""
+    registry settings, as detection read them."""
     return hashlib.sha256(msgspec.json.encode([owner, fingerprint, platform])).hexdigest()

@@ -10,7 +10,7 @@ from services.pool.adapters.deps_cache import CacheLimits, DepsCache
 from services.pool.adapters.local_deps import LocalDeps, platform_of, trees_below
 from services.pool.app import definition
 from services.pool.config import PoolConfig
-from services.pool.deps import Deps, deps_key
+from services.pool.deps import Deps, Platform, deps_key
 from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import Refused
 from shared.events import Event
@@ -18,9 +18,10 @@ from tests.builders import OWNER, PREVIEW, vm, vm_acquired, vm_released, warm_vm
 from tests.spec import Given
 
 OTHER = "preview-2"
+LINUX = Platform(system="Linux", machine="x86_64", libc="glibc 2.36", node="24.1.0", abi="137")
 
 
-def answers(folder: Path, *past: Event, platform: str = "linux") -> Deps:
+def answers(folder: Path, *past: Event, platform: Platform = LINUX) -> Deps:
     """The pool's answers after these events, with a cache and two VMs' folders below `folder`."""
     state = Given(definition(PoolConfig()), *warm_vms(1, 2), *past).state
     store = LocalDeps(DepsCache(folder / "cache", CacheLimits()), folder / "vms")
@@ -89,7 +90,9 @@ async def test_another_platform_gets_nothing_of_it(tmp_path: Path) -> None:
     """What was compiled for one Node does not run on the next."""
     write(app_of(tmp_path, 1) / "node_modules" / "a.js", "a")
     assert (await ask(answers(tmp_path, vm_acquired(1)), "publish", 1, PREVIEW)).done
-    later = answers(tmp_path, vm_acquired(2, preview=OTHER), platform="linux, but a newer Node")
+    later = answers(
+        tmp_path, vm_acquired(2, preview=OTHER), platform=msgspec.structs.replace(LINUX, node="26.0.0", abi="147")
+    )
     assert (await ask(later, "restore", 2, OTHER)).code == "not_cached"
 
 
@@ -99,16 +102,16 @@ async def test_without_dependencies_there_is_nothing_to_keep(tmp_path: Path) -> 
     assert (answer.done, answer.code) == (False, "source_missing")
 
 
-@pytest.mark.parametrize("part", [0, 1, 2])
-def test_each_part_of_the_key_counts(part: int) -> None:
-    parts = [OWNER, "fingerprint", "linux x86_64 node 24"]
-    changed = [each + "!" if number == part else each for number, each in enumerate(parts)]
-    assert deps_key(*parts) != deps_key(*changed)
-    assert deps_key(*parts) == deps_key(*parts)
+@pytest.mark.parametrize("part", msgspec.structs.fields(Platform), ids=lambda field: field.name)
+def test_each_part_of_the_platform_counts(part: msgspec.structs.FieldInfo) -> None:
+    changed = msgspec.structs.replace(LINUX, **{part.name: "another"})
+    assert deps_key(OWNER, "fingerprint", changed) != deps_key(OWNER, "fingerprint", LINUX)
 
 
-def test_parts_of_the_key_do_not_run_into_each_other() -> None:
-    assert deps_key("a", "bc", "d") != deps_key("ab", "c", "d")
+def test_owner_and_fingerprint_count_and_do_not_run_into_each_other() -> None:
+    keys = {deps_key(owner, fingerprint, LINUX) for owner in ("a", "ab") for fingerprint in ("c", "bc")}
+    assert len(keys) == 4
+    assert deps_key("a", "bc", LINUX) == deps_key("a", "bc", LINUX)
 
 
 def test_only_the_outermost_folders_are_trees(tmp_path: Path) -> None:
@@ -119,10 +122,11 @@ def test_only_the_outermost_folders_are_trees(tmp_path: Path) -> None:
     assert sorted(trees_below(tmp_path)) == ["node_modules", "packages/ui/node_modules"]
 
 
-def test_the_platform_names_node_and_its_abi() -> None:
-    system, machine, *_ = platform_of(None).split()
-    assert (system, machine) == (os.uname().sysname, os.uname().machine)
-    assert len(platform_of(None).split()) >= 4
+def test_this_machines_platform_names_node_and_its_abi() -> None:
+    found = platform_of(None)
+    assert (found.system, found.machine) == (os.uname().sysname, os.uname().machine)
+    assert found.node.count(".") == 2
+    assert found.abi.isdecimal()
 
 
 async def test_what_the_manager_fetched_serves_the_next_install(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.pool.adapters.deps_cache import CacheError, DepsCache, VmPlace
+from services.pool.deps import Platform
 from shared.deps import DepsAnswer
 from shared.ids import OwnerId, VmId
 
@@ -99,13 +100,18 @@ def trees_below(app: Path) -> Iterator[str]:
         names[:] = [name for name in names if name != TREE and not name.startswith(".")] if deeper else []
 
 
-def platform_of(node_dir: Path | None) -> str:
-    """System, processor, libc, Node and its ABI, and the registry that installs come from. Raises OSError and
-    `subprocess.SubprocessError` where Node does not run."""
+def platform_of(node_dir: Path | None) -> Platform:
+    """This machine's, with the Node that VMs get. Raises OSError and `subprocess.SubprocessError` where that does not
+    run."""
     node = str(node_dir / "bin" / "node") if node_dir is not None else shutil.which("node") or "node"
     words = [node, "-p", "process.versions.node + ' ' + process.versions.modules"]
     asked = subprocess.run(words, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True)
-    libc, version = platform.libc_ver()
-    registry = next((os.environ[name] for name in REGISTRY if name in os.environ), "")
-    parts = (platform.system(), platform.machine(), libc, version, asked.stdout.strip(), registry)
-    return " ".join(parts)
+    version, _, abi = asked.stdout.strip().partition(" ")
+    return Platform(
+        system=platform.system(),
+        machine=platform.machine(),
+        libc=" ".join(platform.libc_ver()),
+        node=version,
+        abi=abi,
+        registry=next((os.environ[name] for name in REGISTRY if name in os.environ), ""),
+    )

@@ -365,3 +365,22 @@ def test_without_dependencies_an_install_runs_where_it_has_scripts(script: str) 
         *NPM_QUIET,
     )
     assert found_in({"package.json": package({"dev": "node server.js"}), "server.js": ""}).install_command == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "keeps"),
+    [
+        (vite(), True),
+        (vite(more={"pnpm-lock.yaml": ""}), True),
+        (vite(more={"yarn.lock": BERRY_LOCK.format(8)}), False),
+        ({"package.json": package({"dev": "vite", "postinstall": "node make.js"}, "", "vite")}, False),
+        ({"package.json": package({"dev": "vite", "prepare": "husky"}, "", "vite")}, False),
+        ({"package.json": '{"scripts":{"dev":"vite"},"dependencies":{"vite":"^7","ui":"file:./ui"}}'}, False),
+        ({"index.html": ""}, False),
+        ({"requirements.txt": "flask", "app.py": "from flask import Flask\napp = Flask(__name__)"}, False),
+    ],
+    ids=["npm", "pnpm", "plug'n'play", "postinstall", "prepare", "copied package", "static", "pip"],
+)  # fmt: skip
+def test_an_install_is_kept_that_is_in_node_modules_alone(files: Files, keeps: bool) -> None:
+    """And that its fingerprint tells wholly: what else it writes, or copies of the project, would be missing or old."""
+    assert found_in(files).keeps is keeps

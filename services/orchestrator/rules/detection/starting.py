@@ -45,7 +45,8 @@ DENO_RUN = ("deno", "run", "--allow-all", "--watch")
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
-    """What an app in JavaScript stands on: where it is installed, by what, on which Node. `node`: empty for the default."""
+    """What an app in JavaScript stands on: where it is installed, by what, on which Node. `node`: empty for the default;
+    `contained`: an install gives nothing outside `node_modules`, and follows from the fingerprint."""
 
     install_root: str
     members: tuple[str, ...]
@@ -54,7 +55,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     node_unmet: bool
     evidence: tuple[str, ...]
     installs: bool
-    scripted: bool
+    contained: bool
 
     @property
     def manager(self) -> Manager:
@@ -153,7 +154,7 @@ def _javascript(tree: Tree, app: App, settings: Settings, default_node: int) -> 
         install_env=INSTALL_ENV[ground.manager.name] if ground.installs else {},
         node_version=ground.node,
         deps=_deps(tree, ground) if ground.installs else "",
-        keeps=ground.installs and not ground.scripted and not ground.manager.pnp,
+        keeps=ground.installs and ground.contained and not ground.manager.pnp,
         ready_path=framework.ready_path,
         restart_on=_restart_on(app, framework),
         warnings=(*ground.chosen.warnings, *warnings_for(app.framework, version)),
@@ -176,13 +177,19 @@ def _ground(tree: Tree, app: App, settings: Settings, default_node: int) -> Grou
         node_unmet=bool(unmet),
         evidence=(*((f"workspace {join(root, 'package.json')}",) if inside and root != app.path else ()), *evidence),
         installs=any(package is not None and _has_to_install(package) for package in packages),
-        scripted=any(package is not None and _has_install_scripts(package) for package in packages),
+        contained=not any(package is not None and _reaches_out(package) for package in packages),
     )
 
 
 def _has_to_install(package: Package) -> bool:
     """Without dependencies too, where an install runs scripts of the project's own."""
     return bool(package.dependencies) or _has_install_scripts(package)
+
+
+def _reaches_out(package: Package) -> bool:
+    """Whether an install may write elsewhere, or copy what its fingerprint does not see: the project's own packages."""
+    copied = any(version.startswith("file:") for version in package.dependencies.values())
+    return copied or _has_install_scripts(package)
 
 
 def _has_install_scripts(package: Package) -> bool:
