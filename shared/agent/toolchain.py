@@ -215,9 +215,24 @@ def _environment(folders: list[Path], tools: list[str]) -> dict[str, str]:
 
 def _npm_registry(env: dict[str, str]) -> str:
     """The registry that npm is configured for: yarn does not read that by itself."""
+    value = _asked(["npm", "config", "get", "registry"], env).rstrip("/")
+    return value if value.startswith("http") else ""
+
+
+def _plain_environment() -> dict[str, str]:
+    """Without what lets this program find its own code: that is no business of a project."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+
+def _version_of(program: str) -> str:
+    return _asked([program, "--version"], _plain_environment())
+
+
+def _asked(words: list[str], env: dict[str, str]) -> str:
+    """What a program says; empty where it fails, or says nothing in time."""
     try:
         asked = subprocess.run(
-            ["npm", "config", "get", "registry"],
+            words,
             env=env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -227,29 +242,7 @@ def _npm_registry(env: dict[str, str]) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    value = asked.stdout.strip().rstrip("/")
-    return value if asked.returncode == 0 and value.startswith("http") else ""
-
-
-def _plain_environment() -> dict[str, str]:
-    """Without what lets this program find its own code: that is no business of a project."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-
-
-def _version_of(program: str) -> str:
-    try:
-        asked = subprocess.run(
-            [program, "--version"],
-            env=_plain_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=VERSION_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return asked.stdout.strip()
+    return asked.stdout.strip() if asked.returncode == 0 else ""
 
 
 def _say(text: str) -> None:
