@@ -94,7 +94,9 @@ def _deps_queries(runtime: Runtime[state.State], config: PoolConfig, settings: C
         entries_max=config.cache_entries_max,
         age_max_s=config.cache_age_max_s,
     )
-    store = LocalDeps(DepsCache(home / "cache" / "deps", limits), home / "vms")
+    kept = DepsCache(home / "cache" / "deps", limits)
+    kept.evict()
+    store = LocalDeps(kept, home / "vms")
     platform = cache(partial(platform_of, node_dir(config.node_dir)))
     deps = Deps(store, lambda: runtime.state, platform)
     return {"restore_deps": deps.restore, "publish_deps": deps.publish}

@@ -47,7 +47,9 @@ async def user(warm: Platform) -> AsyncIterator[Client]:
 
 
 def entries(platform: Platform) -> list[Path]:
-    return list((platform.home.root / "cache" / "deps" / "entries").glob("*/data"))
+    """The installs that are kept; what the package manager fetched is another kind of entry."""
+    found = (platform.home.root / "cache" / "deps" / "entries").glob("*/manifest")
+    return [each.with_name("data") for each in found if b"node_modules" in each.read_bytes()]
 
 
 async def shown(client: Client, files: dict[str, str | bytes]) -> tuple[str, str]:
