@@ -121,6 +121,7 @@ class _Bench:
         restored, preserved = [], []
         for number in range(1, self._runs + 1):
             bare = await self._bare(npm)
+            await platform.until_prepared()
             project_id = await platform.project(self._files, self._name)
             restored.append(self._told("restored", number, bare, await platform.preview(project_id)))
             again = await platform.restart(project_id)
@@ -187,6 +188,13 @@ class _Platform:
         entries = self._home.root / "cache" / "deps" / "entries"
         async with asyncio.timeout(PREVIEW_TIMEOUT_S):
             while len(list(entries.glob("*/manifest"))) < installs + 1:
+                await asyncio.sleep(POLL_S)
+
+    async def until_prepared(self) -> None:
+        """Until the next restore is prepared, as it is a moment after the last one."""
+        spares = self._home.root / "cache" / "deps" / "spares"
+        async with asyncio.timeout(PREVIEW_TIMEOUT_S):
+            while not list(spares.glob("*")):
                 await asyncio.sleep(POLL_S)
 
     async def _until_ready(self, preview_id: str, attempt: int) -> Run:

@@ -69,7 +69,7 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         # What died or was left over while no pool ran, without waiting for a tick.
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
-        return Parts(effects.perform, {**queries(runtime), **_deps_queries(runtime, config, settings)})
+        return Parts(effects.perform, {**queries(runtime), **_deps_queries(runtime, config, settings, stack)})
 
     return Wiring(definition(config), build)
 
@@ -83,7 +83,9 @@ def queries(runtime: Runtime[state.State]) -> dict[str, Handler]:
     return {"summary": summary}
 
 
-def _deps_queries(runtime: Runtime[state.State], config: PoolConfig, settings: Common) -> dict[str, Handler]:
+def _deps_queries(
+    runtime: Runtime[state.State], config: PoolConfig, settings: Common, stack: AsyncExitStack
+) -> dict[str, Handler]:
     """What is asked about dependencies; nothing where the provider can't keep them."""
     if config.provider != "local" or not config.cache:
         return {}
@@ -93,12 +95,14 @@ def _deps_queries(runtime: Runtime[state.State], config: PoolConfig, settings: C
         entry_bytes_max=config.cache_entry_mb_max << 20,
         entries_max=config.cache_entries_max,
         age_max_s=config.cache_age_max_s,
+        spares_max=config.cache_spares_max,
     )
     kept = DepsCache(home / "cache" / "deps", limits)
     kept.evict()
     store = LocalDeps(kept, home / "vms")
     platform = cache(partial(platform_of, node_dir(config.node_dir)))
-    deps = Deps(store, lambda: runtime.state, platform)
+    deps = Deps(store, lambda: runtime.state, platform, config.cache_prepare_after_s)
+    stack.push_async_callback(deps.close)
     return {"restore_deps": deps.restore, "publish_deps": deps.publish}
 
 

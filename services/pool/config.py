@@ -64,5 +64,9 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Installs that are kept."""
     cache_age_max_s: float = 14 * 86400.0
     """An install older than this is made anew."""
+    cache_spares_max: int = 3
+    """Installs that are written once more ahead of their next use, beside what is kept: a restore then only moves them."""
+    cache_prepare_after_s: float = 3.0
+    """That is done so long after a preview has got its dependencies: its dev server starts first."""
     simulated_boot_s: float = 0.05
     """Simulated provider: how long a boot takes."""

@@ -48,15 +48,24 @@ class DepsStore(Protocol):
         """Put what is kept under the key into the VM; where nothing is, what the manager has fetched for the owner."""
         ...
 
+    def prepare(self, owner: OwnerId, key: str) -> None:
+        """Do ahead of the next restore what can be done."""
+        ...
+
 
 class Deps:
-    """The pool's answers about dependencies."""
+    """The pool's answers about dependencies. `prepare_after_s`: pause before the next restore is prepared, so that this
+    one's dev server starts first."""
 
-    def __init__(self, store: DepsStore, state: Callable[[], State], platform: Callable[[], Platform]) -> None:
+    def __init__(
+        self, store: DepsStore, state: Callable[[], State], platform: Callable[[], Platform], prepare_after_s: float
+    ) -> None:
         self._store = store
         self._state = state
         self._platform = platform
+        self._prepare_after_s = prepare_after_s
         self._places = asyncio.Semaphore(AT_ONCE_MAX)
+        self._preparing: dict[str, asyncio.Task[None]] = {}
 
     async def restore(self, body: bytes, _headers: Mapping[str, str]) -> bytes:
         """`DepsRequest` to `DepsAnswer`. Raises `Refused` where the preview does not hold the VM."""
@@ -73,9 +82,25 @@ class Deps:
             begun = time.monotonic()
             key = deps_key(owner, asked.key, await asyncio.to_thread(self._platform)) if asked.key else ""
             answer = await asyncio.to_thread(verb, owner, key, asked.vm_id, asked.manager)
+        if answer.done and key not in self._preparing:
+            self._preparing[key] = asyncio.create_task(self._prepare(owner, key))
         answer = msgspec.structs.replace(answer, took_s=round(time.monotonic() - begun, 4))
         log.debug("deps", extra={"vm_id": asked.vm_id, "verb": verb.__name__, "code": answer.code})
         return msgspec.json.encode(answer)
+
+    async def _prepare(self, owner: OwnerId, key: str) -> None:
+        try:
+            await asyncio.sleep(self._prepare_after_s)
+            async with self._places:
+                await asyncio.to_thread(self._store.prepare, owner, key)
+        finally:
+            del self._preparing[key]
+
+    async def close(self) -> None:
+        """Prepare nothing more."""
+        for task in list(self._preparing.values()):
+            task.cancel()
+        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
 
     def _holder(self, asked: DepsRequest) -> OwnerId:
         vm: Vm | None = self._state().vms.get(asked.vm_id)

@@ -15,6 +15,7 @@ from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import Refused
 from shared.events import Event
 from tests.builders import OWNER, PREVIEW, vm, vm_acquired, vm_released, warm_vms
+from tests.deploy.waiting import eventually
 from tests.spec import Given
 
 OTHER = "preview-2"
@@ -28,7 +29,7 @@ def answers(folder: Path, *past: Event, platform: Platform = LINUX) -> Deps:
     for number in (1, 2):
         for name in ("app", "home"):
             (folder / "vms" / vm(number) / "root" / name).mkdir(parents=True, exist_ok=True)
-    return Deps(store, lambda: state, lambda: platform)
+    return Deps(store, lambda: state, lambda: platform, prepare_after_s=0.0)
 
 
 def app_of(folder: Path, number: int) -> Path:
@@ -153,3 +154,15 @@ async def test_without_a_key_only_the_store_is_kept(tmp_path: Path) -> None:
     assert (answer.done, answer.store) == (False, True)
     assert (await ask(deps, "restore", 2, OTHER, key="")).store
     assert not (app_of(tmp_path, 2) / "node_modules").exists()
+
+
+async def test_the_next_restore_is_prepared(tmp_path: Path) -> None:
+    """In the background; the preview that comes then gets what was written ahead, and the one after it the same files."""
+    deps = answers(tmp_path, vm_acquired(1), vm_acquired(2, preview=OTHER))
+    write(app_of(tmp_path, 1) / "node_modules" / "a.js", "a")
+    assert (await ask(deps, "publish", 1, PREVIEW)).done
+    await eventually(lambda: len(list((tmp_path / "cache" / "spares").iterdir())) == 1)
+    assert (await ask(deps, "restore", 2, OTHER)).done
+    assert (app_of(tmp_path, 2) / "node_modules" / "a.js").read_text() == "a"
+    await eventually(lambda: len(list((tmp_path / "cache" / "spares").iterdir())) == 1)
+    await deps.close()

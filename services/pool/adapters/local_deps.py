@@ -63,6 +63,12 @@ class LocalDeps:
                 return DepsAnswer(done=True, files=restored.files, bytes=restored.bytes)
         return DepsAnswer(done=False, code=code, store=self._restore_store(owner, vm_id, manager))
 
+    def prepare(self, owner: OwnerId, key: str) -> None:
+        try:
+            self._cache.prepare(owner, key)
+        except CacheError as error:
+            log.info("restore_not_prepared", extra={"code": error.code})
+
     def _publish_store(self, owner: OwnerId, vm_id: VmId, manager: str) -> bool:
         """Over what was there: the VM has begun with that."""
         place, store = self._place(vm_id, HOME), STORES.get(manager, "")

@@ -1,6 +1,6 @@
 """A cache of installed dependencies (node_modules and build caches) for VMs whose files are on this machine.
 
-    folder/  entries/<sha256 of owner and key>/{manifest, data, use}   tmp/<random>/
+    folder/  entries/<sha256 of owner and key>/{manifest, data, use}   spares/<the same name>/   tmp/<random>/
 
 One entry is one install: `data` holds the contents of all its files in one piece, `manifest` says what stands where
 and what its sha256 is. `DepsCache.publish` copies trees out of a VM, `DepsCache.restore` writes them into another one.
@@ -9,6 +9,9 @@ Every failure is a `CacheError`, whose code means "install instead"; a restore n
 It runs in the pool's process. Projects cannot see its folder (the sandbox shows them their VM's only), but own every
 file in their VM and may change any of them at any moment: sources and targets are therefore walked by descriptors,
 without following links, and a tree is built where the project cannot reach it and then renamed into place.
+
+`DepsCache.prepare` writes an entry's trees ahead of the next restore, which then only compares and moves them: making a
+file costs up to a millisecond on some filesystems, and an install has thousands. A spare is used once, by one VM.
 
 Why contents are copied, in both directions:
 

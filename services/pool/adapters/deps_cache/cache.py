@@ -12,11 +12,12 @@ from services.pool.adapters.deps_cache.collect import Collector
 from services.pool.adapters.deps_cache.errors import CacheError, damaged, of_os
 from services.pool.adapters.deps_cache.model import CacheLimits, Entry, Published, Restored, VmPlace
 from services.pool.adapters.deps_cache.store import DATA, MANIFEST, Opened, Store
-from services.pool.adapters.deps_cache.write import Sample, Writer, sample_of
+from services.pool.adapters.deps_cache.write import Sample, Writer, check, sample_of
 
 log = logging.getLogger("drape.pool.deps_cache")
 
 STAGING_PREFIX = "restore-"
+SPARE = "spare"
 
 
 class DepsCache:
@@ -71,6 +72,25 @@ class DepsCache:
                 return self._restore(opened, owner, key, place, full=full)
         except OSError as error:
             raise of_os(error, "restoring") from error
+
+    def prepare(self, owner: str, key: str) -> bool:
+        """Writes an entry's trees once, every file compared, so that the next restore only has to move them.
+
+        False: it is so already, no spares are wanted, or the entry went meanwhile. Raises CacheError; an entry that is
+        damaged is dropped.
+        """
+        name = names.folder_name(owner, key)
+        if self._limits.spares_max == 0 or self._store.has_spare(name):
+            return False
+        try:
+            with self._store.opened(name) as opened, self._dropping(opened):
+                content = _content(opened, owner, key)
+                with self._store.working() as work:
+                    with folders.opened(work) as fd:
+                        Writer(content, opened.data, fd, Sample()).write(1)
+                    return self._store.put_spare(work, opened)
+        except OSError as error:
+            raise of_os(error, "preparing a restore") from error
 
     def entries(self) -> list[Entry]:
         """All entries, the one that was used last first."""
@@ -152,28 +172,48 @@ class DepsCache:
         return header
 
     def _restore(self, opened: Opened, owner: str, key: str, place: VmPlace, *, full: bool) -> Restored:
-        try:
-            raw = manifest.read_bounded(opened.manifest, manifest.BYTES_MAX)
-        except OSError as error:
-            raise damaged(f"its manifest cannot be read ({error})") from error
-        content = manifest.decode(raw)
+        content = _content(opened, owner, key)
         header = content.header
-        _check_owner(header, owner, key)
-        size = os.fstat(opened.data).st_size
-        if size != header.data_bytes:
-            raise damaged(f"its data has {size} bytes, and {header.data_bytes} were published")
         sample = Sample() if full else sample_of(self._limits.sample_share, self._store.use(opened).restores)
         with contextlib.ExitStack() as stack:
             app = stack.enter_context(_target(place))
             targets.check_free(app, header.trees)
             folders.remove_left(place.staging, STAGING_PREFIX)
             work = stack.enter_context(folders.working(place.staging, STAGING_PREFIX))
-            staged = stack.enter_context(folders.opened(work))
-            writer = Writer(content, opened.data, staged, sample)
-            writer.write(self._limits.workers_max)
+            spare = self._take_spare(opened, content, work / SPARE, sample)
+            staged = stack.enter_context(folders.opened(work / SPARE if spare else work))
+            if not spare:
+                Writer(content, opened.data, staged, sample).write(self._limits.workers_max)
             targets.move(content, staged, app)
         self._store.touch(opened)
-        return Restored(trees=header.trees, files=header.files, bytes=header.bytes, verified=writer.verified)
+        verified = sum(sample.has(index) for index in range(len(content.files)))
+        return Restored(trees=header.trees, files=header.files, bytes=header.bytes, verified=verified, spare=spare)
+
+    def _take_spare(self, opened: Opened, content: manifest.Manifest, target: Path, sample: Sample) -> bool:
+        """Whether the entry's spare is at `target` now, and as it should be; one that is not is left to be removed."""
+        if not self._store.take_spare(opened.name, target):
+            return False
+        try:
+            with folders.opened(target) as fd:
+                check(content, fd, sample)
+        except (CacheError, OSError) as error:
+            log.warning("a spare was not used: %s", error, extra={"code": "deps_cache_spare", "entry": opened.name})
+            return False
+        return True
+
+
+def _content(opened: Opened, owner: str, key: str) -> manifest.Manifest:
+    """The entry's manifest, if it is this owner's and key's and its data has its size. Raises CacheError."""
+    try:
+        raw = manifest.read_bounded(opened.manifest, manifest.BYTES_MAX)
+    except OSError as error:
+        raise damaged(f"its manifest cannot be read ({error})") from error
+    content = manifest.decode(raw)
+    _check_owner(content.header, owner, key)
+    size = os.fstat(opened.data).st_size
+    if size != content.header.data_bytes:
+        raise damaged(f"its data has {size} bytes, and {content.header.data_bytes} were published")
+    return content
 
 
 def _check_owner(header: manifest.Header, owner: str, key: str) -> None:

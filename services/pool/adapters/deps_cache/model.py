@@ -20,6 +20,8 @@ class CacheLimits(msgspec.Struct, frozen=True, kw_only=True):
     sample_share: float = 0.1
     """Share of files whose sha256 is compared at each restore. Each restore takes the next share, so that
     1 / sample_share restores compare all; 1.0: every file, every time."""
+    spares_max: int = 3
+    """Entries whose trees are written ahead of the next restore; their contents come on top of `bytes_max`."""
     workers_max: int = 2
     """Threads of one restore. More gain nothing: making small files is mostly this interpreter's work."""
 
@@ -59,9 +61,11 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restore put in place; `verified` is how many of its files were compared by sha256."""
+    """What a restore put in place; `verified` is how many of its files were compared by sha256; `spare`: it had been
+    written ahead."""
 
     trees: tuple[str, ...]
     files: int
     bytes: int
     verified: int
+    spare: bool = False

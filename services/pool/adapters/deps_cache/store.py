@@ -62,13 +62,14 @@ class Store:
     """One cache's folder. Thread-safe; several processes may share it."""
 
     def __init__(self, folder: Path, limits: CacheLimits, clock: Callable[[], float] = time.time) -> None:
-        self._entries, self._tmp = folder / "entries", folder / "tmp"
+        self._entries, self._spares, self._tmp = folder / "entries", folder / "spares", folder / "tmp"
         self._limits = limits
         self._clock = clock
         self._lock = threading.RLock()
-        for each in (folder, self._entries, self._tmp):
+        for each in (folder, self._entries, self._spares, self._tmp):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
-        left = folders.remove_left(self._tmp)
+        # Spares are not made durable: after a crash their contents may be anything.
+        left = folders.remove_left(self._tmp) + folders.remove_left(self._spares)
         if left:
             log.info("removed %d unfinished copies", left, extra={"code": "deps_cache_recovered"})
         self._order = max((each.use.order for each in self.scan()), default=0)
@@ -170,6 +171,7 @@ class Store:
         except FileNotFoundError:
             return False
         folders.remove_tree(away)
+        self._remove_spare(name)
         return True
 
     def make_room(self, incoming: int = 0, entries: int = 0) -> list[str]:
@@ -177,6 +179,42 @@ class Store:
         with self._lock:
             leaving = to_evict(self.scan(), self._limits, self._clock(), incoming, entries)
             return [each.name for each in leaving if self.remove(each.name)]
+
+    # -- spares: an entry's trees, written ahead of the next restore
+
+    def has_spare(self, name: str) -> bool:
+        return (self._spares / name).is_dir()
+
+    def put_spare(self, work: Path, opened: Opened) -> bool:
+        """Makes the trees in `work` the entry's spare, and the oldest ones go. False: there is one, or the entry is gone."""
+        with self._lock:
+            if not self._is_there(opened.name, opened.folder):
+                return False
+            try:
+                work.rename(self._spares / opened.name)
+            except OSError as error:
+                if error.errno in THERE:
+                    return False
+                raise of_os(error, "keeping a spare") from error
+            oldest_first = sorted(self._spares.iterdir(), key=lambda each: each.stat().st_mtime)
+            for each in oldest_first[: max(0, len(oldest_first) - self._limits.spares_max)]:
+                self._remove_spare(each.name)
+            return True
+
+    def take_spare(self, name: str, target: Path) -> bool:
+        """Moves the entry's spare to `target`, which is then the caller's alone. False: there is none within reach."""
+        try:
+            (self._spares / name).rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EXDEV):
+                log.warning("a spare could not be taken: %s", error, extra={"code": "deps_cache_spare"})
+            return False
+        return True
+
+    def _remove_spare(self, name: str) -> None:
+        away = self._tmp / secrets.token_hex(8)
+        if self.take_spare(name, away):
+            folders.remove_tree(away)
 
     # -- details
 

@@ -7,6 +7,7 @@ a folder may forbid writing into it.
 import errno
 import hashlib
 import os
+import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ def sample_of(share: float, turn: int) -> Sample:
 
 
 class Writer:
-    """Writes one manifest's trees below the folder `fd`. `verified` counts the files that were compared."""
+    """Writes one manifest's trees below the folder `fd`."""
 
     def __init__(self, manifest: Manifest, data: int, fd: int, sample: Sample) -> None:
         self._manifest = manifest
@@ -52,7 +53,6 @@ class Writer:
         self._sample = sample
         self._by_kernel = sys.platform == "linux"
         self._stop = threading.Event()
-        self.verified = sum(sample.has(index) for index in range(len(manifest.files)))
 
     def write(self, workers: int) -> None:
         """Raises CacheError: entry_damaged where data is not what the manifest says, else disk_full or io_failed."""
@@ -137,6 +137,25 @@ class Writer:
                 raise damaged(f"its data ends before {file.path!r}")
             done += len(chunk)
             yield chunk
+
+
+def check(manifest: Manifest, fd: int, sample: Sample) -> None:
+    """Whether the trees below `fd` are the manifest's: every file's kind, size and mode, the contents of a sample, every
+    link. Raises CacheError entry_damaged, OSError."""
+    for index, file in enumerate(manifest.files):
+        found = os.stat(file.path, dir_fd=fd, follow_symlinks=False)
+        if (found.st_mode, found.st_size) != (stat.S_IFREG | file.mode, file.size):
+            raise damaged(f"{file.path!r} is not what was written")
+        if sample.has(index):
+            with (
+                folders.opened(file.path, folders.READ_FLAGS, fd) as opened,
+                os.fdopen(os.dup(opened), "rb") as content,
+            ):
+                if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
+                    raise damaged(f"the contents of {file.path!r} were changed")
+    for link in manifest.links:
+        if os.readlink(link.path, dir_fd=fd) != link.target:
+            raise damaged(f"the link {link.path!r} was changed")
 
 
 def _batches(files: Sequence[File]) -> Iterator[tuple[int, Sequence[File]]]:
