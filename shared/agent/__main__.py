@@ -11,9 +11,14 @@ import os
 import signal
 import socket
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import quickstart
+
+THREADS = 8
+THREADS_START_S = 10.0
 
 
 def main() -> int:
@@ -74,6 +79,7 @@ async def _serve(options: argparse.Namespace, token: str) -> int:
         limits=ServerLimits(orphan_timeout_s=options.orphan_timeout_s),
     )
     processes.hide_memory()
+    _start_threads()
     server.jobs.watch_orphans()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,6 +94,16 @@ async def _serve(options: argparse.Namespace, token: str) -> int:
         return await server.run_until_stopped()
     finally:
         await runner.cleanup()
+
+
+def _start_threads() -> None:
+    """All that are ever needed, before a project can take every process and thread that the VM may have."""
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="agent")
+    started = threading.Barrier(THREADS + 1)
+    for _ in range(THREADS):
+        threads.submit(started.wait, THREADS_START_S)
+    started.wait(THREADS_START_S)
+    asyncio.get_running_loop().set_default_executor(threads)
 
 
 def _listener(address: str) -> socket.socket:

@@ -62,21 +62,23 @@ async def stage(
     holding: Holding | None = None,
     upstream_port: int | None = None,
     config: ProxyConfig = FAST,
+    upstream_host: str = LOOPBACK,
 ) -> AsyncIterator[Stage]:
-    """The proxy before a dev server made of `handler`, or before whatever listens on `upstream_port`, or held."""
+    """The proxy before a dev server made of `handler` (on `upstream_host`), or before whatever listens on
+    `upstream_port`, or held."""
     async with AsyncExitStack() as stack:
         port = upstream_port or 0
         if handler is not None:
-            port = await _serve(stack, handler)
+            port = await _serve(stack, handler, upstream_host)
 
         async def resolve(preview_id: str, request: web.Request) -> Upstream | Holding:
             if preview_id != PREVIEW:
                 return Holding("unknown", preview_id)
-            return holding or Upstream(preview_id, LOOPBACK, port)
+            return holding or Upstream(preview_id, upstream_host, port)
 
         session = await stack.enter_async_context(open_session(config))
         proxy = PreviewProxy(resolve, config=config, session=session)
-        own_port = await _serve(stack, proxy.handle, **runner_options(config))
+        own_port = await _serve(stack, proxy.handle, LOOPBACK, **runner_options(config))
         client = await stack.enter_async_context(
             aiohttp.ClientSession(
                 headers={"Host": HOST},
@@ -88,7 +90,7 @@ async def stage(
         yield Stage(proxy, client, own_port, port)
 
 
-async def _serve(stack: AsyncExitStack, answer: Handler, **options: Any) -> int:
+async def _serve(stack: AsyncExitStack, answer: Handler, host: str, **options: Any) -> int:
     @web.middleware
     async def everything(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await answer(request)
@@ -96,7 +98,7 @@ async def _serve(stack: AsyncExitStack, answer: Handler, **options: Any) -> int:
     runner = web.AppRunner(web.Application(middlewares=[everything]), access_log=None, shutdown_timeout=0.1, **options)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, LOOPBACK, 0).start()
+    await web.TCPSite(runner, host, 0).start()
     return int(runner.addresses[0][1])
 
 

@@ -45,6 +45,13 @@ async def test_dev_server_sees_its_own_name() -> None:
     assert seen["x-forwarded-for"] == LOOPBACK
 
 
+async def test_a_dev_server_may_listen_on_ipv6_only() -> None:
+    """Its address is dialled as it is, and its name is the one that all dev servers know."""
+    async with stage(_echo, upstream_host="::1") as on, on.client.get(on.url("/a?b=1")) as answer:
+        told = await answer.json()
+    assert (told["target"], dict(told["headers"])["host"]) == ("/a?b=1", f"localhost:{on.upstream_port}")
+
+
 async def test_foreign_origin_is_not_disguised() -> None:
     """Another site's Origin reaches the dev server as it is, so that the dev server's own guard can refuse it."""
     async with stage(_echo) as on:

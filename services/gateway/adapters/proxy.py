@@ -204,4 +204,5 @@ def _target_url(request: web.Request, upstream: Upstream, scheme: Literal["http"
     target = request.raw_path
     if not target.startswith("/"):  # absolute form ("GET http://elsewhere/x") or "*": only its path counts
         target = request.rel_url.raw_path_qs if request.rel_url.raw_path.startswith("/") else "/"
-    return URL.build(scheme=scheme, host=upstream.host, port=upstream.port, path=target.partition("#")[0], encoded=True)
+    host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
+    return URL.build(scheme=scheme, host=host, port=upstream.port, path=target.partition("#")[0], encoded=True)
