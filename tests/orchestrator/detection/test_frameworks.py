@@ -155,8 +155,6 @@ NEAR_MISSES: list[tuple[str, Files, str, str]] = [
     ("a script whose name is the tool's", js("node tools/vite.js", "", ""), "node", "node tools/vite.js"),
     ("an alias leads to the tool", js({"dev": "npm run start", "start": "ng serve"}, "@angular/core", "@angular/cli"), "angular", f"ng serve {ON}"),
     ("an alias without run", js({"dev": "yarn serve", "serve": "vue-cli-service serve"}, "vue", "@vue/cli-service"), "vue-cli", f"vue-cli-service serve {ON}"),
-    ("an alias of itself", js({"dev": "npm run dev"}, "", "vite"), "vite", "npm run dev"),
-    ("aliases in a ring", js({"dev": "npm run start", "start": "npm run dev"}, "", "vite"), "vite", "npm run start"),
     ("a hook before the script", js({"predev": "node make.js", "dev": "vite"}, "", "vite"), "vite", f"npm run dev -- {VITE}"),
     ("an environment in front", js("NODE_ENV=test vite", "", "vite"), "vite", f"npm run dev -- {VITE}"),
     ("cross-env in front", js("cross-env NODE_ENV=test next dev", "next", "cross-env"), "nextjs", f"npm run dev -- {NEXT}"),

@@ -246,3 +246,18 @@ def test_what_is_read_is_bounded() -> None:
     wanted = wanted_files([*many, "package.json", "pnpm-workspace.yaml"])
     assert (len(wanted), wanted[:2]) == (WANTED_FILES_MAX, ["package.json", "pnpm-workspace.yaml"])
     assert found_in({**VITE, "package-lock.json": '{"packages": {"a": "' + "x" * TEXT_BYTES_MAX}).framework == "vite"
+
+
+@pytest.mark.parametrize(
+    ("scripts", "message"),
+    [
+        ({"dev": "npm run start", "start": "npm run dev"}, "The script 'dev' in package.json only ever runs 'start', 'dev'."),
+        ({"dev": "npm run dev"}, "The script 'dev' in package.json only ever runs 'dev'."),
+        ({"dev": "yarn a", "a": "pnpm run b", "b": "yarn a"}, "The script 'dev' in package.json only ever runs 'a', 'b', 'a'."),
+    ],
+)  # fmt: skip
+def test_scripts_that_only_run_each_other_are_refused(scripts: dict[str, str], message: str) -> None:
+    """Started, they would fill the VM with processes."""
+    with pytest.raises(Invalid) as refused:
+        found_in({"package.json": package(scripts)})
+    assert (refused.value.code, refused.value.message) == ("script_loop", message)

@@ -42,7 +42,7 @@ def detect(paths: Collection[str], texts: Mapping[str, str], *, app: str = "", d
     `app`: the folder or the package's name of the app to show; empty: `drape.toml` says, or it is the only one.
     `default_node`: the major that VMs run on.
     Raises `AppChoiceNeeded`, or `Invalid`: `empty_project`, `bad_package_json`, `no_dev_script`, `not_a_web_project`,
-    `bad_drape_toml`, `app_not_found`.
+    `bad_drape_toml`, `app_not_found`, `script_loop`.
     """
     tree = Tree(paths, texts)
     if not tree.paths:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from services.orchestrator.rules.frameworks import TOOLS, Tool
+from shared.errors import Invalid
 
 NODE_RUNNERS = frozenset(
     {"node", "nodemon", "tsx", "ts-node", "ts-node-esm", "ts-node-dev", "tsnd", "vite-node", "babel-node", "swc-node"}
@@ -163,14 +164,23 @@ def is_watching(script: str) -> bool:
 def resolved(name: str, scripts: Mapping[str, str]) -> tuple[str, str]:
     """Follow scripts that only run another one: the name and text of the one that does something.
 
-    Not past a script with `pre` or `post` beside it: those would be left out.
+    Not past a script with `pre` or `post` beside it: those would be left out. Raises `Invalid("script_loop")` where they
+    only run each other: that fills the VM with processes, and nothing else ever happens.
     """
+    seen = [name]
     for _ in range(ALIASES_MAX):
         script = scripts[name]
         match = re.fullmatch(r"(?:npm|pnpm|yarn|bun)(?:\s+run|\s+(?=start$))?\s+([\w:.-]{1,100})", script)
         if not match or match[1] not in scripts or has_hooks(name, scripts):
             break
         name = match[1]
+        if name in seen:
+            raise Invalid(
+                "script_loop",
+                f"The script {seen[0]!r} in package.json only ever runs {', '.join(map(repr, [*seen[1:], name]))}.",
+                "Have one of these scripts start the dev server itself.",
+            )
+        seen.append(name)
     return name, scripts[name]
 
 
