@@ -15,6 +15,8 @@ import msgspec
 from shared.errors import Invalid
 from shared.ids import OwnerId, ProjectId
 
+NAME_BYTES_MAX = 255
+"""Of one file or folder: file systems take no more."""
 PATH_BYTES_MAX = 1024
 LEFT_OUT = frozenset({".git", "node_modules", ".hg", ".svn", ".DS_Store"})
 """Never part of an upload, wherever in the tree: history and what an install makes."""
@@ -74,6 +76,8 @@ def _path_problem(path: str) -> str:
         return "contains '..'"
     if len(path.encode("utf-8", "surrogateescape")) > PATH_BYTES_MAX:
         return f"is longer than {PATH_BYTES_MAX} bytes"
+    if any(len(part.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX for part in path.split("/")):
+        return f"has a part that is longer than {NAME_BYTES_MAX} bytes"
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
