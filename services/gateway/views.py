@@ -118,7 +118,7 @@ KNOWN_STEPS = frozenset(STEP_OF.values())
 
 
 START_OF: dict[str, float] = {
-    "acquiring": 1.0,
+    "acquiring": 0.01,
     "syncing": 5.0,
     "installing": 10.0,
     "prepared": 85.0,

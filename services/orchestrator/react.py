@@ -213,12 +213,18 @@ def _worth_keeping(state: State, event: PreviewFailed) -> bool:
 
 
 def _make_way(state: State, preview_id: PreviewId) -> Sequence[Effect]:
-    """Somebody waits for a VM: the failed preview that has held one longest lets it go."""
+    """Somebody waits for a VM: the failed preview that has held one longest lets it go, else the oldest preparation
+    that nobody has asked for, unless what waits is another such."""
     for failed_id in state.ended:
         failed = state.previews.get(failed_id)
         if failed is not None and failed.vm is not None and failed_id != preview_id:
             return [Send(ReleaseVm(preview_id=failed_id, reason="needed"))]
-    return []
+    waiting = state.previews.get(preview_id)
+    unasked = (each for each in state.previews.values() if each.vm is not None and not each.wanted)
+    idle = next((each for each in unasked if each.status not in ENDED and each.preview_id != preview_id), None)
+    if idle is None or waiting is None or not waiting.wanted:
+        return []
+    return [Send(StopPreview(preview_id=idle.preview_id, reason="needed"))]
 
 
 def _apply_env(state: State, project_id: str) -> Sequence[Effect]:

@@ -69,8 +69,9 @@ STEP_OF: dict[str, str] = {
 }
 """The step that a person is told, by status."""
 
-FORGET_AFTER_S = 15 * 60.0
-"""An ended preview leaves memory so long after its end (by the log's time); the log and PostgreSQL keep its history."""
+FORGET_AFTER_S = 3600.0
+"""An ended preview can be restarted for so long after its end (by the log's time), which is as long as the gateway shows
+it; the log and PostgreSQL keep its history."""
 PROVEN_AFTER_S = 60.0
 """A preview that was ready for so long starts counting lost VMs anew."""
 HISTORY_WEIGHT = 0.3

@@ -181,3 +181,18 @@ async def test_a_question_that_is_wrong_is_refused(body: Any, expected: tuple[in
     async with api_stage() as stage:
         path = f"/api/projects/{await stage.project()}/files/missing"
         assert (await stage.call("POST", path, json=body)).problem() == expected
+
+
+async def test_a_patch_that_makes_a_file_a_folder_is_refused() -> None:
+    """No VM could hold both; the version stays as it was."""
+    async with api_stage() as stage:
+        project_id = await stage.project()
+        await put(stage, project_id, {**PAGE, "n": "a file"})
+        head = {".drape-patch.json": msgspec.json.encode({"base_version": 1, "delete": []})}
+        body = tar_of({**head, "n/x": "in a folder of that name"})
+        said = await stage.call("PATCH", f"/api/projects/{project_id}/files", data=body)
+        assert (said.status, said.json["code"]) == (400, "bad_path")
+        assert stage.runtime.state.projects[project_id].files_version == 1
+        head = {".drape-patch.json": msgspec.json.encode({"base_version": 1, "delete": ["n"]})}
+        body = tar_of({**head, "n/x": "in its place"})
+        assert (await stage.call("PATCH", f"/api/projects/{project_id}/files", data=body)).status == 200

@@ -33,3 +33,10 @@ def test_no_long_value_survives(values: list[str], before: str, after: str) -> N
         for line in value.splitlines():
             if len(line) >= HIDDEN_CHARS_MIN and line not in "***":
                 assert line not in mask(f"{before} {line} {after}").replace("***", "")
+
+
+def test_a_value_is_hidden_as_json_and_addresses_write_it() -> None:
+    """How objects and links are ordinarily printed."""
+    mask = masker(['qu"ote\\back&=pw9'])
+    assert mask('{"q":"qu\\"ote\\\\back&=pw9"}') == '{"q":"***"}'
+    assert mask("/login?key=qu%22ote%5Cback%26%3Dpw9&x=1") == "/login?key=***&x=1"

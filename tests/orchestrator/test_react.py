@@ -1,6 +1,7 @@
 """What the orchestrator does about each event and timer, as data."""
 
 import pytest
+from msgspec.structs import replace
 
 from services.orchestrator.app import definition
 from services.orchestrator.config import OrchestratorConfig
@@ -19,7 +20,7 @@ from services.orchestrator.react import (
 )
 from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, RestartPreview, StopPreview
 from shared.effects import Send, SetTimer
-from shared.events import ClaimExpired, Event, ProjectDeleted, ProjectEnvChanged
+from shared.events import ClaimExpired, Event, PreviewRequested, ProjectDeleted, ProjectEnvChanged
 from shared.ports import TimerFired
 from tests.builders import (
     PREVIEW,
@@ -36,6 +37,7 @@ from tests.builders import (
     preview_requested,
     preview_restarted,
     preview_stopped,
+    preview_wanted,
     project_detected,
     story,
     vm_acquired,
@@ -141,6 +143,18 @@ def test_a_claim_that_waits_gets_the_vm_of_a_failed_preview() -> None:
     assert effects(*past, claim_queued("other")) == [Send(ReleaseVm(preview_id=PREVIEW, reason="needed"))]
     assert effects(*past, vm_released(), claim_queued("other")) == []
     assert effects(*story("ready"), claim_queued("other")) == []
+
+
+def test_a_preparation_that_nobody_asked_for_makes_way_for_who_waits() -> None:
+    """For a preview that somebody wants to see; another preparation waits."""
+    asked = story("installed")
+    prepared = [replace(event, prepare=True) if isinstance(event, PreviewRequested) else event for event in asked]
+    wanted = preview_requested("other", "project-2")
+    stop = Send(StopPreview(preview_id=PREVIEW, reason="needed"))
+    assert effects(*prepared, preview_prepared(), wanted, claim_queued("other")) == [stop]
+    another = replace(wanted, prepare=True)
+    assert effects(*prepared, preview_prepared(), another, claim_queued("other")) == []
+    assert effects(*prepared, preview_prepared(), preview_wanted(), wanted, claim_queued("other")) == []
 
 
 def test_a_vm_that_was_let_go_as_its_next_try_began_counts_as_lost() -> None:

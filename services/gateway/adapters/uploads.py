@@ -18,6 +18,7 @@ from services.gateway.adapters.archive import (
     Upload,
     batches,
     check_archive,
+    check_collisions,
     check_totals,
     parse_hashes,
     too_large,
@@ -181,6 +182,7 @@ class Uploads:
     ) -> RecordFiles:
         manifest = Manifest(files_version=project.files_version + 1, files=files)
         check_totals(len(files), manifest.size_bytes, self._config)
+        check_collisions(files)
         if not files:
             raise Invalid("empty_project", "The project has no files.", "Upload a folder with at least one file.")
         name = manifest_name(project.owner, project.project_id, manifest.files_version, new_id())

@@ -1,7 +1,9 @@
 """Hides a project's secret values in what its programs print. Pure."""
 
+import json
 import re
 from collections.abc import Callable, Iterable
+from urllib.parse import quote
 
 Mask = Callable[[str], str]
 
@@ -11,8 +13,10 @@ STAND_IN = "***"
 
 
 def masker(values: Iterable[str]) -> Mask:
-    """A function that replaces these values, wherever they stand in a line. A value of several lines: each of them."""
-    parts = {part for value in values for part in value.splitlines() if len(part) >= HIDDEN_CHARS_MIN}
+    """A function that replaces these values, wherever they stand in a line, also as JSON and addresses write them. A
+    value of several lines: each of them."""
+    plain = {part for value in values for part in value.splitlines() if len(part) >= HIDDEN_CHARS_MIN}
+    parts = {spelling for part in plain for spelling in (part, json.dumps(part)[1:-1], quote(part, safe=""))}
     if not parts:
         return _unchanged
     # The longest first: one value may begin with another.

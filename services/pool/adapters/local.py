@@ -35,7 +35,7 @@ VM_ID = re.compile(r"[a-z0-9-]{1,64}")
 PASS_ENV = (
     *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR", "NPM_CONFIG_CAFILE", "npm_config_registry"),
     *("NPM_CONFIG_REGISTRY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
-    *("RES_OPTIONS", "TZ"),
+    *("PIP_CERT", "PIP_INDEX_URL", "PIP_TRUSTED_HOST", "REQUESTS_CA_BUNDLE", "RES_OPTIONS", "TZ"),
 )
 
 

@@ -45,6 +45,8 @@ CERTIFICATES = (
     "SSL_CERT_DIR",
     "NPM_CONFIG_CAFILE",
     "npm_config_cafile",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
 )
 # Features that newer versions add; used where `bwrap --help` names them.
 OPTIONAL = ("--size", "--disable-userns")

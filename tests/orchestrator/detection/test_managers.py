@@ -384,3 +384,14 @@ def test_without_dependencies_an_install_runs_where_it_has_scripts(script: str) 
 def test_an_install_is_kept_that_is_in_node_modules_alone(files: Files, keeps: bool) -> None:
     """And that its fingerprint tells wholly: what else it writes, or copies of the project, would be missing or old."""
     assert found_in(files).keeps is keeps
+
+
+@pytest.mark.parametrize("field", ["cnpm@1", "  pnpm@9.0.0 ", "pnpm@9.0.0; rm -rf /", 5, {}, ["pnpm"]])
+def test_a_manager_that_there_is_not_is_a_warning(field: object) -> None:
+    found = found_in(vite("vite", None, packageManager=field))
+    assert [warning.code for warning in found.warnings] == ["package_manager_unmet"]
+
+
+@pytest.mark.parametrize("field", ["pnpm@9.0.0", "npm@11.0.0+sha512.ab==", "yarn@^4", "bun@latest", None])
+def test_a_manager_that_there_is_is_none(field: object) -> None:
+    assert found_in(vite("vite", None, packageManager=field)).warnings == ()

@@ -111,7 +111,26 @@ def choose_manager(tree: Tree, root: str, wanted: str = "") -> Chosen:
     manager = msgspec.structs.replace(manager, pnp=manager.berry and _is_pnp(tree, root))
     evidence = [why] if why else []
     evidence += [f"lockfile {join(root, lockfile)}"] if lockfile else []
-    return Chosen(manager=manager, evidence=tuple(evidence), warnings=_several(root, found, name, lockfile))
+    warnings = (*_unmet(package, root, manager), *_several(root, found, name, lockfile))
+    return Chosen(manager=manager, evidence=tuple(evidence), warnings=warnings)
+
+
+def _unmet(package: Package, root: str, manager: Manager) -> tuple[PreviewWarning, ...]:
+    """Where the `packageManager` field names a manager or a version that is not to be had."""
+    field = package.data.get("packageManager")
+    if field is None:
+        return ()
+    name, _, version = field.partition("@") if isinstance(field, str) else ("", "", "")
+    if name in INSTALL_ENV and re.fullmatch(r"[\w.*^~<>=| -]{0,60}(\+[\w.=/+-]{1,200})?", version):
+        return ()
+    return (
+        PreviewWarning(
+            code="package_manager_unmet",
+            message=f"packageManager in {join(root, 'package.json')} is {str(field)[:60]!r}, which names no manager "
+            f"that Drape knows in a version; {manager.name} is used.",
+            recommendation="Name one with its exact version, such as pnpm@10.34.5",
+        ),
+    )
 
 
 def _several(root: str, found: list[str], name: str, lockfile: str) -> tuple[PreviewWarning, ...]:
