@@ -98,15 +98,13 @@ REACTS_TO: tuple[type[Event], ...] = (
 STEP_TIMER = "step"
 KEEP_TIMER = "keep"
 """Ends the time in which a failed preview holds its VM."""
-KEPT_AFTER = ("installing", "waiting_server", "confirming", "server_ready")
-"""Steps after whose failure the VM is worth keeping: the files are in it, perhaps the dependencies too."""
 
 
 def react(state: State, recorded: Recorded, config: OrchestratorConfig) -> Sequence[Effect]:
     """What has to happen because of this event."""
     event = recorded.event
     match event:
-        case PreviewFailed(preview_id=preview_id) if _worth_keeping(state, event):
+        case PreviewFailed(preview_id=preview_id) if _holds_on(state, event):
             data: dict[str, str | int] = {"attempt": event.attempt}
             return [SetTimer(KEEP_TIMER, preview_id, config.failed_keep_s, data)]
         case PreviewFailed(preview_id=preview_id) | PreviewStopped(preview_id=preview_id):
@@ -206,10 +204,10 @@ def _release(state: State, preview_id: PreviewId) -> Sequence[Effect]:
     return [Send(ReleaseVm(preview_id=preview_id, reason="ended"))]
 
 
-def _worth_keeping(state: State, event: PreviewFailed) -> bool:
+def _holds_on(state: State, event: PreviewFailed) -> bool:
+    """Whether it has kept its VM for the next try, which has not begun."""
     preview = state.previews.get(event.preview_id)
-    held = preview is not None and preview.vm is not None and preview.attempt == event.attempt
-    return held and event.step in KEPT_AFTER and event.code != "vm_lost" and not event.code.startswith("agent_")
+    return preview is not None and preview.vm is not None and preview.attempt == event.attempt
 
 
 def _make_way(state: State, preview_id: PreviewId) -> Sequence[Effect]:

@@ -50,6 +50,8 @@ Status = Literal[
     "stopped",
 ]
 ENDED = ("failed", "stopped")
+KEPT_AFTER = ("installing", "waiting_server", "confirming", "server_ready")
+"""Steps after whose failure the VM is worth keeping: the files are in it, perhaps the dependencies too."""
 INSTALL_RETRY = "-retry"
 """Ends the id of an install job that does not hold on to the lockfile."""
 STEP_OF: dict[str, str] = {
@@ -286,7 +288,7 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
         case PreviewRestarted():
             _restart(state, preview, event, recorded)
         case PreviewFailed():
-            _end(state, preview, "failed", recorded)
+            _end(state, preview, "failed", recorded, keeps_vm=_keeps_vm(event))
         case PreviewStopped():
             _end(state, preview, "stopped", recorded)
         case _:
@@ -414,9 +416,13 @@ def losses_in_a_row(preview: Preview, at: float) -> int:
     return 0 if proven else preview.vm_losses
 
 
-def _end(state: State, preview: Preview, status: Status, recorded: Recorded) -> None:
-    # A failed preview holds its VM until that is released: the next try may go on in it.
-    vm = preview.vm if status == "failed" else None
+def _keeps_vm(event: PreviewFailed) -> bool:
+    """Whether the next try may go on in the VM: the files are in it, and it answers. Any other is released at once."""
+    return event.step in KEPT_AFTER and event.code != "vm_lost" and not event.code.startswith("agent_")
+
+
+def _end(state: State, preview: Preview, status: Status, recorded: Recorded, *, keeps_vm: bool = False) -> None:
+    vm = preview.vm if keeps_vm else None
     _set(state, preview, status=status, status_at=recorded.meta.at, vm=vm)
     state.ended[preview.preview_id] = recorded.meta.at
     project = state.projects.get(preview.project_id)

@@ -1,8 +1,9 @@
 """Wires the pool: the only place that knows which provider it is."""
 
+import asyncio
 import os
 from contextlib import AsyncExitStack
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -100,7 +101,7 @@ def _deps_queries(
     kept = DepsCache(home / "cache" / "deps", limits)
     kept.evict()
     store = LocalDeps(kept, home / "vms")
-    platform = cache(partial(platform_of, node_dir(config.node_dir)))
+    platform = asyncio.ensure_future(asyncio.to_thread(platform_of, node_dir(config.node_dir)))
     deps = Deps(store, lambda: runtime.state, platform, config.cache_prepare_after_s)
     stack.push_async_callback(deps.close)
     return {"restore_deps": deps.restore, "publish_deps": deps.publish}

@@ -54,11 +54,12 @@ class DepsStore(Protocol):
 
 
 class Deps:
-    """The pool's answers about dependencies. `prepare_after_s`: pause before the next restore is prepared, so that this
+    """The pool's answers about dependencies. `platform`: found out while the pool starts, so that no preview waits for it;
+    `prepare_after_s`: pause before the next restore is prepared, so that this
     one's dev server starts first."""
 
     def __init__(
-        self, store: DepsStore, state: Callable[[], State], platform: Callable[[], Platform], prepare_after_s: float
+        self, store: DepsStore, state: Callable[[], State], platform: asyncio.Future[Platform], prepare_after_s: float
     ) -> None:
         self._store = store
         self._state = state
@@ -80,7 +81,8 @@ class Deps:
         owner = self._holder(asked)
         async with self._places:
             begun = time.monotonic()
-            key = deps_key(owner, asked.key, await asyncio.to_thread(self._platform)) if asked.key else ""
+            platform = await asyncio.shield(self._platform)
+            key = deps_key(owner, asked.key, platform) if asked.key else ""
             answer = await asyncio.to_thread(verb, owner, key, asked.vm_id, asked.manager)
         if answer.done and key not in self._preparing:
             self._preparing[key] = asyncio.create_task(self._prepare(owner, key))

@@ -274,3 +274,19 @@ def test_a_restored_install_is_not_trusted_after_a_failure() -> None:
     spec = orchestrator(*keeping("acquired")).when(RESTORED).when(other(FAILED_DEV)).when(RESTART)
     assert spec.state.previews[PREVIEW].vm is not None
     assert spec.state.previews[PREVIEW].installed == ""
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [
+        ("acquiring_vm", "app_choice_needed"),
+        ("syncing_files", "sync_failed"),
+        ("waiting_server", "vm_lost"),
+        ("installing", "agent_failed"),
+    ],
+)
+def test_a_vm_that_is_being_given_back_is_nothing_to_go_on_in(step: str, code: str) -> None:
+    """However soon the next try comes: its release is under way, and the try gets another one at once."""
+    spec = orchestrator(*story("installing"), preview_failed(code=code, step=step)).when(RESTART)
+    spec.then(preview_restarted(2))
+    assert spec.state.previews[PREVIEW].vm is None

@@ -1,5 +1,6 @@
 """The pool's answers about dependencies: only to whoever holds the VM, under a key that is the owner's and the machine's."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def answers(folder: Path, *past: Event, platform: Platform = LINUX) -> Deps:
     for number in (1, 2):
         for name in ("app", "home"):
             (folder / "vms" / vm(number) / "root" / name).mkdir(parents=True, exist_ok=True)
-    return Deps(store, lambda: state, lambda: platform, prepare_after_s=0.0)
+    told = asyncio.get_running_loop().create_future()
+    told.set_result(platform)
+    return Deps(store, lambda: state, told, prepare_after_s=0.0)
 
 
 def app_of(folder: Path, number: int) -> Path:
