@@ -31,6 +31,7 @@ MORE_ROOMS = {
     "orchestrator": {
         "effects.py",
         "jobs.py",
+        "model.py",
         "ports.py",
         "preparing.py",
         "rules",

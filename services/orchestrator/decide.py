@@ -4,18 +4,9 @@ stored, it gives the rest, and in the end nothing. Reports of an attempt that is
 from collections.abc import Sequence
 
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.model import ENDED, INSTALL_RETRY, Failure, Preview, Project, step_of
 from services.orchestrator.rules.steps import RestartReason, advance, failed, restarted
-from services.orchestrator.state import (
-    ENDED,
-    INSTALL_RETRY,
-    Failure,
-    Preview,
-    Project,
-    State,
-    losses_in_a_row,
-    newest_of,
-    step_of,
-)
+from services.orchestrator.state import State, losses_in_a_row, newest_of
 from shared.commands import (
     Command,
     ConfirmPreview,

@@ -9,12 +9,13 @@ from msgspec.structs import replace
 
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.jobs import JobRunner
+from services.orchestrator.model import ENDED, Preview
 from services.orchestrator.ports import DepsCache, GatewayProbe, ProjectStore, Workspace
 from services.orchestrator.preparing import Preparer
 from services.orchestrator.react import Confirm, KeepDeps, Prepare, ProbeHmr, RunDevServer, RunInstall, SyncFiles
 from services.orchestrator.rules.frameworks import FRAMEWORKS
 from services.orchestrator.rules.steps import worth_restoring
-from services.orchestrator.state import ENDED, Preview, State
+from services.orchestrator.state import State
 from services.orchestrator.syncing import Syncer
 from services.orchestrator.telling import Teller
 from shared import telemetry

@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.model import INSTALL_RETRY, Found, Preview, Vm
 from services.orchestrator.ports import ProjectStore, Workspace
 from services.orchestrator.react import RunDevServer, RunInstall
 from services.orchestrator.rules.detection import BASE_ENV
 from services.orchestrator.rules.failures import Ended, Explanation, explain
 from services.orchestrator.rules.masking import masker
-from services.orchestrator.state import INSTALL_RETRY, Found, Preview, State, Vm
+from services.orchestrator.state import State
 from services.orchestrator.telling import TAIL_LINES, Job, Teller
 from services.orchestrator.watching import Watcher
 from shared.agent.client import AgentError, AgentUnreachable

@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from services.orchestrator.state import Vm
+from services.orchestrator.model import Vm
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, LogLine, ReadinessUpdate, ReadySpec, SyncResult
 from shared.deps import DepsAnswer
 from shared.ids import PreviewId, ProjectId

@@ -8,10 +8,11 @@ import msgspec
 from msgspec.structs import replace
 
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.model import Preview
 from services.orchestrator.ports import ProjectStore, Workspace
 from services.orchestrator.react import Prepare
 from services.orchestrator.rules import detection
-from services.orchestrator.state import Preview, State
+from services.orchestrator.state import State
 from services.orchestrator.telling import Teller
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.commands import AcquireVm, ClaimReply, Command, FailPreview, RecordProject

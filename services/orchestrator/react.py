@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.state import ENDED, Preview, State
+from services.orchestrator.model import ENDED, Preview
+from services.orchestrator.state import State
 from shared.codec import Recorded
 from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, RestartPreview, StopPreview
 from shared.effects import Send, SetTimer

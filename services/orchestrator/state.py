@@ -1,9 +1,8 @@
 """What the orchestrator knows, folded from the log. Pure."""
 
-from typing import Literal
-
 import msgspec
 
+from services.orchestrator.model import ENDED, KEPT_AFTER, Failure, Found, Preview, Project, Status, Vm
 from shared.codec import Recorded
 from shared.events import (
     DevServerExited,
@@ -32,44 +31,7 @@ from shared.events import (
     VmLost,
     VmReleased,
 )
-from shared.ids import OwnerId, PreviewId, ProjectId, VmId
-
-Status = Literal[
-    "preparing",  # the project is being detected and a VM acquired, side by side
-    "syncing",
-    "synced",
-    "installing",
-    "install_failed",
-    "installed",
-    "prepared",  # nobody has asked for it yet
-    "booting",
-    "exited",
-    "confirming",
-    "ready",
-    "failed",
-    "stopped",
-]
-ENDED = ("failed", "stopped")
-KEPT_AFTER = ("installing", "waiting_server", "confirming", "server_ready")
-"""Steps after whose failure the VM is worth keeping: the files are in it, perhaps the dependencies too."""
-INSTALL_RETRY = "-retry"
-"""Ends the id of an install job that does not hold on to the lockfile."""
-STEP_OF: dict[str, str] = {
-    "preparing": "acquiring_vm",
-    "syncing": "syncing_files",
-    "synced": "syncing_files",
-    "installing": "installing",
-    "install_failed": "installing",
-    "installed": "installing",
-    "prepared": "prepared",
-    "booting": "waiting_server",
-    "exited": "waiting_server",
-    "confirming": "confirming",
-    "ready": "server_ready",
-    "failed": "failed",
-    "stopped": "stopped",
-}
-"""The step that a person is told, by status."""
+from shared.ids import PreviewId, ProjectId
 
 FORGET_AFTER_S = 3600.0
 """An ended preview can be restarted for so long after its end (by the log's time), which is as long as the gateway shows
@@ -78,97 +40,6 @@ PROVEN_AFTER_S = 60.0
 """A preview that was ready for so long starts counting lost VMs anew."""
 HISTORY_WEIGHT = 0.3
 """Weight of the newest duration in a step's running mean."""
-
-
-class Vm(msgspec.Struct, frozen=True):
-    """The VM that a preview holds, and its agent's address."""
-
-    vm_id: VmId
-    host: str
-    port: int
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What detection found, as far as it decides how jobs run."""
-
-    framework: str
-    version: str
-    package_manager: str
-    app_root: str
-    install_root: str
-    dev_command: tuple[str, ...]
-    dev_env: dict[str, str]
-    install_command: tuple[str, ...]
-    install_retry_command: tuple[str, ...]
-    install_env: dict[str, str]
-    deps: str
-    keeps: bool
-    ready_path: str
-    restart_on: tuple[str, ...]
-
-
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a step failed. `evidence`: offsets of lines in its log."""
-
-    code: str = ""
-    message: str = ""
-    hint: str = ""
-    evidence: tuple[int, ...] = ()
-
-
-class Preview(msgspec.Struct, frozen=True, kw_only=True):
-    """One preview. Times are seconds, UTC.
-
-    `wanted`: somebody has asked to see it. `installed`: the fingerprint of the dependencies that its VM holds whole;
-    `restored`: they come from an earlier install.
-    `install_job`: the newest install job of this attempt. A failed preview may hold its VM for a while, for the next try.
-    """
-
-    preview_id: PreviewId
-    project_id: ProjectId
-    owner: OwnerId
-    app: str = ""
-    wanted: bool = True
-    status: Status = "preparing"
-    attempt: int = 1
-    requested_by: str = ""
-    requested_at: float
-    status_at: float
-    attempt_at: float
-    vm: Vm | None = None
-    from_pool: bool = False
-    found: Found | None = None
-    expected_s: dict[str, float] = {}
-    joined_seq: int = 0
-    warned: tuple[str, ...] = ()
-    files_version: int = 0
-    install: Literal["", "skipped", "completed"] = ""
-    install_job: str = ""
-    installed: str = ""
-    restored: bool = False
-    restore_s: float = 0.0
-    in_place: bool = False
-    dev_host: str = ""
-    dev_port: int = 0
-    with_errors: bool = False
-    hmr: str = ""
-    steps: dict[str, float] = {}
-    failure: Failure = Failure()
-    traceparent: str = ""
-    vm_losses: int = 0
-
-
-class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """A project and its newest version. `previews` counts all that it ever had; `env` names its variables' object."""
-
-    project_id: ProjectId
-    owner: OwnerId
-    files_version: int = 0
-    manifest: str = ""
-    env: str = ""
-    previews: int = 0
-    live: PreviewId | None = None
-    newest: PreviewId = ""
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -183,11 +54,6 @@ class State(msgspec.Struct, kw_only=True):
 def initial() -> State:
     """An orchestrator before its first event."""
     return State()
-
-
-def step_of(preview: Preview) -> str:
-    """The step that a person is told."""
-    return STEP_OF.get(preview.status, preview.status)
 
 
 def evolve(state: State, recorded: Recorded) -> None:

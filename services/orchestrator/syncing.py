@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Collection
 from msgspec.structs import replace
 
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.model import Preview, Vm
 from services.orchestrator.ports import DepsCache, ProjectStore, Workspace
 from services.orchestrator.preparing import detect_in
 from services.orchestrator.react import SyncFiles
 from services.orchestrator.rules.edits import needs_restart
-from services.orchestrator.state import Preview, State, Vm
+from services.orchestrator.state import State
 from services.orchestrator.telling import Teller
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import FileEntry, FileSync, SyncResult

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable
 
 from services.orchestrator import views
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.model import Preview, Vm
 from services.orchestrator.rules.masking import Mask
-from services.orchestrator.state import Preview, State, Vm
+from services.orchestrator.state import State
 from shared.agent.protocol import JobSpec
 from shared.agent.protocol import LogLine as AgentLine
 from shared.errors import Unavailable

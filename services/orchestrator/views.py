@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping
 
+from services.orchestrator.model import Preview, step_of
 from services.orchestrator.rules import progress
-from services.orchestrator.state import Preview, State, newest_of, step_of
+from services.orchestrator.state import State, newest_of
 from shared.codec import Recorded
 from shared.commands import Command, PreviewReply, Reply, RequestPreview
 from shared.events import ClaimExpired, VmAcquired, VmLost

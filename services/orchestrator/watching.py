@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from msgspec.structs import replace
 
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.model import Preview
 from services.orchestrator.ports import Workspace
 from services.orchestrator.rules.failures import crashed
-from services.orchestrator.state import Preview
 from services.orchestrator.telling import Job, Teller
 from shared.agent.protocol import Answering, Exited, Listening, Ready, ReadySpec, ReadyTimeout, Unusable, Waiting
 from shared.commands import Command, FailPreview, RecordDevServerReady

@@ -22,8 +22,8 @@ from services.orchestrator.adapters.project_store import ObjectProjectStore
 from services.orchestrator.adapters.simulated import SimulatedDepsCache, SimulatedGatewayProbe, SimulatedWorkspace
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.effects import OrchestratorEffects
+from services.orchestrator.model import Vm
 from services.orchestrator.react import REACTS_TO as ORCHESTRATOR_REACTS_TO
-from services.orchestrator.state import Vm
 from services.pool import app as pool_app
 from services.pool.adapters.health import SimulatedHealthProbe
 from services.pool.adapters.simulated import SimulatedProvider

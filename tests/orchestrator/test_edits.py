@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
+from services.orchestrator.model import Found
 from services.orchestrator.rules.detection import Detection
 from services.orchestrator.rules.edits import matches_any, needs_restart
-from services.orchestrator.state import Found
 
 NOW = Detection(
     framework="express",

@@ -5,7 +5,8 @@ import pytest
 
 from services.orchestrator.app import definition
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.state import FORGET_AFTER_S, STEP_OF, Preview, initial, step_of
+from services.orchestrator.model import STEP_OF, Preview, step_of
+from services.orchestrator.state import FORGET_AFTER_S, initial
 from shared.definition import digest, replay
 from shared.events import ClaimExpired, Event, ProjectDeleted
 from tests.builders import (

@@ -4,7 +4,7 @@ import logging
 
 import msgspec
 
-from services.orchestrator.state import Vm
+from services.orchestrator.model import Vm
 from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import DrapeError, Unavailable
 from shared.ids import PreviewId

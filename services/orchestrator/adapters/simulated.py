@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from services.orchestrator.model import Vm
 from services.orchestrator.ports import SocketAnswer
-from services.orchestrator.state import Vm
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import (
     Answering,

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 
-from services.orchestrator.state import Vm
+from services.orchestrator.model import Vm
 from shared.agent.client import AgentClient, AgentError
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, LogLine, ReadinessUpdate, ReadySpec, SyncResult
 from shared.secrets import agent_token

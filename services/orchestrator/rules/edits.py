@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 import pathspec
 
+from services.orchestrator.model import Found
 from services.orchestrator.rules.detection import Detection
-from services.orchestrator.state import Found
 
 
 def needs_restart(found: Found, now: Detection | None, changed: Collection[str]) -> bool:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from services.orchestrator.model import INSTALL_RETRY, Failure, Preview, Project, step_of
 from services.orchestrator.rules.progress import DEFAULT_S
-from services.orchestrator.state import INSTALL_RETRY, Failure, Preview, Project, step_of
 from shared.events import (
     AppChoice,
     DevServerStarted,
