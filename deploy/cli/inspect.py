@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,6 +21,8 @@ from deploy.cli.preview import ask_which
 from services.gateway.adapters.terminal import plain
 from services.gateway.views import LOG_STEPS
 from shared.codec import Recorded
+from shared.errors import Invalid
+from shared.events import EVENT_TYPES
 from shared.jetstream.connection import bus_on, connect
 
 EVENTS_MAX = 100_000
@@ -164,6 +167,10 @@ async def stats(output: Output, days: int) -> int:
 @command
 async def events(output: Output, preview_id: str | None, kind: str | None, since: int, follow: bool) -> int:
     """The event log."""
+    if kind is not None and kind not in EVENT_TYPES:
+        near = get_close_matches(kind, EVENT_TYPES, n=1)
+        hint = f"Is {near[0]} meant?" if near else "ARCHITECTURE.md lists the events."
+        raise Invalid("unknown_event_type", f"There is no event of type {kind!r}.", hint)
     client = await connect(require_running().nats, "drape-cli")
     log = bus_on(client, "cli").log
     try:

@@ -145,12 +145,16 @@ START_OF: dict[str, float] = {
 """Percent at the start of a status, until its first tick comes."""
 
 
+FAILED_AT = {STEP_OF[status]: percent for status, percent in START_OF.items()}
+"""How far a preview was when it failed, by the step that it failed in."""
+
+
 def percent_of(preview: Preview, told: Progress | None) -> float:
-    """0..100; 100 only for a preview that is ready."""
+    """0..100; 100 only for a preview that is ready. Where one failed, the start of that step."""
     if preview.status in SERVED or preview.status == "suspended":
         return 100.0
     if preview.status in ENDED:
-        return 0.0
+        return 0.0 if preview.error is None else FAILED_AT.get(preview.error.step, 0.0)
     return min(99.0, told.percent) if told is not None else START_OF[preview.status]
 
 

@@ -140,6 +140,7 @@ BAD: dict[str, tuple[Any, dict[str, str], str]] = {
     "twice, in two forms": ([*listing({"a": "1"}), *listing({"./a": "1"})], {"a": "1"}, "bad_manifest"),
     "outside": (listing({"../a": "1"}), {}, "bad_path"),
     "a file and a folder": (listing({"a": "1", "a/b": "2"}), {"a/b": "2"}, "bad_path"),
+    "a mode that is none": ([{"path": "a", "sha256": "a" * 64, "mode": -1}], {}, "bad_manifest"),
     "sent, not listed": (listing({"a": "1"}), {"a": "1", "b": "2"}, "bad_manifest"),
     "another content": (listing({"a": "1"}), {"a": "2"}, "content_mismatch"),
     "nothing": ([], {}, "empty_project"),
@@ -153,6 +154,15 @@ async def test_a_listing_that_is_wrong_is_refused(name: str) -> None:
     async with api_stage() as stage:
         project_id = await stage.project()
         assert (await put(stage, project_id, files, listed=listed)).problem() == (400, code)
+        assert stage.runtime.state.projects[project_id].files_version == 0
+
+
+@pytest.mark.parametrize("name", [MANIFEST_MEMBER, ".drape-patch.json"])
+async def test_a_header_that_does_not_come_first_is_refused(name: str) -> None:
+    """Else the listing would be a file of the project, and what it lists would be gone."""
+    async with api_stage() as stage:
+        project_id = await stage.project()
+        assert (await put(stage, project_id, {**PAGE, name: "[]"})).problem() == (400, "bad_archive")
         assert stage.runtime.state.projects[project_id].files_version == 0
 
 

@@ -99,6 +99,20 @@ async def test_the_log_outlives_the_preview(end: Any) -> None:
         assert len((await read(stage))[0]) == 7
 
 
+async def test_a_reader_who_follows_is_done_when_the_preview_is_stopped() -> None:
+    """Stopped while it follows, and before: all that there is, and an end. A failed one may be tried again."""
+    async with api_stage(*story("ready")) as stage:
+        await printed(stage)
+        async with aclosing(stage.sse(PATH)) as events:
+            heard = [(await anext(events))[0] for _ in range(3)]
+            await stage.record(preview_stopped())
+            async for kind, _ in events:
+                heard.append(kind)
+        again = [kind async for kind, _ in stage.sse(PATH)]
+        assert set(again) == {"log"}
+        assert heard == again
+
+
 async def test_what_was_dropped_is_named() -> None:
     """In a page and as an event of its own, before the first line; with the limit that cut it."""
     async with api_stage(*story("ready")) as stage:

@@ -139,12 +139,14 @@ async def test_warnings_of_any_code_are_warnings(code: str) -> None:
 
 
 async def test_a_failure_shows_the_lines_that_the_cause_is_in() -> None:
-    """Of its attempt's last install, however far up they are; the tail is the end."""
+    """Of its attempt's last install, however far up they are, without colours; the tail is the end."""
     retry = msgspec.structs.replace(install_started(), job_id="install-1-retry")
     failed = msgspec.structs.replace(preview_failed(), evidence=(1,))
     async with api_stage(*story("installing"), retry, failed) as stage:
         await stage.say(line("npm error of the first try", 1))
-        await stage.say(line("begin", 0, step="install_retry"), line("npm error ERESOLVE", 1, step="install_retry"))
+        await stage.say(
+            line("begin", 0, step="install_retry"), line("\x1b[31mnpm error\x1b[0m ERESOLVE", 1, step="install_retry")
+        )
         for number in range(300):
             await stage.say(line(f"line {number}", number + 2, step="install_retry"))
         view = await stage.view()

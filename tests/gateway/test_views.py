@@ -118,7 +118,7 @@ def test_a_failed_preview_says_why() -> None:
         "evidence": [],
         "choices": [],
     }
-    assert (view["log_tail"], view["elapsed_s"], view["percent"], view["url"]) == (["npm error"], 7.0, 0.0, None)
+    assert (view["log_tail"], view["elapsed_s"], view["percent"], view["url"]) == (["npm error"], 7.0, 10.0, None)
     assert view["message"] == "No."
 
 

@@ -118,6 +118,25 @@ async def test_an_unknown_preview_is_an_error_with_a_code(platform: Platform) ->
         assert (ran.code, ran.last["type"], ran.last["code"]) == (1, "error", "preview_not_found"), verb
 
 
+async def test_a_type_of_event_that_does_not_exist(platform: Platform) -> None:
+    """Not an empty list, as if nothing had happened: the nearest name is named."""
+    ran = await platform.drape("events", "--type", "PreviewReddy", "--json")
+    assert (ran.code, ran.last["code"]) == (1, "unknown_event_type")
+    assert "PreviewReady" in ran.last["hint"]
+
+
+async def test_residents_of_a_folder_that_can_be_none(platform: Platform, tmp_path: Path) -> None:
+    """No folder; one that is no web project, which shows when it is to run."""
+    ran = await platform.drape("resident", tmp_path / "nowhere", "--json")
+    assert (ran.code, ran.last["code"]) == (1, "no_such_folder")
+    (tmp_path / "readme.md").write_text("# nothing to show")
+    ran = await platform.drape("resident", tmp_path, "--json")
+    assert (ran.code, ran.last["code"]) == (1, "residents_not_ready")
+    assert "index.html" in ran.last["detail"]
+    ran = await platform.drape("resident", tmp_path, "--count", "0", "--json")
+    assert (ran.code, ran.last["count"]) == (0, 0)
+
+
 async def test_a_second_up_says_so_and_does_no_harm(platform: Platform, client: Client) -> None:
     """`drape up` twice: exit 0, the address of what runs, and the same processes as before."""
     before = platform.status.pids

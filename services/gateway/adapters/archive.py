@@ -20,6 +20,8 @@ from shared.project_files import clean_path, is_left_out
 
 PATCH_MEMBER = ".drape-patch.json"
 MANIFEST_MEMBER = ".drape-manifest.json"
+MODE_MAX = 0o177777
+"""A type and twelve permission bits, as `st_mode` has them."""
 PATCH_BYTES_MAX = 4 * 1024 * 1024
 MANIFEST_BYTES_MAX = 8 * 1024 * 1024
 """A list of 20,000 files takes 3 MiB where their paths are of usual length."""
@@ -68,6 +70,12 @@ def check_archive(body: IO[bytes], config: GatewayConfig, patch: bool) -> Upload
             header = _patch_header(member)
         elif first and member.info.name == MANIFEST_MEMBER:
             listed = _list_header(member, config)
+        elif member.info.name in (MANIFEST_MEMBER, PATCH_MEMBER):
+            raise Invalid(
+                "bad_archive",
+                f"{member.info.name} is not the first member, or not of this kind of upload: it would be stored as a file.",
+                "Send it first: a listing with PUT, a patch with PATCH.",
+            )
         else:
             path = _checked_path(member)
             if path:
@@ -131,6 +139,8 @@ def _checked(files: Iterable[Listed], config: GatewayConfig) -> dict[str, Listed
             continue
         if path in found:
             raise Invalid("bad_manifest", f"{path!r} is listed twice.")
+        if not 0 <= file.mode <= MODE_MAX:
+            raise Invalid("bad_manifest", f"The mode of {path!r} is {file.mode}, which is none that a file has.")
         if not _SHA256.match(file.sha256):
             raise Invalid("bad_manifest", f"The hash of {path!r} is no SHA-256 in lower-case hexadecimal.")
         found[path] = Listed(path, file.sha256, permissions(file.mode))

@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway import views
+from services.gateway.adapters.terminal import plain
 from services.gateway.state import Preview
 from shared.errors import Invalid
 from shared.ports import LogBatch, LogLine, PreviewLogs
@@ -72,7 +73,8 @@ async def cut_before(logs: PreviewLogs, preview: Preview, after: int, batches: l
 async def tail_of(logs: PreviewLogs, preview: Preview, lines_max: int) -> tuple[list[LogLine], list[LogLine]]:
     """The last lines of this attempt's output, and those that its error names, which may be further up.
 
-    Reads backwards from the end, further each time, so that a long log costs no more than a short one.
+    Those are without a terminal's colours, for they are shown on pages. Reads backwards from the end, further each time,
+    so that a long log costs no more than a short one.
     """
     last = await logs.last(preview.preview_id)
     if last is None:
@@ -86,5 +88,5 @@ async def tail_of(logs: PreviewLogs, preview: Preview, lines_max: int) -> tuple[
         wanted = len(set(preview.error.evidence)) if preview.error is not None else 0
         earlier = bool(batches) and batches[0].lines[:1] != () and batches[0].lines[0].attempt < preview.attempt
         if after == 0 or earlier or (len(lines) >= lines_max and len(evidence) >= wanted):
-            return lines[-lines_max:], evidence
+            return lines[-lines_max:], [msgspec.structs.replace(each, text=plain(each.text)) for each in evidence]
         span *= SPAN_GROWTH

@@ -5,6 +5,7 @@ from aiohttp import web
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.output import tail_of
 from services.gateway.adapters.preview_target import Holding, Upstream
+from services.gateway.adapters.terminal import plain
 from services.gateway.config import GatewayConfig
 from services.gateway.state import SERVED, Failure, Preview, State
 from services.gateway.views import message_of, percent_of
@@ -76,7 +77,7 @@ class PreviewResolver:
             code=error.code,
             message=error.message,
             hint=error.hint,
-            log_tail=tuple(line.text for line in tail),
+            log_tail=tuple(plain(line.text) for line in tail),
             step=error.step,
             evidence=tuple(line.text for line in evidence),
         )

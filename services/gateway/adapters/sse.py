@@ -41,8 +41,8 @@ async def logs(
     preview_logs: PreviewLogs,
     config: GatewayConfig,
 ) -> web.StreamResponse:
-    """`GET /api/previews/{id}/logs`: from the start, or after `Last-Event-ID`, and on as it comes. First of all an event
-    `cut`, where some of that is no longer kept."""
+    """`GET /api/previews/{id}/logs`: from the start, or after `Last-Event-ID`, and on as it comes, until the preview is
+    stopped. First of all an event `cut`, where some of that is no longer kept."""
     after = parse_since(request.headers.get("Last-Event-ID") or request.query.get("since")) or 0
     with feed.subscribe(preview.owner, preview_id=preview.preview_id) as subscriber:
         subscriber.logs_of.add(preview.preview_id)
@@ -57,10 +57,13 @@ async def logs(
                 if not await _write_lines(response, _log_message(batch, wanted), after):
                     return response
             batches = await preview_logs.read(preview.preview_id, after, READ_MAX)
-        while (message := await _next(subscriber, config.heartbeat_s)) is not _DROPPED:
+        stopped = preview.status == "stopped"
+        while not stopped and (message := await _next(subscriber, config.heartbeat_s)) is not _DROPPED:
             if message is None:
                 if not await _write(response, None, None):
                     break
+            elif message["type"] == "preview":
+                stopped = message["preview"]["status"] == "stopped"
             elif message["type"] == "log" and message["log_seq"] > after:
                 after = message["log_seq"]
                 if not await _write_lines(response, _only(message, wanted), after):
