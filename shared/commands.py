@@ -61,6 +61,8 @@ class PoolCommand(Command, frozen=True, kw_only=True):
 class AcquireVm(PoolCommand, frozen=True, kw_only=True):
     """Give this preview a warm VM, or queue its claim for `timeout_s`.
 
+    `resident`: a preview of the same owner's that gives up its VM for this one, if it still holds it.
+
     `busy` is stamped by the runtime: aggregates that it is writing to at this moment. Another VM is better then, or
     claims that come at once would all wait for the same one.
     """
@@ -69,6 +71,7 @@ class AcquireVm(PoolCommand, frozen=True, kw_only=True):
     preview_id: PreviewId
     owner: OwnerId
     timeout_s: float = 60.0
+    resident: PreviewId = ""
     busy: frozenset[str] = frozenset()
 
 
@@ -307,6 +310,13 @@ class ExpireStep(OrchestratorCommand, frozen=True, kw_only=True):
     step: str
 
 
+class MaintainResidents(OrchestratorCommand, frozen=True, kw_only=True):
+    """Request the residents that templates lack, stop those that are of no use any more."""
+
+    verb: ClassVar[str] = "maintain-residents"
+    coalesced: ClassVar[bool] = True
+
+
 class HandleVmLost(OrchestratorCommand, frozen=True, kw_only=True):
     """The preview's VM is gone: start anew once, else fail."""
 
@@ -353,6 +363,15 @@ class SetProjectEnv(GatewayCommand, frozen=True, kw_only=True):
     env: str
     names: tuple[str, ...]
     base: str | None = None
+
+
+class SetProjectResidents(GatewayCommand, frozen=True, kw_only=True):
+    """Make the project a template of which `count` VMs run the dev server ahead of need; 0: no longer."""
+
+    verb: ClassVar[str] = "set-project-residents"
+    project_id: ProjectId
+    owner: OwnerId
+    count: int
 
 
 class DeleteProject(GatewayCommand, frozen=True, kw_only=True):

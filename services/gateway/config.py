@@ -22,6 +22,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Size at which files are bundled for the object store: large enough to be few, small enough for memory."""
     projects_per_owner_max: int = 500
     """Projects that an owner may have."""
+    residents_max: int = 8
+    """VMs that may run one template ahead of need; each counts against the pool's maximum."""
     json_bytes_max: int = 64 * 1024
     """A JSON body; none of ours comes near."""
     websocket_clients_max: int = 10_000

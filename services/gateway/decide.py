@@ -4,9 +4,16 @@ from collections.abc import Sequence
 
 from services.gateway.config import GatewayConfig
 from services.gateway.state import Project, State
-from shared.commands import Command, CreateProject, DeleteProject, RecordFiles, SetProjectEnv
+from shared.commands import Command, CreateProject, DeleteProject, RecordFiles, SetProjectEnv, SetProjectResidents
 from shared.errors import Invalid, NotFound, Refused
-from shared.events import Event, ProjectCreated, ProjectDeleted, ProjectEnvChanged, ProjectFilesChanged
+from shared.events import (
+    Event,
+    ProjectCreated,
+    ProjectDeleted,
+    ProjectEnvChanged,
+    ProjectFilesChanged,
+    ProjectResidentsChanged,
+)
 from shared.ids import derive
 
 NAME_CHARS_MAX = 200
@@ -21,6 +28,8 @@ def decide(state: State, command: Command, config: GatewayConfig) -> Sequence[Ev
             return record_files(state, command)
         case SetProjectEnv():
             return set_project_env(state, command)
+        case SetProjectResidents():
+            return set_project_residents(state, command, config)
         case DeleteProject():
             return delete_project(state, command)
         case _:
@@ -83,6 +92,21 @@ def set_project_env(state: State, command: SetProjectEnv) -> Sequence[Event]:
             "env_conflict", "The project's variables were changed at the same time.", "Set the variable once more."
         )
     return [ProjectEnvChanged(project_id=project.project_id, env=command.env, names=command.names)]
+
+
+def set_project_residents(state: State, command: SetProjectResidents, config: GatewayConfig) -> Sequence[Event]:
+    project = owned(state, command.project_id, command.owner)
+    if not 0 <= command.count <= config.residents_max:
+        raise Invalid("bad_count", f"A template has 0 to {config.residents_max} residents, not {command.count}.")
+    if command.count and project.env:
+        raise Refused(
+            "template_with_env",
+            "A project with variables is no template: its dev server would have read them before it serves another.",
+            "Set the variables in the projects that need them; they start a server of their own.",
+        )
+    if project.residents == command.count:
+        return []
+    return [ProjectResidentsChanged(project_id=project.project_id, count=command.count)]
 
 
 def delete_project(state: State, command: DeleteProject) -> Sequence[Event]:

@@ -30,6 +30,7 @@ from shared.events import (
     ProjectDetected,
     ProjectEnvChanged,
     ProjectFilesChanged,
+    ProjectResidentsChanged,
     VmAcquired,
 )
 from shared.ids import OwnerId, PreviewId, ProjectId
@@ -88,6 +89,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     env_names: tuple[str, ...] = ()
     env_replaced: dict[str, str] = {}
     """By the sequence of the change, the object that it replaced; the newest ones."""
+    residents: int = 0
+    """VMs that are to run it ahead of need."""
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +122,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     owner: OwnerId
     app: str = ""
     wanted: bool = True
+    resident: bool = False
+    """Made ahead of need for a template, and shown nowhere."""
     files_version: int = 0
     status: Status = "acquiring"
     attempt: int = 1
@@ -171,6 +176,10 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change_files(state, event)
         case ProjectEnvChanged():
             _change_env(state, event, recorded.seq)
+        case ProjectResidentsChanged(project_id=project_id, count=count):
+            project = state.projects.get(project_id)
+            if project is not None:
+                state.projects[project_id] = msgspec.structs.replace(project, residents=count)
         case ProjectDeleted(project_id=project_id):
             _remove(state, project_id)
         case PreviewRequested():
@@ -181,6 +190,7 @@ def evolve(state: State, recorded: Recorded) -> None:
                 owner=event.owner,
                 app=event.app,
                 wanted=not event.prepare,
+                resident=event.resident,
                 files_version=event.files_version,
                 created_at=recorded.meta.at,
                 attempt_at=recorded.meta.at,

@@ -37,6 +37,23 @@ def project_view(project: Project) -> Json:
         "files": project.files,
         "bytes": project.size_bytes,
         "env": sorted(project.env_names),
+        "residents": project.residents,
+    }
+
+
+def residents_view(state: State, project: Project) -> Json:
+    """A template's residents. `error`: why the newest one failed, while fewer run than there are to be."""
+    mine = [each for each in state.previews.values() if each.resident and each.project_id == project.project_id]
+    ready = sum(each.status == "ready" for each in mine)
+    starting = sum(each.status not in ("ready", *ENDED) for each in mine)
+    newest = mine[-1] if mine else None
+    failed = newest is not None and newest.status == "failed" and ready < project.residents
+    return {
+        "project_id": project.project_id,
+        "count": project.residents,
+        "ready": ready,
+        "starting": starting,
+        "error": error_view(newest.error) if failed and newest is not None else None,
     }
 
 
@@ -279,4 +296,4 @@ def owned_projects(state: State, owner: OwnerId) -> list[Project]:
 
 def owned_previews(state: State, owner: OwnerId) -> list[Preview]:
     """An owner's previews, newest last."""
-    return [preview for preview in state.previews.values() if preview.owner == owner]
+    return [each for each in state.previews.values() if each.owner == owner and not each.resident]

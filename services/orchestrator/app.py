@@ -33,7 +33,7 @@ def definition(config: OrchestratorConfig) -> Definition[state.State]:
         react=partial(react.react, config=config),
         on_timer=react.on_timer,
         commands=commands_of("orchestrator"),
-        ticks={},
+        ticks={"residents": config.residents_period_s},
         trace_of=views.trace_of,
     )
 

@@ -34,6 +34,14 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long the socket for edits may take to answer, once, after ready."""
     keep_retry_s: float = 5.0
     """Pause before dependencies that were being written to are copied again for other VMs."""
+    residents_period_s: float = 10.0
+    """Tick that requests the residents which templates lack, where no event has."""
+    resident_retry_s: float = 300.0
+    """A template whose dev server fails is tried again after so long, or once its files have changed."""
+    resident_settle_s: float = 0.2
+    """A dev server that ran before the files came is asked so long after them: watchers hold events back up to 100 ms."""
+    resident_wait_s: float = 2.0
+    """How long a claim waits for detection where a resident may fit."""
     default_node_major: int = 24
     """The Node that VMs have; another one is fetched where a project asks for it."""
     tick_s: float = 0.5

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import ENDED, INSTALL_RETRY, Failure, Preview, Project, step_of
+from services.orchestrator.rules import residents
 from services.orchestrator.rules.steps import RestartReason, advance, failed, restarted
 from services.orchestrator.state import State, losses_in_a_row, newest_of
 from shared.commands import (
@@ -13,6 +14,7 @@ from shared.commands import (
     ExpireStep,
     FailPreview,
     HandleVmLost,
+    MaintainResidents,
     RecordDevServerExited,
     RecordDevServerReady,
     RecordFilesSynced,
@@ -85,6 +87,8 @@ def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequen
             return expire_step(state, command)
         case HandleVmLost():
             return handle_vm_lost(state, command, config)
+        case MaintainResidents():
+            return residents.maintain(state, command.at, config.resident_retry_s)
         case _:
             raise AssertionError(f"not a command of the orchestrator: {type(command).__name__}")
 
@@ -138,6 +142,10 @@ def stop(state: State, command: StopPreview) -> Sequence[Event]:
 def restart(state: State, command: RestartPreview) -> Sequence[Event]:
     """Whatever state it is in, the preview begins anew with the newest files."""
     preview = _known(state, command.preview_id)
+    if preview.resident:
+        raise Refused(
+            "resident_preview", "A resident is not restarted: it is replaced.", "Stop it, or change its template."
+        )
     project = state.projects.get(preview.project_id)
     if project is None:
         raise NotFound("project_not_found", "The preview's project has been deleted.")
@@ -199,7 +207,8 @@ def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
     if preview is None:
         return []
     project = state.projects.get(preview.project_id)
-    if command.needs_restart and project is not None and preview.vm is not None and preview.status in RESTARTABLE:
+    restartable = preview.status in RESTARTABLE or preview.template is not None
+    if command.needs_restart and project is not None and preview.vm is not None and restartable:
         return [restarted(preview, project, "edited", in_place=True)]
     if preview.status == "syncing" or command.files_version > preview.files_version:
         return [
@@ -377,6 +386,8 @@ def handle_vm_lost(state: State, command: HandleVmLost, config: OrchestratorConf
     preview = state.previews.get(command.preview_id)
     if preview is None or preview.status in ENDED or preview.vm is None or preview.vm.vm_id != command.vm_id:
         return []
+    if preview.resident:
+        return [PreviewStopped(preview_id=preview.preview_id, reason="vm_lost")]
     project = state.projects.get(preview.project_id)
     if project is not None and losses_in_a_row(preview, command.at) < config.vm_losses_max:
         return [restarted(preview, project, "vm_lost")]

@@ -71,6 +71,13 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     restart_on: tuple[str, ...]
 
 
+class Template(msgspec.Struct, frozen=True):
+    """What a resident's VM held when a preview took it over: the template's project, and the manifest of its files."""
+
+    project_id: ProjectId
+    manifest: str
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Why a step failed. `evidence`: offsets of lines in its log."""
 
@@ -84,7 +91,9 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """One preview. Times are seconds, UTC.
 
     `wanted`: somebody has asked to see it. `installed`: the fingerprint of the dependencies that its VM holds whole;
-    `restored`: they come from an earlier install.
+    `restored`: they come from an earlier install. `manifest`: of the files that its VM holds, where that is known.
+    `resident`: made ahead of need for a template; `template`: what was in the VM, and runs there, when this preview
+    took it over from such a one.
     `install_job`: the newest install job of this attempt. A failed preview may hold its VM for a while, for the next try.
     """
 
@@ -93,6 +102,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     owner: OwnerId
     app: str = ""
     wanted: bool = True
+    resident: bool = False
+    template: Template | None = None
     status: Status = "preparing"
     attempt: int = 1
     requested_by: str = ""
@@ -106,6 +117,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     joined_seq: int = 0
     warned: tuple[str, ...] = ()
     files_version: int = 0
+    manifest: str = ""
     install: Literal["", "skipped", "completed"] = ""
     install_job: str = ""
     installed: str = ""
@@ -123,7 +135,10 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """A project and its newest version. `previews` counts all that it ever had; `env` names its variables' object."""
+    """A project and its newest version. `previews` counts all that it ever had; `env` names its variables' object.
+
+    `residents`: how many VMs are to run it ahead of need, as a template; `residents_made`: ever.
+    """
 
     project_id: ProjectId
     owner: OwnerId
@@ -133,6 +148,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     previews: int = 0
     live: PreviewId | None = None
     newest: PreviewId = ""
+    residents: int = 0
+    residents_made: int = 0
 
 
 def step_of(preview: Preview) -> str:

@@ -11,7 +11,7 @@ from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import Preview
 from services.orchestrator.ports import ProjectStore, Workspace
 from services.orchestrator.react import Prepare
-from services.orchestrator.rules import detection
+from services.orchestrator.rules import detection, residents
 from services.orchestrator.state import State
 from services.orchestrator.telling import Teller
 from shared.agent.client import AgentError, AgentUnreachable
@@ -53,7 +53,7 @@ class Preparer:
         """Until the project is known and a VM is held, or the attempt is over."""
         async with self._teller.telling(effect.preview_id, effect.attempt):
             detect = asyncio.create_task(self._detect(effect, cause))
-            claim = asyncio.create_task(self._claim(effect, cause))
+            claim = asyncio.create_task(self._claim(effect, cause, detect))
             try:
                 await asyncio.gather(detect, claim)
                 while self._preparing(effect):
@@ -97,12 +97,19 @@ class Preparer:
             return _refusal(effect, refusal)
         return _record(effect, found)
 
-    async def _claim(self, effect: Prepare, cause: Cause) -> None:
+    async def _claim(self, effect: Prepare, cause: Cause, detect: asyncio.Task[None]) -> None:
         """Ask until the pool has taken the claim; a pool that is away for a moment must not fail the preview."""
         tries = 0
+        preview = self._teller.running(effect.preview_id, effect.attempt)
+        if preview is not None and residents.may_fit(self._state(), preview):
+            await asyncio.wait({detect}, timeout=self._config.resident_wait_s)
         while (preview := self._teller.running(effect.preview_id, effect.attempt)) is not None and preview.vm is None:
+            resident = residents.fitting(self._state(), preview)
             claim = AcquireVm(
-                preview_id=preview.preview_id, owner=preview.owner, timeout_s=self._config.acquire_limit_s
+                preview_id=preview.preview_id,
+                owner=preview.owner,
+                timeout_s=self._config.acquire_limit_s,
+                resident=resident.preview_id if resident is not None else "",
             )
             tries += 1
             claim = replace(claim, id=derive(cause.causation_id, "AcquireVm", tries))

@@ -8,7 +8,15 @@ from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import ENDED, Preview
 from services.orchestrator.state import State
 from shared.codec import Recorded
-from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, RestartPreview, StopPreview
+from shared.commands import (
+    ExpireStep,
+    FailPreview,
+    HandleVmLost,
+    MaintainResidents,
+    ReleaseVm,
+    RestartPreview,
+    StopPreview,
+)
 from shared.effects import Send, SetTimer
 from shared.events import (
     ClaimExpired,
@@ -27,6 +35,7 @@ from shared.events import (
     ProjectDetected,
     ProjectEnvChanged,
     ProjectFilesChanged,
+    ProjectResidentsChanged,
     VmAcquired,
     VmLost,
     VmReleased,
@@ -94,6 +103,7 @@ REACTS_TO: tuple[type[Event], ...] = (
     PreviewStopped,
     ProjectFilesChanged,
     ProjectEnvChanged,
+    ProjectResidentsChanged,
     ProjectDeleted,
 )
 STEP_TIMER = "step"
@@ -103,6 +113,24 @@ KEEP_TIMER = "keep"
 
 def react(state: State, recorded: Recorded, config: OrchestratorConfig) -> Sequence[Effect]:
     """What has to happen because of this event."""
+    return [*_keep_residents(state, recorded.event), *_react(state, recorded, config)]
+
+
+def _keep_residents(state: State, event: Event | None) -> Sequence[Effect]:
+    """One that gave its VM up is over, and missed; what a template is has changed."""
+    match event:
+        case VmAcquired(resident=resident) if resident:
+            return [Send(StopPreview(preview_id=resident, reason="taken")), Send(MaintainResidents())]
+        case ProjectResidentsChanged():
+            return [Send(MaintainResidents())]
+        case ProjectFilesChanged(project_id=project_id) | ProjectEnvChanged(project_id=project_id):
+            project = state.projects.get(project_id)
+            return [Send(MaintainResidents())] if project is not None and project.residents else []
+        case _:
+            return []
+
+
+def _react(state: State, recorded: Recorded, config: OrchestratorConfig) -> Sequence[Effect]:
     event = recorded.event
     match event:
         case PreviewFailed(preview_id=preview_id) if _holds_on(state, event):
@@ -171,6 +199,8 @@ def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> 
 def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
     """What has to happen because time has passed."""
     attempt = int(fired.data.get("attempt", 0))
+    if fired.name == "residents":
+        return [Send(MaintainResidents())]
     if fired.name == STEP_TIMER:
         return [Send(ExpireStep(preview_id=fired.id, attempt=attempt, step=str(fired.data["step"])))]
     if fired.name == KEEP_TIMER:
@@ -213,15 +243,17 @@ def _holds_on(state: State, event: PreviewFailed) -> bool:
 
 def _make_way(state: State, preview_id: PreviewId) -> Sequence[Effect]:
     """Somebody waits for a VM: the failed preview that has held one longest lets it go, else the oldest preparation
-    that nobody has asked for, unless what waits is another such."""
+    or resident that nobody has asked for, unless what waits is another such."""
     for failed_id in state.ended:
         failed = state.previews.get(failed_id)
         if failed is not None and failed.vm is not None and failed_id != preview_id:
             return [Send(ReleaseVm(preview_id=failed_id, reason="needed"))]
     waiting = state.previews.get(preview_id)
-    unasked = (each for each in state.previews.values() if each.vm is not None and not each.wanted)
-    idle = next((each for each in unasked if each.status not in ENDED and each.preview_id != preview_id), None)
-    if idle is None or waiting is None or not waiting.wanted:
+    if waiting is None or not waiting.wanted or waiting.resident:
+        return []
+    ahead = (each for each in state.previews.values() if each.status not in ENDED and each.preview_id != preview_id)
+    idle = next((each for each in ahead if each.resident or (each.vm is not None and not each.wanted)), None)
+    if idle is None:
         return []
     return [Send(StopPreview(preview_id=idle.preview_id, reason="needed"))]
 

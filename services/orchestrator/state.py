@@ -1,8 +1,10 @@
 """What the orchestrator knows, folded from the log. Pure."""
 
+from typing import Any
+
 import msgspec
 
-from services.orchestrator.model import ENDED, KEPT_AFTER, Failure, Found, Preview, Project, Status, Vm
+from services.orchestrator.model import ENDED, KEPT_AFTER, Failure, Found, Preview, Project, Status, Template, Vm
 from shared.codec import Recorded
 from shared.events import (
     DevServerExited,
@@ -27,6 +29,7 @@ from shared.events import (
     ProjectDetected,
     ProjectEnvChanged,
     ProjectFilesChanged,
+    ProjectResidentsChanged,
     VmAcquired,
     VmLost,
     VmReleased,
@@ -66,6 +69,8 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change_project(state, project_id, files_version=version, manifest=manifest)
         case ProjectEnvChanged(project_id=project_id, env=env):
             _change_project(state, project_id, env=env)
+        case ProjectResidentsChanged(project_id=project_id, count=count):
+            _change_project(state, project_id, residents=count)
         case ProjectDeleted(project_id=project_id):
             state.projects.pop(project_id, None)
         case PreviewRequested():
@@ -88,6 +93,7 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
         owner=event.owner,
         app=event.app,
         wanted=not event.prepare,
+        resident=event.resident,
         requested_by=recorded.meta.causation_id,
         requested_at=at,
         status_at=at,
@@ -96,7 +102,9 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
         traceparent=recorded.meta.traceparent,
     )
     project = state.projects.get(event.project_id)
-    if project is not None:
+    if project is not None and event.resident:
+        _change_project(state, event.project_id, residents_made=project.residents_made + 1)
+    elif project is not None:
         _change_project(
             state, event.project_id, previews=project.previews + 1, live=event.preview_id, newest=event.preview_id
         )
@@ -108,13 +116,24 @@ def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost, recorded: 
         return
     match event:
         case VmAcquired(vm_id=vm_id, host=host, port=port, from_pool=from_pool):
+            taken = _take_over(state, event)
             if preview.vm is None and preview.status not in ENDED:
-                changed = msgspec.structs.replace(preview, vm=Vm(vm_id, host, port), from_pool=from_pool)
+                changed = msgspec.structs.replace(preview, vm=Vm(vm_id, host, port), from_pool=from_pool, **taken)
                 state.previews[preview.preview_id] = _join(changed, recorded)
         case VmReleased(vm_id=vm_id) | VmLost(vm_id=vm_id):
             # One that runs is told by a command, which decides whether it begins anew.
             if preview.status in ENDED and preview.vm is not None and preview.vm.vm_id == vm_id:
                 _set(state, preview, vm=None)
+
+
+def _take_over(state: State, event: VmAcquired) -> dict[str, Any]:
+    """What a preview has from the resident that gave its VM up, which holds none from here on."""
+    resident = state.previews.get(event.resident)
+    if resident is None or resident.found is None:
+        return {}
+    _set(state, resident, vm=None)
+    template = Template(resident.project_id, resident.manifest)
+    return {"installed": resident.found.deps, "template": template}
 
 
 def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
@@ -128,7 +147,12 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
         case PreviewWarningRaised(code=code):
             _set(state, preview, warned=(*preview.warned, code))
         case FilesSynced(files_version=version, restored=restored, restore_s=restore_s):
-            _set(state, preview, files_version=max(version, preview.files_version))
+            _set(
+                state,
+                preview,
+                files_version=max(version, preview.files_version),
+                manifest=_manifest_of(state, preview, version),
+            )
             if preview.status == "syncing":
                 put = {"installed": restored, "restored": True, "restore_s": restore_s} if restored else {}
                 _enter(state, preview, "synced", recorded, done="syncing_files", **put)
@@ -154,11 +178,17 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
         case PreviewRestarted():
             _restart(state, preview, event, recorded)
         case PreviewFailed():
-            _end(state, preview, "failed", recorded, keeps_vm=_keeps_vm(event))
+            _end(state, preview, "failed", recorded, keeps_vm=_keeps_vm(event) and not preview.resident)
         case PreviewStopped():
             _end(state, preview, "stopped", recorded)
         case _:
             return
+
+
+def _manifest_of(state: State, preview: Preview, version: int) -> str:
+    """The name of that version's manifest, unless another has replaced it."""
+    project = state.projects.get(preview.project_id)
+    return project.manifest if project is not None and project.files_version == version else ""
 
 
 def _found(event: ProjectDetected) -> Found:
@@ -233,6 +263,8 @@ def _enter(
 
 
 def _note_duration(state: State, preview: Preview, step: str, duration_s: float) -> None:
+    if preview.template is not None:
+        return  # its dev server ran before it began
     framework = preview.found.framework if preview.found is not None else "unknown"
     known = state.history_s.setdefault(framework, {})
     before = known.get(step, duration_s)

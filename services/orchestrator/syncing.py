@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection
 
+import msgspec
 from msgspec.structs import replace
 
 from services.orchestrator.config import OrchestratorConfig
@@ -20,15 +21,23 @@ from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import FileEntry, FileSync, SyncResult
 from shared.commands import CheckVm, Command, FailPreview, RecordFilesSynced
 from shared.deps import DepsAnswer
-from shared.errors import Refused, Unavailable
-from shared.ids import PreviewId, derive
+from shared.errors import NotFound, Refused, Unavailable
+from shared.ids import PreviewId, ProjectId, VmId, derive
 from shared.ports import Cause
-from shared.project_files import Manifest
+from shared.project_files import Entry, Manifest
 
 log = logging.getLogger("drape.orchestrator")
 
 SYNC_ROUNDS_MAX = 50
 """Versions that one sync effect follows an editor through; the next change starts another."""
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """The files of this project that a VM holds."""
+
+    vm_id: VmId
+    project_id: ProjectId
+    manifest: Manifest
 
 
 class Syncer:
@@ -54,7 +63,7 @@ class Syncer:
         self._config = config
         self._clock = clock
         self._locks: dict[PreviewId, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._synced: dict[PreviewId, tuple[str, Manifest]] = {}
+        self._synced: dict[PreviewId, _Held] = {}
 
     def forget(self, preview_id: PreviewId) -> None:
         """The preview needs no more syncs for now; the next one sends the whole list."""
@@ -79,10 +88,11 @@ class Syncer:
 
     async def _sync_version(self, preview: Preview, vm: Vm, manifest: Manifest, cause: Cause) -> bool:
         begun = self._clock()
-        changed = self._changed(preview, vm, manifest)
+        held = await self._held(preview, vm)
+        changed = _changed(held.manifest, manifest) if held is not None else set()
         restoring = asyncio.create_task(self._restore(preview, vm))
         try:
-            result = await self._bring(preview, vm, manifest)
+            result = await self._bring(preview, vm, manifest, held)
             restored = await restoring
         except AgentUnreachable as error:
             await self._send(CheckVm(vm_id=vm.vm_id, healthy=False, detail=str(error)[:200]), cause)
@@ -93,7 +103,8 @@ class Syncer:
         finally:
             # It must have ended before anything else is done with the VM, whatever came of the files.
             await asyncio.wait({restoring})
-        self._synced[preview.preview_id] = (vm.vm_id, manifest)
+        self._synced[preview.preview_id] = _Held(vm.vm_id, preview.project_id, manifest)
+        runs = preview.status != "syncing" or preview.template is not None
         recorded = RecordFilesSynced(
             preview_id=preview.preview_id,
             attempt=preview.attempt,
@@ -103,7 +114,7 @@ class Syncer:
             sync_s=round(self._clock() - begun, 4),
             restored=preview.found.deps if preview.found is not None and restored.done else "",
             restore_s=restored.took_s if restored.done else 0.0,
-            needs_restart=preview.status != "syncing" and await self._needs_restart(preview, manifest, changed),
+            needs_restart=runs and await self._needs_restart(preview, manifest, changed),
         )
         await self._send(replace(recorded, id=derive(cause.causation_id, "synced", manifest.files_version)), cause)
         return True
@@ -111,7 +122,9 @@ class Syncer:
     async def _restore(self, preview: Preview, vm: Vm) -> DepsAnswer:
         """In a new VM, beside the files: the dependencies of an earlier install, where it is kept."""
         found = preview.found
-        if found is None or not found.install_command or preview.status != "syncing" or preview.in_place:
+        if found is None or not found.install_command or preview.status != "syncing":
+            return DepsAnswer(done=False)
+        if preview.in_place or preview.template is not None:
             return DepsAnswer(done=False)
         key = found.deps if found.keeps else ""
         return await self._deps.restore(vm, preview.preview_id, key, found.package_manager)
@@ -141,23 +154,33 @@ class Syncer:
             now = None
         return needs_restart(preview.found, now, changed)
 
-    def _changed(self, preview: Preview, vm: Vm, manifest: Manifest) -> Collection[str]:
-        """The paths that differ from what the VM holds; none where that is not known."""
-        known = self._synced.get(preview.preview_id)
-        if known is None or known[0] != vm.vm_id:
-            return ()
-        before = known[1].files
-        return {path for path in before.keys() | manifest.files.keys() if before.get(path) != manifest.files.get(path)}
+    async def _held(self, preview: Preview, vm: Vm) -> _Held | None:
+        """What the VM holds: remembered, or as the log has it for a replica that comes new to the preview."""
+        held = self._synced.get(preview.preview_id)
+        if held is not None and held.vm_id == vm.vm_id:
+            return held
+        if preview.template is not None and preview.status == "syncing":
+            project_id, name = preview.template.project_id, preview.template.manifest
+        elif preview.status != "syncing" and preview.manifest:
+            project_id, name = preview.project_id, preview.manifest
+        else:
+            return None
+        try:
+            return _Held(vm.vm_id, project_id, await self._store.manifest(name))
+        except NotFound:
+            return None  # replaced, and collected since: the whole list puts everything right
 
-    async def _bring(self, preview: Preview, vm: Vm, manifest: Manifest) -> SyncResult:
+    async def _bring(self, preview: Preview, vm: Vm, manifest: Manifest, held: _Held | None) -> SyncResult:
         """Only the changes where it is known what the VM holds, else everything."""
-        known = self._synced.get(preview.preview_id)
-        if known is not None and known[0] == vm.vm_id:
-            before = known[1]
-            changed = [p for p in self._changed(preview, vm, manifest) if p in manifest.files]
+        project_id = preview.project_id
+        if held is not None:
+            before = held.manifest
+            changed = [p for p in _changed(before, manifest) if p in manifest.files]
             delta = FileSync(
                 version=manifest.files_version,
+                project=project_id,
                 base_version=before.files_version,
+                base_project=held.project_id,
                 files=_entries(manifest, changed),
                 delete=tuple(p for p in before.files if p not in manifest.files),
             )
@@ -167,8 +190,19 @@ class Syncer:
                 if error.code not in ("files_version_conflict", "content_missing"):
                     raise
         paths = list(manifest.files)
-        full = FileSync(version=manifest.files_version, files=_entries(manifest, paths))
+        full = FileSync(version=manifest.files_version, project=project_id, files=_entries(manifest, paths))
         return await self._workspace.sync(vm, full, await self._store.read(manifest, paths))
+
+
+def _changed(before: Manifest, after: Manifest) -> set[str]:
+    """The paths that were written or deleted in between."""
+    paths = before.files.keys() | after.files.keys()
+    return {path for path in paths if _content(before.files.get(path)) != _content(after.files.get(path))}
+
+
+def _content(entry: Entry | None) -> tuple[str, int] | None:
+    """What makes two files the same, wherever their bytes are stored."""
+    return (entry.sha256, entry.mode) if entry is not None else None
 
 
 def _entries(manifest: Manifest, paths: list[str]) -> dict[str, FileEntry]:

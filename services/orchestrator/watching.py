@@ -61,6 +61,12 @@ class Watcher:
         )
 
     async def _until_answer(self, job: Job, path: str, port: int | None, cause: Cause) -> None:
+        preview, clock = self._running(job), asyncio.get_running_loop().time
+        begun_s = clock()
+        ran_before = preview is not None and preview.template is not None
+        if ran_before:
+            # It has yet to notice the files that came in under it.
+            await asyncio.sleep(self._config.resident_settle_s)
         async for update in self._workspace.wait_ready(job.vm, job.id, self._spec(path, port)):
             match update:
                 case Listening(port=open_port):
@@ -72,7 +78,8 @@ class Watcher:
                     if not update.listening and await self._fail_crashed(job, cause):
                         return
                 case Ready():
-                    await self._send(_ready(job, update), cause)
+                    boot_s = round(clock() - begun_s, 3) if ran_before else update.elapsed_s
+                    await self._send(replace(_ready(job, update), boot_s=boot_s), cause)
                 case Unusable() | ReadyTimeout():
                     await self._send(self._failure(job, update), cause)
                     # Its VM may be kept for the next try: what does not answer must not go on there.

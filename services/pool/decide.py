@@ -4,6 +4,8 @@ stored, it gives the rest, and in the end nothing."""
 from collections.abc import Sequence
 from itertools import islice, takewhile
 
+from msgspec.structs import replace
+
 from services.pool.config import PoolConfig
 from services.pool.state import State, Vm
 from shared.commands import (
@@ -78,6 +80,14 @@ def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
         )
     if command.preview_id in state.holders or command.preview_id in state.claims:
         return []
+    resident = state.vms.get(state.holders.get(command.resident, ""))
+    if resident is not None and resident.owner == command.owner:
+        return [
+            replace(
+                _acquired(resident, command.preview_id, command.owner, from_pool=True, waited_s=0.0),
+                resident=command.resident,
+            )
+        ]
     if state.ready and not state.claims:
         free = (vm_id for vm_id in state.ready if f"pool.vm.{vm_id}" not in command.busy)
         vm = state.vms[next(free, next(iter(state.ready)))]

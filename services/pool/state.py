@@ -101,6 +101,7 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change(state, vm_id, status="going")
         case VmAcquired(vm_id=vm_id, preview_id=preview_id, owner=owner):
             state.claims.pop(preview_id, None)
+            _let_go(state, vm_id)  # a resident's
             _change(state, vm_id, status="acquired", preview_id=preview_id, owner=owner)
             # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.
             if state.holders.setdefault(preview_id, vm_id) != vm_id:

@@ -118,7 +118,8 @@ def change(row: Attempt | None, recorded: Recorded) -> list[Attempt]:
     """The rows after one event of the preview; the last is its newest attempt. Empty: nothing changes."""
     event, meta = recorded.event, recorded.meta
     if isinstance(event, PreviewRequested):
-        return [_requested(event, recorded)] if row is None else []
+        # A resident is nobody's preview: its times would tell of no user's wait.
+        return [_requested(event, recorded)] if row is None and not event.resident else []
     if row is None:
         return []
     if isinstance(event, VmAcquired):

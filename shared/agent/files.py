@@ -39,6 +39,7 @@ class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
 class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered across a restart. `pending`: a sync to that version was begun and not finished."""
 
+    project: str = ""
     version: int = 0
     pending: int | None = None
 
@@ -69,7 +70,7 @@ class ProjectFiles:
             return SyncResult(version=self.version, stale=True)
         folder = Folder(self._app_dir)
         try:
-            return _Apply(sync, folder, reader, members, self._begin).run(self._finish)
+            return _Apply(sync, folder, reader, members, self._begin).run(lambda: self._finish(sync))
         except RecursionError as error:
             raise too_deep() from error
         except OSError as error:
@@ -106,12 +107,14 @@ class ProjectFiles:
 
     def _is_stale(self, sync: FileSync) -> bool:
         version, pending = self._stored.version, self._stored.pending
-        if sync.version < version or (sync.version == version and pending is None):
+        own = self._stored.project in ("", sync.project)
+        if own and (sync.version < version or (sync.version == version and pending is None)):
             return True
         if sync.base_version is None:
             return False
         broken_off = pending is not None and pending != sync.version
-        if sync.base_version != version or broken_off or sync.version == version:
+        fits = self._stored.project in ("", sync.base_project or sync.project) and sync.base_version == version
+        if not fits or broken_off or (own and sync.version == version):
             begun = f", and a sync to {pending} was broken off" if pending is not None else ""
             raise AgentProblem(
                 409,
@@ -136,10 +139,10 @@ class ProjectFiles:
         return bounded
 
     def _begin(self, version: int) -> None:
-        self._store(_Stored(version=self._stored.version, pending=version))
+        self._store(msgspec.structs.replace(self._stored, pending=version))
 
-    def _finish(self, version: int) -> None:
-        self._store(_Stored(version=version))
+    def _finish(self, sync: FileSync) -> None:
+        self._store(_Stored(project=sync.project, version=sync.version))
 
     def _store(self, stored: _Stored) -> None:
         fresh = self._state_file.with_suffix(".new")
@@ -175,7 +178,7 @@ class _Apply:
         self._may_unlink = None if self._full else frozenset(sync.delete)
         self._folders = frozenset(above for path in sync.files for above in ancestors(path))
 
-    def run(self, finish: Callable[[int], None]) -> SyncResult:
+    def run(self, finish: Callable[[], None]) -> SyncResult:
         sync = self._sync
         needed = {path: entry for path, entry in sorted(sync.files.items()) if not self._is_right(path, entry)}
         self._begin(sync.version)
@@ -191,7 +194,7 @@ class _Apply:
                 paths=tuple(needed),
             )
         deleted += self._delete(late) if not self._full else self._purge()
-        finish(sync.version)
+        finish()
         return SyncResult(version=sync.version, written=written, deleted=deleted, unchanged=len(sync.files) - written)
 
     # --- what is right already -------------------------------------------------------------------------------------

@@ -51,11 +51,14 @@ class FileSync(msgspec.Struct, frozen=True, kw_only=True):
     """What the project's folder is to become, sent ahead of the contents.
 
     `base_version` None: `files` is the whole folder, and what is not in it goes (except node_modules, .git, `keep`).
-    `base_version` N: `files` and `delete` are the changes since version N.
+    `base_version` N: `files` and `delete` are the changes since version N. Versions count within one `project`; one
+    that takes over another's folder says in `base_project` whose version N is.
     """
 
     version: int
+    project: str = ""
     base_version: int | None = None
+    base_project: str = ""
     files: dict[str, FileEntry] = {}
     delete: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()

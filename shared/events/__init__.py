@@ -15,6 +15,7 @@ from shared.events.gateway import (
     ProjectEnvChanged,
     ProjectEvent,
     ProjectFilesChanged,
+    ProjectResidentsChanged,
 )
 from shared.events.orchestrator import (
     AppChoice,
@@ -107,6 +108,7 @@ __all__ = [
     "ProjectEnvChanged",
     "ProjectEvent",
     "ProjectFilesChanged",
+    "ProjectResidentsChanged",
     "VmAcquired",
     "VmBootFailed",
     "VmBooted",

@@ -44,5 +44,11 @@ class ProjectEnvChanged(ProjectEvent, frozen=True, kw_only=True):
     names: tuple[str, ...]
 
 
+class ProjectResidentsChanged(ProjectEvent, frozen=True, kw_only=True):
+    """The project is a template: so many VMs shall run its dev server ahead of need, for the owner's other projects."""
+
+    count: int
+
+
 class ProjectDeleted(ProjectEvent, frozen=True, kw_only=True):
     """The project and its files are gone."""

@@ -31,7 +31,8 @@ class PreviewEvent(Event, frozen=True, kw_only=True):
 class PreviewRequested(PreviewEvent, frozen=True, kw_only=True):
     """Somebody wants to see a project. `prepare`: not yet; all up to the dev server is done ahead of the wish.
 
-    `app`: the folder of the app to show, where the project holds several; empty: whichever detection finds.
+    `app`: the folder of the app to show, where the project holds several; empty: whichever detection finds. `resident`:
+    nobody will see it; its VM, with the dev server that runs there, goes to the next project that fits.
     """
 
     project_id: ProjectId
@@ -39,6 +40,7 @@ class PreviewRequested(PreviewEvent, frozen=True, kw_only=True):
     files_version: int
     app: str = ""
     prepare: bool = False
+    resident: bool = False
 
 
 class PreviewPrepared(PreviewEvent, frozen=True, kw_only=True):
@@ -128,11 +130,11 @@ class InstallStarted(PreviewEvent, frozen=True, kw_only=True):
 
 class InstallSkipped(PreviewEvent, frozen=True, kw_only=True):
     """No install was needed. `reason`: `no_dependencies`; `preserved`, the VM still had what it needs; `restored`, it was
-    put there from an earlier install. `key`: the fingerprint of the dependencies; `saved_s`: what an install took before
-    for this framework, less the restore."""
+    put there from an earlier install; `resident`, the dev server of a template with the same ones runs there. `key`: the
+    fingerprint of the dependencies; `saved_s`: what an install took before for this framework, less the restore."""
 
     attempt: int
-    reason: Literal["no_dependencies", "preserved", "restored"]
+    reason: Literal["no_dependencies", "preserved", "restored", "resident"]
     key: str = ""
     saved_s: float = 0.0
 

@@ -41,7 +41,10 @@ class VmBootFailed(VmEvent, frozen=True, kw_only=True):
 
 
 class VmAcquired(VmEvent, frozen=True, kw_only=True):
-    """The VM belongs to one preview now. `from_pool`: it was warm when the claim came; `waited_s`: since the claim."""
+    """The VM belongs to one preview now. `from_pool`: it was warm when the claim came; `waited_s`: since the claim.
+
+    `resident`: the preview of the same owner's template that gave it up, with its dev server running.
+    """
 
     preview_id: PreviewId
     owner: OwnerId
@@ -49,6 +52,7 @@ class VmAcquired(VmEvent, frozen=True, kw_only=True):
     waited_s: float
     host: str
     port: int
+    resident: PreviewId = ""
 
 
 class VmReleased(VmEvent, frozen=True, kw_only=True):

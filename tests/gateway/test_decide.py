@@ -14,9 +14,10 @@ from shared.commands import (
     ProjectReply,
     RecordFiles,
     SetProjectEnv,
+    SetProjectResidents,
     commands_of,
 )
-from shared.events import Event, ProjectCreated, ProjectDeleted, ProjectEnvChanged
+from shared.events import Event, ProjectCreated, ProjectDeleted, ProjectEnvChanged, ProjectResidentsChanged
 from shared.ids import derive
 from tests.builders import OWNER, PROJECT, files_changed, project_created
 from tests.spec import COMMAND_ID, Given, Past, given
@@ -169,6 +170,35 @@ def test_variables_of_an_unknown_project_are_refused(past: list[Event]) -> None:
     gateway(*past).when(SET_ENV).refuses("project_not_found")
 
 
+# --- SetProjectResidents ------------------------------------------------------------------------------------------
+
+RESIDENTS = SetProjectResidents(project_id=PROJECT, owner=OWNER, count=2)
+
+
+def test_a_project_becomes_a_template() -> None:
+    """Said twice, it is one; and no longer, where there are to be none."""
+    changed = ProjectResidentsChanged(project_id=PROJECT, count=2)
+    gateway(project_created()).when(RESIDENTS).then(changed).when(other(RESIDENTS)).stays_quiet()
+    none = msgspec.structs.replace(RESIDENTS, count=0)
+    gateway(project_created(), changed).when(none).then(ProjectResidentsChanged(project_id=PROJECT, count=0))
+
+
+@pytest.mark.parametrize("count", [-1, CONFIG.residents_max + 1])
+def test_a_template_has_a_sensible_number_of_residents(count: int) -> None:
+    gateway(project_created()).when(msgspec.structs.replace(RESIDENTS, count=count)).refuses("bad_count")
+
+
+def test_a_project_with_variables_is_no_template() -> None:
+    """But it may always stop being one."""
+    past = [project_created(), env_changed("sealed-1", "KEY")]
+    gateway(*past).when(RESIDENTS).refuses("template_with_env")
+    gateway(*past).when(msgspec.structs.replace(RESIDENTS, count=0)).stays_quiet()
+
+
+def test_anothers_project_does_not_become_a_template() -> None:
+    gateway(project_created(owner="bob")).when(RESIDENTS).refuses("project_not_found")
+
+
 # --- DeleteProject ------------------------------------------------------------------------------------------------
 
 
@@ -186,4 +216,5 @@ def test_anothers_project_is_not_deleted() -> None:
 
 def test_every_command_has_its_tests() -> None:
     """A new command of the gateway must appear here."""
-    assert {CreateProject, RecordFiles, SetProjectEnv, DeleteProject} == set(commands_of("gateway"))
+    covered = {CreateProject, RecordFiles, SetProjectEnv, SetProjectResidents, DeleteProject}
+    assert covered == set(commands_of("gateway"))

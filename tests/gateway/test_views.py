@@ -8,7 +8,7 @@ from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
 from services.gateway.state import State
 from shared.commands import DeleteProject, Reply
-from shared.events import AppChoice, Event
+from shared.events import AppChoice, Event, PreviewRequested, ProjectResidentsChanged
 from shared.jetstream import topology
 from shared.ports import LogBatch, LogLine, Progress
 from tests.builders import (
@@ -254,7 +254,25 @@ def test_a_project() -> None:
         "files": 3,
         "bytes": 300,
         "env": [],
+        "residents": 0,
     }
+
+
+def test_a_templates_residents() -> None:
+    """They are told with the template, and with nothing else; a failure only where something is missing."""
+    asked = msgspec.structs.replace(preview_requested(), resident=True)
+    way = [asked if isinstance(event, PreviewRequested) else event for event in story("ready")]
+    wanted = ProjectResidentsChanged(project_id=PROJECT, count=1)
+    state = state_after(*way, wanted)
+    project = state.projects[PROJECT]
+    counted = {"project_id": PROJECT, "count": 1, "ready": 1, "starting": 0, "error": None}
+    assert views.residents_view(state, project) == counted
+    assert views.owned_previews(state, OWNER) == []
+    state = state_after(*way[:-1], wanted)
+    assert views.residents_view(state, project) == {**counted, "ready": 0, "starting": 1}
+    state = state_after(*way[:-1], wanted, preview_failed())
+    told = views.residents_view(state, project)
+    assert (told["ready"], told["starting"], told["error"]["code"]) == (0, 0, "install_failed")
 
 
 def test_messages_have_the_shapes_that_front_ends_know() -> None:

@@ -40,18 +40,19 @@ def check_rules(stage: Stage, *, parked: int = 0) -> None:
 
 
 def _held_once(records: Iterable[Recorded]) -> list[str]:
-    """No VM has two previews, ever, and no preview two VMs."""
+    """No VM has two previews, ever, and no preview two VMs; but a resident gives its own up to its owner's preview."""
     holder: dict[str, str] = {}
-    used: set[str] = set()
+    used: dict[str, str] = {}
     broken: list[str] = []
     for recorded in records:
         match recorded.event:
-            case VmAcquired(vm_id=vm_id, preview_id=preview_id):
-                if vm_id in used:
+            case VmAcquired(vm_id=vm_id, preview_id=preview_id, owner=owner, resident=resident):
+                given_up = bool(resident) and holder.get(vm_id) == resident and used[vm_id] == owner
+                if vm_id in used and not given_up:
                     broken.append(f"seq {recorded.seq}: {vm_id} is given away for the second time")
                 if preview_id in holder.values():
                     broken.append(f"seq {recorded.seq}: {preview_id} gets a second VM, {vm_id}")
-                used.add(vm_id)
+                used[vm_id] = owner
                 holder[vm_id] = preview_id
             case VmReleased(vm_id=vm_id) | VmLost(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
                 holder.pop(vm_id, None)

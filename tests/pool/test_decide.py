@@ -102,6 +102,24 @@ def test_a_vm_that_is_being_written_to_is_passed_over() -> None:
     pool(*warm_vms(1)).when(busy).then(vm_acquired(1))
 
 
+def test_a_resident_gives_its_vm_up() -> None:
+    """At once, before any warm one, and whoever waits: the VM can serve nobody else. The next claim finds it gone."""
+    ask = msgspec.structs.replace(ACQUIRE, resident="resident-1")
+    taken = msgspec.structs.replace(vm_acquired(1), resident="resident-1")
+    past = [*warm_vms(1, 2), vm_acquired(1, "resident-1"), claim_queued("earlier")]
+    spec = pool(*past).when(ask).then(taken)
+    assert (spec.state.holders[PREVIEW], "resident-1" in spec.state.holders) == (vm(1), False)
+    spec.when(ReleaseVm(preview_id="resident-1", id="late")).stays_quiet()
+    past = [*warm_vms(1, 2), vm_acquired(1, "resident-1"), taken]
+    again = msgspec.structs.replace(ask, preview_id="preview-2", id="again")
+    pool(*past).when(again).then(vm_acquired(2, "preview-2"))
+
+
+def test_nobody_is_given_another_owners_vm() -> None:
+    ask = msgspec.structs.replace(ACQUIRE, resident="resident-1")
+    pool(*warm_vms(1, 2), vm_acquired(1, "resident-1", "bob")).when(ask).then(vm_acquired(2))
+
+
 def test_a_going_vm_is_not_handed_out() -> None:
     """What has run for one preview is destroyed, never given on."""
     pool(*warm_vms(1), vm_acquired(1, "other"), vm_released(1, "other")).when(ACQUIRE).then(claim_queued())

@@ -32,6 +32,7 @@ def openapi() -> Json:
             **_project_paths(problem),
             **_file_paths(problem),
             **_env_paths(problem),
+            **_residents_paths(problem),
             **_preview_paths(problem),
             **_health_paths(problem),
         },
@@ -41,6 +42,7 @@ def openapi() -> Json:
                 "Project": _project_schema(),
                 "Preview": _preview_schema(),
                 "Env": _env_schema(),
+                "Residents": _residents_schema(),
             },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
@@ -141,6 +143,20 @@ def _env_paths(problem: Json) -> Json:
     }
 
 
+def _residents_paths(problem: Json) -> Json:
+    told = {"200": _ok("How many there are to be, and how they are", {"$ref": "#/components/schemas/Residents"})}
+    count = {"content": {"application/json": {"schema": {**_properties(count="integer"), "required": ["count"]}}}}
+    return {
+        "/api/projects/{id}/residents": {
+            "parameters": [_ID],
+            "get": _operation("The VMs that run this template's dev server ahead of need", problem, told),
+            "put": _operation(
+                "Make the project a template: how many there are to be", problem, told, requestBody=count
+            ),
+        },
+    }
+
+
 def _preview_paths(problem: Json) -> Json:
     preview = {"$ref": "#/components/schemas/Preview"}
     many = {"type": "object", "properties": {"previews": {"type": "array", "items": preview}}}
@@ -232,6 +248,10 @@ def _env_schema() -> Json:
     return _properties(project_id="string", names="array")
 
 
+def _residents_schema() -> Json:
+    return _properties(project_id="string", count="integer", ready="integer", starting="integer", error="object")
+
+
 def _project_schema() -> Json:
     return _properties(
         project_id="string",
@@ -241,6 +261,7 @@ def _project_schema() -> Json:
         files="integer",
         bytes="integer",
         env="array",
+        residents="integer",
     )
 
 

@@ -108,7 +108,7 @@ class Feed:
 
     def _on_preview(self, preview_id: PreviewId, recorded: Recorded) -> None:
         preview = self._state().previews.get(preview_id)
-        if preview is None:
+        if preview is None or preview.resident:
             return
         message = {
             "type": "preview",
@@ -133,7 +133,7 @@ class Feed:
     def on_progress(self, progress: Progress) -> None:
         """A tick came: remember the newest, never go back within a step."""
         preview = self._state().previews.get(progress.preview_id)
-        if preview is None or views.current(progress, preview) is None:
+        if preview is None or preview.resident or views.current(progress, preview) is None:
             return
         before = views.current(self.progress.get(progress.preview_id), preview)
         if before is not None and before.percent > progress.percent:

@@ -16,6 +16,7 @@ from services.gateway.adapters.environment import EnvironmentRoutes
 from services.gateway.adapters.previews import PreviewRoutes
 from services.gateway.adapters.projects import ProjectRoutes
 from services.gateway.adapters.proxy import PreviewProxy
+from services.gateway.adapters.residents import ResidentRoutes
 from services.gateway.adapters.uploads import Uploads
 from services.gateway.adapters.variables import Variables
 from shared import telemetry
@@ -41,6 +42,7 @@ class Api:
         self._rooms = (
             ProjectRoutes(context, uploads),
             EnvironmentRoutes(context, variables),
+            ResidentRoutes(context),
             PreviewRoutes(context),
         )
 

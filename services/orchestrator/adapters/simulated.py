@@ -106,16 +106,18 @@ class SimulatedWorkspace:
     async def sync(self, vm: Vm, files: FileSync, contents: Mapping[str, bytes]) -> SyncResult:
         machine = self._machine(vm)
         await self._or_gone(machine, asyncio.sleep(self.sync_s))
-        if files.version <= machine.version:
+        own = machine.project in ("", files.project)
+        if own and files.version <= machine.version:
             return SyncResult(version=machine.version, stale=True)
-        if files.base_version is not None and files.base_version != machine.version:
+        fits = machine.project in ("", files.base_project or files.project)
+        if files.base_version is not None and not (fits and files.base_version == machine.version):
             raise AgentError(
                 "files_version_conflict",
                 f"The folder is at version {machine.version}, not {files.base_version}.",
                 409,
                 ErrorBody(code="files_version_conflict", message="conflict", current=machine.version),
             )
-        machine.version = files.version
+        machine.project, machine.version = files.project, files.version
         return SyncResult(version=files.version, written=len(contents), deleted=len(files.delete))
 
     async def start_job(self, vm: Vm, job_id: str, spec: JobSpec) -> JobStatus:
@@ -203,6 +205,7 @@ class _Machine:
     """What a VM remembers."""
 
     def __init__(self) -> None:
+        self.project = ""
         self.version = 0
         self.jobs: dict[str, _Job] = {}
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -14,9 +14,14 @@ def needs_restart(found: Found, now: Detection | None, changed: Collection[str])
     `now`: what detection says of the newest files, None where it can't say (a package.json half-way through an edit).
     `changed`: paths that were written or deleted since the VM's last version.
     """
-    if now is not None and _job_inputs(now) != _job_inputs(found):
+    if now is not None and not same_jobs(found, now):
         return True
     return any(matches_any(path, found.app_root, found.restart_on) for path in changed)
+
+
+def same_jobs(one: Found, other: Found | Detection) -> bool:
+    """Whether install and dev server are the same for both."""
+    return _job_inputs(one) == _job_inputs(other)
 
 
 def _job_inputs(each: Found | Detection) -> tuple[object, ...]:

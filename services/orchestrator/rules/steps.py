@@ -82,7 +82,7 @@ def _kept(preview: Preview, key: str) -> InstallSkipped:
     return InstallSkipped(
         preview_id=preview.preview_id,
         attempt=preview.attempt,
-        reason="restored" if preview.restored else "preserved",
+        reason="resident" if preview.template is not None else "restored" if preview.restored else "preserved",
         key=key,
         saved_s=round(max(0.0, install_s - preview.restore_s), 3),
     )

@@ -120,6 +120,34 @@ async def test_changes_touch_only_what_they_name(agent: RunningAgent) -> None:
     assert (result.written, result.deleted) == (3, 3)
 
 
+async def test_another_project_takes_the_folder_over(agent: RunningAgent) -> None:
+    """Versions count within a project: its changes start from another's files, and what those left beside them stays.
+    Said again, nothing is done; from a version that is not there, or without saying whose it is, it is refused."""
+    await agent.put(5, {"same": b"1", "other": b"1", "gone": b"1"}, project="template")
+    (agent.app / "made").write_bytes(b"by its dev server")
+    wrong = sync_of(1, {"other": b"2"}, 4, project="shop", base_project="template")
+    assert (await refused(agent, wrong, {"other": b"2"})).code == "files_version_conflict"
+    unsaid = sync_of(1, {"other": b"2"}, 5, project="shop")
+    assert (await refused(agent, unsaid, {"other": b"2"})).code == "files_version_conflict"
+
+    take_over = {"project": "shop", "base_project": "template", "delete": ("gone",)}
+    result = await agent.put(1, {"other": b"2"}, 5, **take_over)
+    assert (result.version, result.written, result.deleted) == (1, 1, 1)
+    assert tree(agent.app) == {"same": b"1", "other": b"2", "made": b"by its dev server"}
+    assert (await agent.put(1, {"other": b"2"}, 5, **take_over)).stale
+    assert (await agent.put(2, {"other": b"3"}, 1, project="shop")).written == 1
+    assert not (await agent.put(1, {"whole": b"1"}, project="third")).stale
+    assert tree(agent.app) == {"whole": b"1"}
+
+
+async def test_a_take_over_that_broke_off_is_done_again(agent: RunningAgent) -> None:
+    await agent.put(5, {"a": b"1"}, project="template")
+    sync = sync_of(1, {"a": b"2", "b": b"2"}, 5, project="shop", base_project="template")
+    assert (await refused(agent, sync, {"a": b"2"})).code == "content_missing"
+    assert (await agent.client.sync_files(sync, contents_of({"a": b"2", "b": b"2"}))).version == 1
+    assert tree(agent.app) == {"a": b"2", "b": b"2"}
+
+
 async def test_old_versions_are_stale_and_wrong_bases_a_conflict(agent: RunningAgent) -> None:
     """A late sync does nothing; changes from another version are refused with the version that is there."""
     await agent.put(5, {"a": b"5"})
