@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -348,10 +348,25 @@ class Runtime(Generic[S]):
             await self.until(recorded.seq, timeout_s=self.limits.fold_wait_s)
             traceparent = self.definition.trace_of(self.state, recorded)
             with telemetry.span(name, SpanKind.CONSUMER, traceparent, attributes):
-                for index, effect in enumerate(self.definition.react(self.state, recorded)):
-                    await self._perform(effect, _cause_of(recorded, index, self._actor), perform, recorded.meta.at)
+                await self._perform_all(self.definition.react(self.state, recorded), recorded, perform)
 
         await self._deliver(f"{recorded.type} seq {recorded.seq}", delivery, work)
+
+    async def _perform_all(self, effects: Sequence[Effect], recorded: Recorded, perform: Perform) -> None:
+        """One after another; a timer beside those that follow it, for storing it takes milliseconds.
+
+        The event is not done before its timers are stored: should this replica die first, it is heard again.
+        """
+        timers: list[asyncio.Task[None]] = []
+        try:
+            for index, effect in enumerate(effects):
+                work = self._perform(effect, _cause_of(recorded, index, self._actor), perform, recorded.meta.at)
+                if isinstance(effect, SetTimer):
+                    timers.append(asyncio.create_task(work, name=f"timer-{effect.name}-{effect.id}"))
+                else:
+                    await work
+        finally:
+            await asyncio.gather(*timers)
 
     async def _on_timer(self, fired: TimerFired, delivery: Delivery, perform: Perform) -> None:
         async def work() -> None:

@@ -17,8 +17,7 @@ from services.orchestrator.telling import Teller
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.commands import AcquireVm, ClaimReply, Command, FailPreview, RecordProject
 from shared.errors import Refused, Unavailable
-from shared.events import AppChoice
-from shared.ids import PreviewId, derive
+from shared.ids import derive
 from shared.ports import Cause
 from shared.project_files import Manifest
 
@@ -53,7 +52,6 @@ class Preparer:
     async def prepare(self, effect: Prepare, cause: Cause) -> None:
         """Until the project is known and a VM is held, or the attempt is over."""
         async with self._teller.telling(effect.preview_id, effect.attempt):
-            await self._stop_earlier(effect)
             detect = asyncio.create_task(self._detect(effect, cause))
             claim = asyncio.create_task(self._claim(effect, cause, detect))
             try:
@@ -75,38 +73,29 @@ class Preparer:
             return
         before = preview.attempt - 1
         try:
-            for job_id in (f"install-{before}", f"install-{before}-retry", f"dev-{before}"):
-                await self._workspace.stop_job(preview.vm, job_id)
+            jobs = (f"install-{before}", f"install-{before}-retry", f"dev-{before}")
+            await asyncio.gather(*(self._workspace.stop_job(preview.vm, job_id) for job_id in jobs))
         except (AgentUnreachable, AgentError) as error:
             # Whether the VM can still be used shows in the next step, which says so to the pool.
             log.warning("earlier_job_not_stopped", extra={"preview_id": preview.preview_id, "error": str(error)[:200]})
 
     async def _detect(self, effect: Prepare, cause: Cause) -> None:
+        """What comes of it begins the next step, so it is told once the VM is quiet."""
+        outcome, _ = await asyncio.gather(self._outcome(effect), self._stop_earlier(effect))
+        if outcome is not None:
+            await self._send(outcome, cause)
+
+    async def _outcome(self, effect: Prepare) -> RecordProject | FailPreview | None:
         preview = self._teller.running(effect.preview_id, effect.attempt)
         project = self._state().projects.get(preview.project_id) if preview is not None else None
         if preview is None or project is None:
-            return
+            return None
         manifest = await self._store.manifest(project.manifest)
         try:
             found = await detect_in(self._store, manifest, preview, self._config)
         except Refused as refusal:
-            choices = refusal.choices if isinstance(refusal, detection.AppChoiceNeeded) else ()
-            await self._refuse(effect.preview_id, effect.attempt, refusal, choices, cause)
-            return
-        await self._send(_record(effect, found), cause)
-
-    async def _refuse(
-        self, preview_id: PreviewId, attempt: int, refusal: Refused, choices: tuple[AppChoice, ...], cause: Cause
-    ) -> None:
-        failure = FailPreview(
-            preview_id=preview_id,
-            attempt=attempt,
-            code=refusal.code,
-            message=refusal.message[:500],
-            hint=refusal.hint,
-            choices=choices,
-        )
-        await self._send(failure, cause)
+            return _refusal(effect, refusal)
+        return _record(effect, found)
 
     async def _claim(self, effect: Prepare, cause: Cause, detect: asyncio.Task[None]) -> None:
         """Ask until the pool has taken the claim; a pool that is away for a moment must not fail the preview."""
@@ -145,6 +134,17 @@ async def detect_in(
     texts = {path: data[: detection.TEXT_BYTES_MAX].decode("utf-8", "replace") for path, data in contents.items()}
     return await asyncio.to_thread(
         detection.detect, manifest.files, texts, app=preview.app, default_node=config.default_node_major
+    )
+
+
+def _refusal(effect: Prepare, refusal: Refused) -> FailPreview:
+    return FailPreview(
+        preview_id=effect.preview_id,
+        attempt=effect.attempt,
+        code=refusal.code,
+        message=refusal.message[:500],
+        hint=refusal.hint,
+        choices=refusal.choices if isinstance(refusal, detection.AppChoiceNeeded) else (),
     )
 
 

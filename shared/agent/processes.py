@@ -5,9 +5,11 @@ those that lose their parent (it is a "subreaper"), knows them by the mark in th
 Never: decides when a job is to end. The functions that scan processes block for milliseconds; call them in a thread.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -107,18 +109,37 @@ def end_processes(find: Callable[[], list[psutil.Process]], grace_s: float) -> i
                 if process.pid not in asked:
                     asked.add(process.pid)
                     _send(process, signal.SIGTERM)
-            time.sleep(KILL_WAIT_S)
+            _until_one_ends(alive)
     for _ in range(KILL_ROUNDS_MAX):
         alive = find()
         if not alive:
             return 0
         for process in alive:
             _send(process, signal.SIGKILL)
-        time.sleep(KILL_WAIT_S)
+        _until_one_ends(alive)
     left = find()
     if left:
         log.error("processes survived SIGKILL", extra={"pids": [process.pid for process in left]})
     return len(left)
+
+
+def _until_one_ends(processes: list[psutil.Process]) -> None:
+    """At once when one of them ends, where the system can tell that, and never longer than `KILL_WAIT_S`."""
+    if not hasattr(os, "pidfd_open"):
+        time.sleep(KILL_WAIT_S)
+        return
+    with contextlib.ExitStack() as stack:
+        poll = select.poll()
+        for process in processes:
+            try:
+                fd = os.pidfd_open(process.pid)
+            except ProcessLookupError:
+                return
+            except OSError:
+                continue  # no more descriptors, or a kernel without them: the time-out is enough
+            stack.callback(os.close, fd)
+            poll.register(fd, select.POLLIN)
+        poll.poll(KILL_WAIT_S * 1000)
 
 
 def rss_bytes(members: Iterable[psutil.Process]) -> int:

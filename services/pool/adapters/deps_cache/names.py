@@ -10,6 +10,7 @@ from services.pool.adapters.deps_cache.errors import CacheError
 WORD_CHARS_MAX = 512
 COMPONENT_BYTES_MAX = 255
 PATH_BYTES_MAX = 4000
+NO_NAMES = frozenset({b"", b".", b".."})
 
 
 def folder_name(owner: str, key: str) -> str:
@@ -22,11 +23,16 @@ def folder_name(owner: str, key: str) -> str:
 
 def is_path(path: str) -> bool:
     """Whether `path` is relative, of plain names, and can be stored."""
+    try:
+        raw = path.encode()
+    except UnicodeEncodeError:
+        return False
+    parts = raw.split(b"/")
     return (
-        _is_utf8(path)
-        and "\0" not in path
-        and len(path.encode()) <= PATH_BYTES_MAX
-        and all(part not in ("", ".", "..") and len(part.encode()) <= COMPONENT_BYTES_MAX for part in path.split("/"))
+        b"\0" not in raw
+        and len(raw) <= PATH_BYTES_MAX
+        and NO_NAMES.isdisjoint(parts)
+        and max(map(len, parts)) <= COMPONENT_BYTES_MAX
     )
 
 
@@ -74,4 +80,8 @@ def ancestors(path: str) -> list[str]:
 
 
 def _is_utf8(text: str) -> bool:
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
