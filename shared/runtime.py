@@ -355,18 +355,19 @@ class Runtime(Generic[S]):
     async def _perform_all(self, effects: Sequence[Effect], recorded: Recorded, perform: Perform) -> None:
         """One after another; a timer beside those that follow it, for storing it takes milliseconds.
 
-        The event is not done before its timers are stored: should this replica die first, it is heard again.
+        The event is not done before its timers are stored: should this replica die first, or a timer fail, it is heard
+        again.
         """
-        timers: list[asyncio.Task[None]] = []
         try:
-            for index, effect in enumerate(effects):
-                work = self._perform(effect, _cause_of(recorded, index, self._actor), perform, recorded.meta.at)
-                if isinstance(effect, SetTimer):
-                    timers.append(asyncio.create_task(work, name=f"timer-{effect.name}-{effect.id}"))
-                else:
-                    await work
-        finally:
-            await asyncio.gather(*timers)
+            async with asyncio.TaskGroup() as timers:
+                for index, effect in enumerate(effects):
+                    work = self._perform(effect, _cause_of(recorded, index, self._actor), perform, recorded.meta.at)
+                    if isinstance(effect, SetTimer):
+                        timers.create_task(work, name=f"timer-{effect.name}-{effect.id}")
+                    else:
+                        await work
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
 
     async def _on_timer(self, fired: TimerFired, delivery: Delivery, perform: Perform) -> None:
         async def work() -> None:
