@@ -21,6 +21,7 @@ from shared.commands import Command
 from shared.errors import DrapeError, NotFound, Unavailable, internal
 from shared.events import Event, aggregate_key
 from shared.ids import PreviewId
+from shared.memory_parked import MemoryParked
 from shared.ports import (
     Bus,
     Cause,
@@ -51,7 +52,7 @@ class MemoryBroker:
         self.clock = clock
         self.connected = True
         self.records: list[Recorded] = []
-        self.parked: list[tuple[str, str]] = []
+        self.parked = MemoryParked(self.fire, clock)
         self.heads: dict[str, Head] = {}
         self.followers: list[Callable[[Recorded], None]] = []
         self.event_queues: dict[str, _Queue] = defaultdict(_Queue)
@@ -83,6 +84,7 @@ class MemoryBroker:
             progress=_MemoryProgress(self),
             preview_logs=_MemoryPreviewLogs(self),
             objects=_MemoryObjects(self),
+            parked=self.parked,
             connected=lambda: self.connected,
             close=close,
         )
@@ -284,7 +286,7 @@ class _MemoryDelivery:
 
     async def park(self, reason: str) -> None:
         self.ended = True
-        self._broker.parked.append((self._service, reason))
+        self._broker.parked.park(self._service, self._item, self.attempts, reason)
 
 
 class _MemoryCommands:

@@ -13,6 +13,7 @@ from shared.codec import Meta, Recorded
 from shared.commands import Command
 from shared.events import Event
 from shared.ids import PreviewId
+from shared.parked import ParkedReactions
 
 
 class WrongLastSequence(Exception):
@@ -192,5 +193,6 @@ class Bus:
     progress: ProgressFeed
     preview_logs: PreviewLogs
     objects: Objects
+    parked: ParkedReactions
     connected: Callable[[], bool]
     close: Callable[[], Awaitable[None]]

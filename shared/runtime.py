@@ -26,6 +26,7 @@ from shared.effects import Send, SetTimer
 from shared.errors import DrapeError, Invalid, Refused, Unavailable
 from shared.events import Event, aggregate_key
 from shared.ids import derive
+from shared.parked import REPLAY
 from shared.ports import Bus, Cause, Delivery, Handler, Head, Subscription, Timer, TimerFired, WrongLastSequence
 from shared.ulids import new_id
 
@@ -367,9 +368,15 @@ class Runtime(Generic[S]):
                     else:
                         await work
         except ExceptionGroup as group:
-            raise group.exceptions[0] from group
+            raise group.exceptions[0] from None
 
     async def _on_timer(self, fired: TimerFired, delivery: Delivery, perform: Perform) -> None:
+        if fired.name == REPLAY:
+            seq = int(fired.data["seq"])
+            async for recorded in self.bus.log.read(seq - 1, seq):
+                await self._react(recorded, delivery, perform)
+            return
+
         async def work() -> None:
             for index, effect in enumerate(self.definition.on_timer(self.state, fired)):
                 cause = Cause(causation_id=derive(fired.key, self.definition.name, index), actor=self._actor)

@@ -60,6 +60,7 @@ async def doctor(output: Output, replay_check: bool) -> int:
         for name, each in services.items():
             level = "ok" if each["ready"] else "error"
             findings.append(Finding(f"service {name}", level, f"seq {each['seq']}, {each['lag']} behind the log"))
+        findings.append(await _parked(running.nats))
     if replay_check:
         findings += await _replay_check(require_running().nats)
     for finding in findings:
@@ -94,6 +95,16 @@ def _disk() -> Finding:
     free = shutil.disk_usage(Path(folder)).free
     level = "ok" if free >= DISK_FREE_MIN_BYTES else "warning"
     return Finding("disk", level, f"{free / 1024**3:.1f} GiB free at {folder}")
+
+
+async def _parked(nats_url: str) -> Finding:
+    client = await connect(nats_url, "drape-doctor")
+    try:
+        count = len(await bus_on(client, "doctor").parked.list())
+    finally:
+        await client.close()
+    hint = f"{count} reactions failed too often: `drape parked ls` says why, `drape parked replay` tries them again."
+    return Finding("parked", "warning" if count else "ok", hint if count else "nothing")
 
 
 async def _replay_check(nats_url: str) -> list[Finding]:

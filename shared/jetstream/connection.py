@@ -11,6 +11,7 @@ from shared.jetstream.commands import NatsCommands
 from shared.jetstream.feeds import NatsPreviewLogs, NatsProgress
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.objects import NatsObjects
+from shared.jetstream.parked import NatsParked
 from shared.jetstream.reactions import NatsReactions
 from shared.jetstream.timers import NatsTimers
 from shared.ports import Bus
@@ -77,6 +78,7 @@ def bus_on(client: Client, instance: str) -> Bus:
         progress=NatsProgress(client),
         preview_logs=NatsPreviewLogs(client),
         objects=NatsObjects(client),
+        parked=NatsParked(client),
         connected=lambda: client.is_connected,
         close=lambda: _close(client),
     )

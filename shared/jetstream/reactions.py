@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from shared.codec import Recorded, decode
+from shared.jetstream.parked import parked_of
 from shared.jetstream.topology import EVENTS, PARKED_ROOT, TIMER_DUE, TIMERS, reactor_name, timer_consumer_name
 from shared.ports import Delivery, Subscription, TimerFired
 
@@ -157,16 +158,7 @@ class _NatsDelivery:
         await self._message.in_progress()
 
     async def park(self, reason: str) -> None:
-        seq = self._message.metadata.sequence.stream
-        body = {
-            "type": "Parked",
-            "service": self._service,
-            "subject": self._message.subject,
-            "seq": seq,
-            "reason": reason[:2000],
-            "attempts": self.attempts,
-            "at": datetime.now(UTC).isoformat(),
-        }
+        parked = parked_of(self._message, self._service, reason, datetime.now(UTC).isoformat())
         js = self._client.jetstream(timeout=5)
-        await js.publish(f"{PARKED_ROOT}.{self._service}.{seq}", json.dumps(body).encode())
+        await js.publish(f"{PARKED_ROOT}.{parked.key}", msgspec.json.encode(parked))
         await self._message.term()

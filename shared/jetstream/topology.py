@@ -83,7 +83,7 @@ def _streams(replicas: int) -> list[api.StreamConfig]:
         ),
         api.StreamConfig(
             name=PARKED,
-            description="Events whose reaction failed too often: drape.parked.<service>.<seq>",
+            description="Events whose reaction failed too often: drape.parked.<service>.<kind>.<seq>",
             subjects=[f"{PARKED_ROOT}.>"],
             storage=api.StorageType.FILE,
             num_replicas=replicas,

@@ -7,7 +7,8 @@ nothing of a dead replica acts, answers or hears.
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from inspect import isasyncgenfunction
+from typing import Any, cast
 
 from shared.ports import Bus, Subscription
 
@@ -38,7 +39,7 @@ class Replica:
         """The bus, as long as the replica lives."""
         ports = {
             name: _Line(self, getattr(bus, name))
-            for name in ("log", "reactions", "commands", "timers", "progress", "preview_logs", "objects")
+            for name in ("log", "reactions", "commands", "timers", "progress", "preview_logs", "objects", "parked")
         }
         return Bus(**ports, connected=bus.connected, close=bus.close)
 
@@ -71,6 +72,9 @@ class _Line:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._port, name)
+        if isasyncgenfunction(method):
+            self._check()
+            return cast(Callable[..., Any], method)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             self._check()

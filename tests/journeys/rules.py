@@ -157,6 +157,6 @@ def _ready_ones_hold_their_vm(stage: Stage) -> list[str]:
 
 def _nothing_broke(stage: Stage, parked: int) -> list[str]:
     broken = [f"logged as an error: {record.getMessage()} {record.__dict__}" for record in stage.complaints.records]
-    if len(stage.broker.parked) != parked:
-        broken.append(f"parked: {stage.broker.parked}")
+    if len(stage.broker.parked.items) != parked:
+        broken.append(f"parked: {stage.broker.parked.items}")
     return broken

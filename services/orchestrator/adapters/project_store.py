@@ -26,7 +26,12 @@ class ObjectProjectStore:
         self._cached_bytes = 0
 
     async def manifest(self, name: str) -> Manifest:
-        return _manifest.decode(await self._get(name))
+        data = await self._get(name)
+        try:
+            return _manifest.decode(data)
+        except msgspec.MsgspecError:
+            self._forget(name)  # whoever mends it shall not be told of it for as long as this process lives
+            raise
 
     async def read(self, manifest: Manifest, paths: Sequence[str]) -> dict[str, bytes]:
         """The contents of these paths. Raises `Unavailable` when the store does not hold them (yet)."""
@@ -49,6 +54,9 @@ class ObjectProjectStore:
         except NotFound:
             return {}  # set anew meanwhile; the restart that follows gets the newer ones
         return unseal(self._secret, project_id, sealed)
+
+    def _forget(self, name: str) -> None:
+        self._cached_bytes -= len(self._cache.pop(name, b""))
 
     async def _get(self, name: str) -> bytes:
         if name in self._cache:
