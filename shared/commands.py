@@ -210,7 +210,7 @@ class RecordProject(OrchestratorCommand, frozen=True, kw_only=True):
 
 class RecordFilesSynced(OrchestratorCommand, frozen=True, kw_only=True):
     """The VM holds this version. `needs_restart`: the dev server can't take in what has changed while it runs;
-    `restored`: the fingerprint of the dependencies that were put there too."""
+    `restored`: the fingerprint of the dependencies that were put there too; `build`: so was the framework's cache."""
 
     verb: ClassVar[str] = "record-synced"
     preview_id: PreviewId
@@ -222,6 +222,7 @@ class RecordFilesSynced(OrchestratorCommand, frozen=True, kw_only=True):
     needs_restart: bool = False
     restored: str = ""
     restore_s: float = 0.0
+    build: bool = False
 
 
 class RecordInstallCompleted(OrchestratorCommand, frozen=True, kw_only=True):

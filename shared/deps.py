@@ -11,12 +11,17 @@ from shared.ids import PreviewId, VmId
 
 class DepsRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`key`: the fingerprint of all that the project says about its install, to which the pool adds owner and platform;
-    empty: what it gives can't be kept, only what the package manager has fetched can. `manager`: its name."""
+    empty: what it gives can't be kept, only what the package manager has fetched can. `manager`: its name.
+
+    `trees`: folders of the project that are kept under the key in place of an install, a framework's build cache; what is
+    published later replaces what was there.
+    """
 
     vm_id: VmId
     preview_id: PreviewId
     key: str
     manager: str = ""
+    trees: tuple[str, ...] = ()
 
 
 class DepsAnswer(msgspec.Struct, frozen=True, kw_only=True):

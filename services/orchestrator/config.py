@@ -34,6 +34,8 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long the socket for edits may take to answer, once, after ready."""
     keep_retry_s: float = 5.0
     """Pause before dependencies that were being written to are copied again for other VMs."""
+    keep_build_after_s: float = 30.0
+    """A framework's build cache is kept so long after ready: dev servers write theirs once they are idle."""
     residents_period_s: float = 10.0
     """Tick that requests the residents which templates lack, where no event has."""
     resident_retry_s: float = 300.0

@@ -221,6 +221,7 @@ def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
                 sync_s=command.sync_s,
                 restored=command.restored,
                 restore_s=command.restore_s,
+                build=command.build,
             )
         ]
     return advance(preview)

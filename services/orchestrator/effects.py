@@ -12,7 +12,17 @@ from services.orchestrator.jobs import JobRunner
 from services.orchestrator.model import ENDED, Preview
 from services.orchestrator.ports import DepsCache, GatewayProbe, ProjectStore, Workspace
 from services.orchestrator.preparing import Preparer
-from services.orchestrator.react import Confirm, KeepDeps, Prepare, ProbeHmr, RunDevServer, RunInstall, SyncFiles
+from services.orchestrator.react import (
+    Confirm,
+    KeepBuild,
+    KeepDeps,
+    Prepare,
+    ProbeHmr,
+    RunDevServer,
+    RunInstall,
+    SyncFiles,
+)
+from services.orchestrator.rules.builds import build_cache
 from services.orchestrator.rules.frameworks import FRAMEWORKS
 from services.orchestrator.rules.steps import worth_restoring
 from services.orchestrator.state import State
@@ -21,6 +31,7 @@ from services.orchestrator.telling import Teller
 from shared import telemetry
 from shared.commands import Command, ConfirmPreview, FailPreview, RecordHmr
 from shared.definition import Effect
+from shared.deps import DepsRequest
 from shared.errors import Unavailable
 from shared.ids import PreviewId, derive
 from shared.ports import Bus, Cause
@@ -77,6 +88,8 @@ class OrchestratorEffects:
                 await self._probe_hmr(effect, cause)
             case KeepDeps():
                 await self._keep_deps(effect)
+            case KeepBuild():
+                await self._keep_build(effect)
             case _:
                 raise AssertionError(f"not an effect of the orchestrator: {type(effect).__name__}")
 
@@ -142,10 +155,29 @@ class OrchestratorEffects:
             if preview is None or preview.status != "ready" or preview.vm is None or preview.found is None:
                 return
             key = preview.found.deps if worth_restoring(preview) else ""
-            kept = await self._deps.publish(preview.vm, preview.preview_id, key, preview.found.package_manager)
-            if kept.done or kept.code != "source_changed":
+            manager = preview.found.package_manager
+            asked = DepsRequest(vm_id=preview.vm.vm_id, preview_id=preview.preview_id, key=key, manager=manager)
+            if await self._kept(asked):
                 return
-            await asyncio.sleep(self._config.keep_retry_s)
+
+    async def _keep_build(self, effect: KeepBuild) -> None:
+        """What a dev server writes now and then is copied in a quiet moment, if there is one."""
+        for _ in range(KEEP_TRIES_MAX):
+            preview = self._teller.running(effect.preview_id, effect.attempt)
+            build = build_cache(preview) if preview is not None else None
+            if preview is None or preview.status != "ready" or preview.vm is None or build is None:
+                return
+            asked = DepsRequest(vm_id=preview.vm.vm_id, preview_id=preview.preview_id, key=build.key, trees=build.trees)
+            if await self._kept(asked):
+                return
+
+    async def _kept(self, asked: DepsRequest) -> bool:
+        """Whether that is all that can be done; else a while has passed since it was tried."""
+        kept = await self._deps.publish(asked)
+        if kept.done or kept.code != "source_changed":
+            return True
+        await asyncio.sleep(self._config.keep_retry_s)
+        return False
 
     # --- commands ---------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import msgspec
 
 from services.orchestrator.model import Vm
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, LogLine, ReadinessUpdate, ReadySpec, SyncResult
-from shared.deps import DepsAnswer
+from shared.deps import DepsAnswer, DepsRequest
 from shared.ids import PreviewId, ProjectId
 from shared.project_files import Manifest
 
@@ -52,11 +52,11 @@ class ProjectStore(Protocol):
 class DepsCache(Protocol):
     """Installs of earlier previews of the same owner. Both verbs answer also where nothing can be done."""
 
-    async def restore(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
+    async def restore(self, asked: DepsRequest) -> DepsAnswer:
         """Put the dependencies of this fingerprint into the VM, if they are kept, else what the manager has fetched."""
         ...
 
-    async def publish(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
+    async def publish(self, asked: DepsRequest) -> DepsAnswer:
         """Keep the VM's dependencies under this fingerprint (empty: not them), and what the manager has fetched."""
         ...
 

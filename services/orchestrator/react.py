@@ -6,6 +6,7 @@ import msgspec
 
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import ENDED, Preview
+from services.orchestrator.rules.builds import build_cache
 from services.orchestrator.state import State
 from shared.codec import Recorded
 from shared.commands import (
@@ -83,7 +84,11 @@ class KeepDeps(PreviewEffect, frozen=True):
     """Keep what the install fetched, and what it gave if that is fit for the next VM that needs the same."""
 
 
-Effect = Send | SetTimer | Prepare | SyncFiles | RunInstall | RunDevServer | Confirm | ProbeHmr | KeepDeps
+class KeepBuild(PreviewEffect, frozen=True):
+    """Keep what the framework has stored beside the dependencies, for this project's next VM."""
+
+
+Effect = Send | SetTimer | Prepare | SyncFiles | RunInstall | RunDevServer | Confirm | ProbeHmr | KeepDeps | KeepBuild
 
 REACTS_TO: tuple[type[Event], ...] = (
     PreviewRequested,
@@ -109,6 +114,8 @@ REACTS_TO: tuple[type[Event], ...] = (
 STEP_TIMER = "step"
 KEEP_TIMER = "keep"
 """Ends the time in which a failed preview holds its VM."""
+BUILD_TIMER = "build"
+"""Comes when a dev server has had the time to write its cache."""
 
 
 def react(state: State, recorded: Recorded, config: OrchestratorConfig) -> Sequence[Effect]:
@@ -191,7 +198,8 @@ def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> 
             return [*limit, Confirm(preview_id, attempt)]
         case PreviewReady():
             keep = [KeepDeps(preview_id, attempt)] if preview.install == "completed" else []
-            return [*([] if preview.hmr else [ProbeHmr(preview_id, attempt)]), *keep]
+            later = [_build_timer(preview, config)] if build_cache(preview) is not None else []
+            return [*later, *([] if preview.hmr else [ProbeHmr(preview_id, attempt)]), *keep]
         case _:
             return []
 
@@ -203,11 +211,17 @@ def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
         return [Send(MaintainResidents())]
     if fired.name == STEP_TIMER:
         return [Send(ExpireStep(preview_id=fired.id, attempt=attempt, step=str(fired.data["step"])))]
+    if fired.name == BUILD_TIMER:
+        return [KeepBuild(fired.id, attempt)]
     if fired.name == KEEP_TIMER:
         preview = state.previews.get(fired.id)
         if preview is None or (preview.status in ENDED and preview.attempt == attempt):
             return [Send(ReleaseVm(preview_id=fired.id, reason="ended"))]
     return []  # too late, or a timer of another version of this service
+
+
+def _build_timer(preview: Preview, config: OrchestratorConfig) -> SetTimer:
+    return SetTimer(BUILD_TIMER, preview.preview_id, config.keep_build_after_s, {"attempt": preview.attempt})
 
 
 def _limit(preview: Preview, status: str, limit_s: float, config: OrchestratorConfig) -> Sequence[SetTimer]:

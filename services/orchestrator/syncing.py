@@ -14,13 +14,14 @@ from services.orchestrator.model import Preview, Vm
 from services.orchestrator.ports import DepsCache, ProjectStore, Workspace
 from services.orchestrator.preparing import detect_in
 from services.orchestrator.react import SyncFiles
+from services.orchestrator.rules.builds import build_cache
 from services.orchestrator.rules.edits import needs_restart
 from services.orchestrator.state import State
 from services.orchestrator.telling import Teller
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import FileEntry, FileSync, SyncResult
 from shared.commands import CheckVm, Command, FailPreview, RecordFilesSynced
-from shared.deps import DepsAnswer
+from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import NotFound, Refused, Unavailable
 from shared.ids import PreviewId, ProjectId, VmId, derive
 from shared.ports import Cause
@@ -94,6 +95,7 @@ class Syncer:
         try:
             result = await self._bring(preview, vm, manifest, held)
             restored = await restoring
+            build = await self._restore_build(preview, vm, restored)
         except AgentUnreachable as error:
             await self._send(CheckVm(vm_id=vm.vm_id, healthy=False, detail=str(error)[:200]), cause)
             raise Unavailable("agent_unreachable", f"The agent of {vm.vm_id} does not answer.") from error
@@ -114,6 +116,7 @@ class Syncer:
             sync_s=round(self._clock() - begun, 4),
             restored=preview.found.deps if preview.found is not None and restored.done else "",
             restore_s=restored.took_s if restored.done else 0.0,
+            build=build,
             needs_restart=runs and await self._needs_restart(preview, manifest, changed),
         )
         await self._send(replace(recorded, id=derive(cause.causation_id, "synced", manifest.files_version)), cause)
@@ -127,7 +130,17 @@ class Syncer:
         if preview.in_place or preview.template is not None:
             return DepsAnswer(done=False)
         key = found.deps if found.keeps else ""
-        return await self._deps.restore(vm, preview.preview_id, key, found.package_manager)
+        return await self._deps.restore(
+            DepsRequest(vm_id=vm.vm_id, preview_id=preview.preview_id, key=key, manager=found.package_manager)
+        )
+
+    async def _restore_build(self, preview: Preview, vm: Vm, restored: DepsAnswer) -> bool:
+        """After the files, which sweep away what they don't list, and only beside dependencies that it was made with."""
+        build = build_cache(preview) if restored.done else None
+        if build is None:
+            return False
+        asked = DepsRequest(vm_id=vm.vm_id, preview_id=preview.preview_id, key=build.key, trees=build.trees)
+        return (await self._deps.restore(asked)).done
 
     async def _refused(self, preview: Preview, error: AgentError, cause: Cause) -> None:
         if preview.status != "syncing":
@@ -190,7 +203,13 @@ class Syncer:
                 if error.code not in ("files_version_conflict", "content_missing"):
                     raise
         paths = list(manifest.files)
-        full = FileSync(version=manifest.files_version, project=project_id, files=_entries(manifest, paths))
+        build = build_cache(preview)
+        full = FileSync(
+            version=manifest.files_version,
+            project=project_id,
+            files=_entries(manifest, paths),
+            keep=build.trees if build is not None else (),
+        )
         return await self._workspace.sync(vm, full, await self._store.read(manifest, paths))
 
 

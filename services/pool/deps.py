@@ -15,7 +15,7 @@ import msgspec
 from services.pool.state import State, Vm
 from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import Refused
-from shared.ids import OwnerId, VmId
+from shared.ids import OwnerId
 
 log = logging.getLogger("drape.pool")
 
@@ -38,14 +38,15 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class DepsStore(Protocol):
-    """Where installs are kept, and how they get in and out of a VM. Both verbs block."""
+    """Where installs are kept, and how they get in and out of a VM. All verbs block."""
 
-    def publish(self, owner: OwnerId, key: str, vm_id: VmId, manager: str) -> DepsAnswer:
-        """Keep the VM's `node_modules` folders under the key, where there is one, and what the manager has fetched."""
+    def publish(self, owner: OwnerId, key: str, asked: DepsRequest) -> DepsAnswer:
+        """Keep the VM's `node_modules` folders under the key, where there is one, and what the manager has fetched; or
+        the folders that are named."""
         ...
 
-    def restore(self, owner: OwnerId, key: str, vm_id: VmId, manager: str) -> DepsAnswer:
-        """Put what is kept under the key into the VM; where nothing is, what the manager has fetched for the owner."""
+    def restore(self, owner: OwnerId, key: str, asked: DepsRequest) -> DepsAnswer:
+        """Put what is kept under the key into the VM; where no install is, what the manager has fetched for the owner."""
         ...
 
     def prepare(self, owner: OwnerId, key: str) -> None:
@@ -76,15 +77,15 @@ class Deps:
         """`DepsRequest` to `DepsAnswer`. Raises `Refused` where the preview does not hold the VM."""
         return await self._answer(body, self._store.publish)
 
-    async def _answer(self, body: bytes, verb: Callable[[OwnerId, str, VmId, str], DepsAnswer]) -> bytes:
+    async def _answer(self, body: bytes, verb: Callable[[OwnerId, str, DepsRequest], DepsAnswer]) -> bytes:
         asked = _request.decode(body)
         owner = self._holder(asked)
         async with self._places:
             begun = time.monotonic()
             platform = await asyncio.shield(self._platform)
             key = deps_key(owner, asked.key, platform) if asked.key else ""
-            answer = await asyncio.to_thread(verb, owner, key, asked.vm_id, asked.manager)
-        if answer.done and key not in self._preparing:
+            answer = await asyncio.to_thread(verb, owner, key, asked)
+        if answer.done and not asked.trees and key not in self._preparing:
             self._preparing[key] = asyncio.create_task(self._prepare(owner, key))
         answer = msgspec.structs.replace(answer, took_s=round(time.monotonic() - begun, 4))
         log.debug("deps", extra={"vm_id": asked.vm_id, "verb": verb.__name__, "code": answer.code})

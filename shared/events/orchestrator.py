@@ -109,7 +109,8 @@ class PreviewWarningRaised(PreviewEvent, frozen=True, kw_only=True):
 
 class FilesSynced(PreviewEvent, frozen=True, kw_only=True):
     """The VM holds this version of the project's files. `restored`: the fingerprint of the dependencies that were put
-    there with them, from an earlier install; empty: none."""
+    there with them, from an earlier install; empty: none. `build`: so was the framework's build cache, from an earlier
+    preview of the same project."""
 
     attempt: int
     files_version: int
@@ -118,6 +119,7 @@ class FilesSynced(PreviewEvent, frozen=True, kw_only=True):
     sync_s: float
     restored: str = ""
     restore_s: float = 0.0
+    build: bool = False
 
 
 class InstallStarted(PreviewEvent, frozen=True, kw_only=True):

@@ -4,10 +4,8 @@ import logging
 
 import msgspec
 
-from services.orchestrator.model import Vm
 from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import DrapeError, Unavailable
-from shared.ids import PreviewId
 from shared.ports import Bus
 
 log = logging.getLogger("drape.orchestrator")
@@ -24,14 +22,14 @@ class PoolDepsCache:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def restore(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
-        return await self._ask("restore_deps", vm, preview_id, key, manager)
+    async def restore(self, asked: DepsRequest) -> DepsAnswer:
+        return await self._ask("restore_deps", asked)
 
-    async def publish(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
-        return await self._ask("publish_deps", vm, preview_id, key, manager)
+    async def publish(self, asked: DepsRequest) -> DepsAnswer:
+        return await self._ask("publish_deps", asked)
 
-    async def _ask(self, verb: str, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
-        body = msgspec.json.encode(DepsRequest(vm_id=vm.vm_id, preview_id=preview_id, key=key, manager=manager))
+    async def _ask(self, verb: str, asked: DepsRequest) -> DepsAnswer:
+        body = msgspec.json.encode(asked)
         try:
             return _answer.decode(await self._bus.commands.query("pool", verb, body, timeout_s=TIMEOUT_S))
         except Unavailable as error:
@@ -39,5 +37,5 @@ class PoolDepsCache:
                 raise
             return DepsAnswer(done=False, code=error.code)
         except DrapeError as error:
-            log.info("deps_refused", extra={"vm_id": vm.vm_id, "verb": verb, "code": error.code})
+            log.info("deps_refused", extra={"vm_id": asked.vm_id, "verb": verb, "code": error.code})
             return DepsAnswer(done=False, code=error.code)

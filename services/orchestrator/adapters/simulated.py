@@ -32,7 +32,7 @@ from shared.agent.protocol import (
     Unusable,
     Waiting,
 )
-from shared.deps import DepsAnswer
+from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import Unavailable
 from shared.ids import PreviewId, VmId
 
@@ -295,22 +295,27 @@ class _Job:
 
 
 class SimulatedDepsCache:
-    """A `DepsCache`. `keeping`: whether anything is kept; `kept`: the fingerprints that are, whoever they belong to."""
+    """A `DepsCache`. `keeping`: whether anything is kept; `kept`: the fingerprints that are, whoever they belong to; `busy`:
+    how many of the next publishes find the folder changing."""
 
     def __init__(self, *, keeping: bool = False, restore_s: float = 0.2) -> None:
         self.keeping = keeping
         self.kept: set[str] = set()
+        self.busy = 0
         self._restore_s = restore_s
 
-    async def restore(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
-        if key not in self.kept:
+    async def restore(self, asked: DepsRequest) -> DepsAnswer:
+        if asked.key not in self.kept:
             return DepsAnswer(done=False, code="not_cached")
         await asyncio.sleep(self._restore_s)
         return DepsAnswer(done=True, took_s=self._restore_s)
 
-    async def publish(self, vm: Vm, preview_id: PreviewId, key: str, manager: str) -> DepsAnswer:
-        if self.keeping and key:
-            self.kept.add(key)
+    async def publish(self, asked: DepsRequest) -> DepsAnswer:
+        if self.busy:
+            self.busy -= 1
+            return DepsAnswer(done=False, code="source_changed")
+        if self.keeping and asked.key:
+            self.kept.add(asked.key)
         return DepsAnswer(done=self.keeping)
 
 

@@ -39,10 +39,11 @@ class Framework(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Matched by `dependencies` (any), all of `all_dependencies`, none of `excludes`, and by `config` (files that tell of it
     where the dependency is another package's of the workspace). `tools`: names in the table of tools; `command`: what is
-    run where no script does. `cache`: folders of the app worth keeping. `restart_on`: globs below the app of files whose
-    edit the dev server does not take in. `holds_first_request`: it listens long before its first page has compiled.
-    `bundler`: serves a page of its own, or is a library's tool: a script has to run it. `secondary`: shows parts of an app, counts
-    only where there is no other. `docs`: its pages may be in `docs/`. `source`, `needs_package`: see the table.
+    run where no script does. `cache`: folders of the app that the framework itself calls a cache, and checks when it uses
+    them; what it merely generates is not among them. `restart_on`: globs below the app of files whose edit the dev server
+    does not take in. `holds_first_request`: it listens long before its first page has compiled. `bundler`: serves a page of
+    its own, or is a library's tool: a script has to run it. `secondary`: shows parts of an app, counts only where there is
+    no other. `docs`: its pages may be in `docs/`. `source`, `needs_package`: see the table.
     """
 
     slug: str

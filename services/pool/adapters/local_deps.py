@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.pool.adapters.deps_cache import CacheError, DepsCache, VmPlace
+from services.pool.adapters.deps_cache.names import is_path
 from services.pool.deps import Platform
-from shared.deps import DepsAnswer
+from shared.deps import DepsAnswer, DepsRequest
 from shared.ids import OwnerId, VmId
 
 log = logging.getLogger("drape.pool")
@@ -40,34 +41,41 @@ class LocalDeps:
         self._cache = cache
         self._vms_dir = vms_dir
 
-    def publish(self, owner: OwnerId, key: str, vm_id: VmId, manager: str) -> DepsAnswer:
-        stored = self._publish_store(owner, vm_id, manager)
-        place = self._place(vm_id, APP)
-        trees = sorted(trees_below(place.root / APP)) if key else []
+    def publish(self, owner: OwnerId, key: str, asked: DepsRequest) -> DepsAnswer:
+        stored = not asked.trees and self._publish_store(owner, asked.vm_id, asked.manager)
+        place = self._place(asked.vm_id, APP)
+        trees = self._trees(place, asked) if key else []
         if not trees:
             return DepsAnswer(done=False, code="source_missing", store=stored)
         try:
-            published = self._cache.publish(owner, key, place, trees)
+            published = self._cache.publish(owner, key, place, trees, replace=bool(asked.trees))
         except CacheError as error:
             return DepsAnswer(done=False, code=error.code, store=stored)
         return DepsAnswer(done=True, store=stored, files=published.files, bytes=published.bytes)
 
-    def restore(self, owner: OwnerId, key: str, vm_id: VmId, manager: str) -> DepsAnswer:
+    def restore(self, owner: OwnerId, key: str, asked: DepsRequest) -> DepsAnswer:
         code = "not_cached"
         if key:
             try:
-                restored = self._cache.restore(owner, key, self._place(vm_id, APP))
+                restored = self._cache.restore(owner, key, self._place(asked.vm_id, APP))
             except CacheError as error:
                 code = error.code
             else:
                 return DepsAnswer(done=True, files=restored.files, bytes=restored.bytes)
-        return DepsAnswer(done=False, code=code, store=self._restore_store(owner, vm_id, manager))
+        store = not asked.trees and self._restore_store(owner, asked.vm_id, asked.manager)
+        return DepsAnswer(done=False, code=code, store=store)
 
     def prepare(self, owner: OwnerId, key: str) -> None:
         try:
             self._cache.prepare(owner, key)
         except CacheError as error:
             log.info("restore_not_prepared", extra={"code": error.code})
+
+    def _trees(self, place: VmPlace, asked: DepsRequest) -> list[str]:
+        if not asked.trees:
+            return sorted(trees_below(place.root / APP))
+        # Whether each is a folder, reached without a link, is found out when it is opened.
+        return [tree for tree in asked.trees if is_path(tree) and os.path.lexists(place.root / APP / tree)]
 
     def _publish_store(self, owner: OwnerId, vm_id: VmId, manager: str) -> bool:
         """Over what was there: the VM has begun with that."""
