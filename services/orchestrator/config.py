@@ -8,6 +8,8 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     acquire_limit_s: float = 60.0
     """How long a preview waits for a VM: several cold boots."""
+    key_wait_s: float = 1.0
+    """Where a VM is kept for the owner, the claim waits so long for the detection, which tells whether it fits."""
     sync_limit_s: float = 60.0
     """Bringing the files in: 512 MiB over a slow disk."""
     install_limit_s: float = 120.0

@@ -55,7 +55,7 @@ class Preparer:
         async with self._teller.telling(effect.preview_id, effect.attempt):
             await self._stop_earlier(effect)
             detect = asyncio.create_task(self._detect(effect, cause))
-            claim = asyncio.create_task(self._claim(effect, cause))
+            claim = asyncio.create_task(self._claim(effect, cause, detect))
             try:
                 await asyncio.gather(detect, claim)
                 while self._preparing(effect):
@@ -81,19 +81,20 @@ class Preparer:
             # Whether the VM can still be used shows in the next step, which says so to the pool.
             log.warning("earlier_job_not_stopped", extra={"preview_id": preview.preview_id, "error": str(error)[:200]})
 
-    async def _detect(self, effect: Prepare, cause: Cause) -> None:
+    async def _detect(self, effect: Prepare, cause: Cause) -> detection.Detection | None:
         preview = self._teller.running(effect.preview_id, effect.attempt)
         project = self._state().projects.get(preview.project_id) if preview is not None else None
         if preview is None or project is None:
-            return
+            return None
         manifest = await self._store.manifest(project.manifest)
         try:
             found = await detect_in(self._store, manifest, preview, self._config)
         except Refused as refusal:
             choices = refusal.choices if isinstance(refusal, detection.AppChoiceNeeded) else ()
             await self._refuse(effect.preview_id, effect.attempt, refusal, choices, cause)
-            return
+            return None
         await self._send(_record(effect, found), cause)
+        return found
 
     async def _refuse(
         self, preview_id: PreviewId, attempt: int, refusal: Refused, choices: tuple[AppChoice, ...], cause: Cause
@@ -108,12 +109,13 @@ class Preparer:
         )
         await self._send(failure, cause)
 
-    async def _claim(self, effect: Prepare, cause: Cause) -> None:
+    async def _claim(self, effect: Prepare, cause: Cause, detect: "asyncio.Task[detection.Detection | None]") -> None:
         """Ask until the pool has taken the claim; a pool that is away for a moment must not fail the preview."""
         tries = 0
+        key = await self._key(effect, detect)
         while (preview := self._teller.running(effect.preview_id, effect.attempt)) is not None and preview.vm is None:
             claim = AcquireVm(
-                preview_id=preview.preview_id, owner=preview.owner, timeout_s=self._config.acquire_limit_s
+                preview_id=preview.preview_id, owner=preview.owner, timeout_s=self._config.acquire_limit_s, key=key
             )
             tries += 1
             claim = replace(claim, id=derive(cause.causation_id, "AcquireVm", tries))
@@ -127,6 +129,15 @@ class Preparer:
                     return
                 # This very claim was made and has ended before (a restart withdrew it): it takes a new one.
             await asyncio.sleep(self._config.agent_retry_s)
+
+    async def _key(self, effect: Prepare, detect: "asyncio.Task[detection.Detection | None]") -> str:
+        """The dependencies that a VM may hold already; worth a wait only where one is kept for the owner."""
+        preview = self._teller.running(effect.preview_id, effect.attempt)
+        if preview is None or preview.owner not in self._state().kept.values():
+            return ""
+        await asyncio.wait({detect}, timeout=self._config.key_wait_s)
+        found = detect.result() if detect.done() and not detect.cancelled() and detect.exception() is None else None
+        return found.deps if found is not None and found.keeps else ""
 
 
 async def detect_in(

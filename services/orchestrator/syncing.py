@@ -103,7 +103,7 @@ class Syncer:
             sync_s=round(self._clock() - begun, 4),
             restored=preview.found.deps if preview.found is not None and restored.done else "",
             restore_s=restored.took_s if restored.done else 0.0,
-            needs_restart=preview.status != "syncing" and await self._needs_restart(preview, manifest, changed),
+            needs_restart=await self._needs_restart(preview, manifest, changed),
         )
         await self._send(replace(recorded, id=derive(cause.causation_id, "synced", manifest.files_version)), cause)
         return True
@@ -113,6 +113,8 @@ class Syncer:
         found = preview.found
         if found is None or not found.install_command or preview.status != "syncing" or preview.in_place:
             return DepsAnswer(done=False)
+        if preview.installed:
+            return DepsAnswer(done=False)  # the VM was kept for them
         key = found.deps if found.keeps else ""
         return await self._deps.restore(vm, preview.preview_id, key, found.package_manager)
 
@@ -131,8 +133,13 @@ class Syncer:
         await self._send(failure, cause)
 
     async def _needs_restart(self, preview: Preview, manifest: Manifest, changed: Collection[str]) -> bool:
+        """Of a first sync only where the files may be newer than what was detected: nothing has read them yet."""
         if preview.found is None:
             return False
+        if preview.status == "syncing":
+            changed = ()
+            if manifest.files_version == preview.files_version:
+                return False
         try:
             now = await detect_in(self._store, manifest, preview, self._config)
         except Refused as refusal:

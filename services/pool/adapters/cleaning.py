@@ -1,5 +1,6 @@
 """Has a VM's agent empty it for its owner's next preview."""
 
+import asyncio
 from collections.abc import Callable
 
 import aiohttp
@@ -34,15 +35,18 @@ class AgentVmCleaner:
 
 
 class SimulatedVmCleaner:
-    """Calls `clean` for a VM whose inside is simulated too; without it none can be emptied, and each is destroyed."""
+    """Calls `clean` for a VM whose inside is simulated too, after `clean_s`; without it none can be emptied, and each is
+    destroyed. `faults`: codes with which the next ones are refused."""
 
-    def __init__(self, clean: Callable[[VmId], None] | None = None) -> None:
+    def __init__(self, clean: Callable[[VmId], None] | None = None, clean_s: float = 0.3) -> None:
         self.faults: list[str] = []
         self._clean = clean
+        self._clean_s = clean_s
 
     async def __call__(self, vm: CleanVm) -> str:
         if self._clean is None:
             return "clean_unsupported"
+        await asyncio.sleep(self._clean_s)
         if self.faults:
             return self.faults.pop(0)
         self._clean(vm.vm_id)
