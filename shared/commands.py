@@ -61,6 +61,7 @@ class PoolCommand(Command, frozen=True, kw_only=True):
 class AcquireVm(PoolCommand, frozen=True, kw_only=True):
     """Give this preview a warm VM, or queue its claim for `timeout_s`.
 
+    `key`: the fingerprint of the dependencies that it needs; a VM that holds them for this owner is better than a new one.
     `resident`: a preview of the same owner's that gives up its VM for this one, if it still holds it.
 
     `busy` is stamped by the runtime: aggregates that it is writing to at this moment. Another VM is better then, or
@@ -73,14 +74,21 @@ class AcquireVm(PoolCommand, frozen=True, kw_only=True):
     timeout_s: float = 60.0
     resident: PreviewId = ""
     busy: frozenset[str] = frozenset()
+    key: str = ""
 
 
 class ReleaseVm(PoolCommand, frozen=True, kw_only=True):
-    """The preview has ended: release its VM, or withdraw its claim."""
+    """The preview has ended: release its VM, or withdraw its claim.
+
+    `keep`: the fingerprint of the dependencies that the VM holds whole, so that the owner's next preview may have it;
+    `keep_job`: the install job that gave them; empty: they were there before any job ran.
+    """
 
     verb: ClassVar[str] = "release"
     preview_id: PreviewId
     reason: str = "ended"
+    keep: str = ""
+    keep_job: str = ""
 
 
 class CheckVm(PoolCommand, frozen=True, kw_only=True):
@@ -132,6 +140,23 @@ class RecordVmLost(PoolCommand, frozen=True, kw_only=True):
 class RecordVmDestroyed(PoolCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "record-destroyed"
     vm_id: VmId
+
+
+class RecordVmCleaned(PoolCommand, frozen=True, kw_only=True):
+    """The VM holds nothing of its last preview but dependencies. `lease`: of the hold that it was emptied after."""
+
+    verb: ClassVar[str] = "record-cleaned"
+    vm_id: VmId
+    lease: int
+
+
+class RecordVmCleanFailed(PoolCommand, frozen=True, kw_only=True):
+    """The VM could not be emptied, or may not be used again; `code` says why."""
+
+    verb: ClassVar[str] = "record-clean-failed"
+    vm_id: VmId
+    lease: int
+    code: str
 
 
 class PreviewWarning(msgspec.Struct, frozen=True, kw_only=True):

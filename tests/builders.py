@@ -30,6 +30,7 @@ from shared.events import (
     VmAcquired,
     VmBooted,
     VmBootFailed,
+    VmCleaned,
     VmCreationStarted,
     VmLost,
     VmReleased,
@@ -37,6 +38,7 @@ from shared.events import (
 from tests.spec import AT
 
 PROJECT, PREVIEW, OWNER, VM = "project-1", "preview-1", "alice", "vm-000001"
+KEY = "fingerprint"
 URL = "http://preview-1.preview.localhost:8080/"
 INSTALL = ("npm", "ci")
 DEV = ("node_modules/.bin/vite", "--port", "{port}")
@@ -65,16 +67,43 @@ def vm_boot_failed(number: int = 1) -> VmBootFailed:
     return VmBootFailed(vm_id=vm(number), code="boot_timeout", message="It never answered.")
 
 
-def vm_acquired(number: int = 1, preview: str = PREVIEW, owner: str = OWNER, **changes: bool | float) -> VmAcquired:
-    from_pool, waited_s = bool(changes.get("from_pool", True)), float(changes.get("waited_s", 0.0))
-    host, port = "127.0.0.1", 9000 + number
+def vm_acquired(
+    number: int = 1, preview: str = PREVIEW, owner: str = OWNER, *, key: str = "", **changes: bool | float
+) -> VmAcquired:
     return VmAcquired(
-        vm_id=vm(number), preview_id=preview, owner=owner, from_pool=from_pool, waited_s=waited_s, host=host, port=port
+        vm_id=vm(number),
+        preview_id=preview,
+        owner=owner,
+        from_pool=bool(changes.get("from_pool", True)),
+        waited_s=float(changes.get("waited_s", 0.0)),
+        host="127.0.0.1",
+        port=9000 + number,
+        key=key,
     )
 
 
-def vm_released(number: int = 1, preview: str = PREVIEW, reason: str = "ended") -> VmReleased:
-    return VmReleased(vm_id=vm(number), preview_id=preview, reason=reason)
+def vm_released(
+    number: int = 1, preview: str = PREVIEW, reason: str = "ended", *, keep: str = "", keep_job: str = ""
+) -> VmReleased:
+    return VmReleased(vm_id=vm(number), preview_id=preview, reason=reason, keep=keep, keep_job=keep_job)
+
+
+def vm_cleaned(number: int = 1, owner: str = OWNER, key: str = KEY) -> VmCleaned:
+    return VmCleaned(vm_id=vm(number), owner=owner, key=key)
+
+
+def kept_vms(*numbers: int, owner: str = OWNER, key: str = KEY) -> list[Event]:
+    """Each was held by a preview of its own."""
+    return [
+        event
+        for number in numbers
+        for event in (
+            *warm_vms(number),
+            vm_acquired(number, f"before-{number}", owner),
+            vm_released(number, f"before-{number}", keep=key, keep_job="install-1"),
+            vm_cleaned(number, owner, key),
+        )
+    ]
 
 
 def vm_lost(number: int = 1, preview: str | None = PREVIEW, detail: str = "silent") -> VmLost:
@@ -129,7 +158,7 @@ def project_detected(
         dev_env={},
         install_command=install,
         evidence=("package.json",),
-        deps="fingerprint",
+        deps=KEY,
     )
 
 
@@ -145,7 +174,7 @@ def record_project(framework: str = "vite", version: str = "7.0.0", attempt: int
         dev_env={},
         install_command=INSTALL,
         evidence=("package.json",),
-        deps="fingerprint",
+        deps=KEY,
     )
 
 

@@ -27,7 +27,7 @@ ROOMS = {
     "views.py",
 }
 MORE_ROOMS = {
-    "pool": {"deps.py", "effects.py", "ports.py"},
+    "pool": {"deps.py", "effects.py", "keeping.py", "ports.py"},
     "orchestrator": {
         "effects.py",
         "jobs.py",

@@ -141,7 +141,8 @@ async def pool(output: Output) -> int:
         numbers = (await api.call("GET", "/health/pool"))["pool"]
     text = (
         f"{numbers['available']} warm, {numbers['booting']} booting, {numbers['inUse']} in use, "
-        f"{numbers['waiting']} waiting (target {numbers['target']}, at least {numbers['min']}, at most {numbers['max']})"
+        f"{numbers['kept']} kept, {numbers['waiting']} waiting "
+        f"(target {numbers['target']}, at least {numbers['min']}, at most {numbers['max']})"
     )
     output.result({"type": "pool", **numbers}, text)
     return 0

@@ -8,6 +8,8 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     acquire_limit_s: float = 60.0
     """How long a preview waits for a VM: several cold boots."""
+    key_wait_s: float = 1.0
+    """Where a VM is kept for the owner, or a resident runs, the claim waits so long for detection, which tells if it fits."""
     sync_limit_s: float = 60.0
     """Bringing the files in: 512 MiB over a slow disk."""
     install_limit_s: float = 120.0
@@ -42,8 +44,6 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A template whose dev server fails is tried again after so long, or once its files have changed."""
     resident_settle_s: float = 0.2
     """A dev server that ran before the files came is asked so long after them: watchers hold events back up to 100 ms."""
-    resident_wait_s: float = 2.0
-    """How long a claim waits for detection where a resident may fit."""
     default_node_major: int = 24
     """The Node that VMs have; another one is fetched where a project asks for it."""
     tick_s: float = 0.5

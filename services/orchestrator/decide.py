@@ -210,6 +210,9 @@ def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
     restartable = preview.status in RESTARTABLE or preview.template is not None
     if command.needs_restart and project is not None and preview.vm is not None and restartable:
         return [restarted(preview, project, "edited", in_place=True)]
+    if command.needs_restart and project is not None and preview.status == "syncing":
+        # Edited since it was detected: the dependencies that were put into the VM are the version's before.
+        return [restarted(preview, project, "edited", in_place=preview.in_place)]
     if preview.status == "syncing" or command.files_version > preview.files_version:
         return [
             FilesSynced(

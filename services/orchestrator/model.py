@@ -45,11 +45,20 @@ STEP_OF: dict[str, str] = {
 
 
 class Vm(msgspec.Struct, frozen=True):
-    """The VM that a preview holds, and its agent's address."""
+    """The VM that a preview holds, and its agent's address. `lease`: the log's sequence since which it holds it."""
 
     vm_id: VmId
     host: str
     port: int
+    lease: int = 0
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What an attempt has left whole in the VM that it gave back: dependencies by their fingerprint, and the install job
+    that gave them (empty: they were there before any job ran). Without a key nothing."""
+
+    key: str = ""
+    job: str = ""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,10 +100,11 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """One preview. Times are seconds, UTC.
 
     `wanted`: somebody has asked to see it. `installed`: the fingerprint of the dependencies that its VM holds whole;
-    `restored`: they come from an earlier install. `manifest`: of the files that its VM holds, where that is known.
-    `resident`: made ahead of need for a template; `template`: what was in the VM, and runs there, when this preview
-    took it over from such a one.
-    `install_job`: the newest install job of this attempt. A failed preview may hold its VM for a while, for the next try.
+    `installed_by`: the job that gave them; empty: they come from an earlier
+    preview, `restored` from what is kept on the disk, or preserved in the VM. `manifest`: of the files that its VM holds,
+    where that is known. `resident`: made ahead of need for a template; `template`: what was in the VM, and runs there, when
+    this preview took it over from such a one. `install_job`: the newest install job of this attempt. `left`: what the next
+    holder of its last VM may find there. A failed preview may hold its VM for a while, for the next try.
     """
 
     preview_id: PreviewId
@@ -121,6 +131,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     install: Literal["", "skipped", "completed"] = ""
     install_job: str = ""
     installed: str = ""
+    installed_by: str = ""
     restored: bool = False
     restore_s: float = 0.0
     in_place: bool = False
@@ -132,6 +143,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure = Failure()
     traceparent: str = ""
     vm_losses: int = 0
+    left: Left = Left()
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):

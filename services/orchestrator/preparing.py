@@ -100,9 +100,7 @@ class Preparer:
     async def _claim(self, effect: Prepare, cause: Cause, detect: asyncio.Task[None]) -> None:
         """Ask until the pool has taken the claim; a pool that is away for a moment must not fail the preview."""
         tries = 0
-        preview = self._teller.running(effect.preview_id, effect.attempt)
-        if preview is not None and residents.may_fit(self._state(), preview):
-            await asyncio.wait({detect}, timeout=self._config.resident_wait_s)
+        await self._until_known(effect, detect)
         while (preview := self._teller.running(effect.preview_id, effect.attempt)) is not None and preview.vm is None:
             resident = residents.fitting(self._state(), preview)
             claim = AcquireVm(
@@ -110,6 +108,7 @@ class Preparer:
                 owner=preview.owner,
                 timeout_s=self._config.acquire_limit_s,
                 resident=resident.preview_id if resident is not None else "",
+                key=preview.found.deps if preview.found is not None and preview.found.keeps else "",
             )
             tries += 1
             claim = replace(claim, id=derive(cause.causation_id, "AcquireVm", tries))
@@ -123,6 +122,15 @@ class Preparer:
                     return
                 # This very claim was made and has ended before (a restart withdrew it): it takes a new one.
             await asyncio.sleep(self._config.agent_retry_s)
+
+    async def _until_known(self, effect: Prepare, detect: asyncio.Task[None]) -> None:
+        """Worth a wait only where a VM that fits may be there: one that was kept for the owner, or a resident's."""
+        preview = self._teller.running(effect.preview_id, effect.attempt)
+        if preview is None:
+            return
+        state = self._state()
+        if preview.owner in state.kept.values() or residents.may_fit(state, preview):
+            await asyncio.wait({detect}, timeout=self._config.key_wait_s)
 
 
 async def detect_in(

@@ -181,8 +181,10 @@ def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> 
         case PreviewRestarted():
             limit = _limit(preview, "preparing", config.acquire_limit_s, config)
             # Kept, or heard again after a crash: the VM that is held now is this attempt's.
-            release = [Send(ReleaseVm(preview_id=preview_id, reason="restarted"))] if preview.vm is None else []
+            release = [_let_go(preview, "restarted")] if preview.vm is None else []
             return [*release, *limit, Prepare(preview_id, attempt)]
+        case ProjectDetected() | VmAcquired() if preview.joined_seq == recorded.seq and _misfits(preview):
+            return [_give_back(preview)]
         case ProjectDetected() | VmAcquired() if preview.joined_seq == recorded.seq:
             return [*_limit(preview, "syncing", config.sync_limit_s, config), SyncFiles(preview_id, attempt)]
         case InstallStarted(job_id=job_id):
@@ -202,6 +204,23 @@ def _go_on(preview: Preview, recorded: Recorded, config: OrchestratorConfig) -> 
             return [*later, *([] if preview.hmr else [ProbeHmr(preview_id, attempt)]), *keep]
         case _:
             return []
+
+
+def _misfits(preview: Preview) -> bool:
+    """Its VM was kept for other dependencies: the project has changed since the claim went out. An install would begin
+    on what another has left."""
+    return not preview.in_place and preview.found is not None and preview.installed not in ("", preview.found.deps)
+
+
+def _give_back(preview: Preview) -> Send:
+    vm_id = preview.vm.vm_id if preview.vm is not None else ""
+    return Send(HandleVmLost(preview_id=preview.preview_id, vm_id=vm_id, detail="it holds other dependencies"))
+
+
+def _let_go(preview: Preview, reason: str) -> Send:
+    """The VM that the preview had, with what its last attempt has left in it."""
+    left = preview.left
+    return Send(ReleaseVm(preview_id=preview.preview_id, reason=reason, keep=left.key, keep_job=left.job))
 
 
 def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
@@ -246,7 +265,10 @@ def _release(state: State, preview_id: PreviewId) -> Sequence[Effect]:
     # A restart may have been quicker: then the VM that is held now is the new attempt's.
     if not _is_over(state, preview_id):
         return []
-    return [Send(ReleaseVm(preview_id=preview_id, reason="ended"))]
+    preview = state.previews.get(preview_id)
+    return [
+        _let_go(preview, "ended") if preview is not None else Send(ReleaseVm(preview_id=preview_id, reason="ended"))
+    ]
 
 
 def _holds_on(state: State, event: PreviewFailed) -> bool:

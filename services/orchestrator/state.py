@@ -4,7 +4,19 @@ from typing import Any
 
 import msgspec
 
-from services.orchestrator.model import ENDED, KEPT_AFTER, Failure, Found, Preview, Project, Status, Template, Vm
+from services.orchestrator.model import (
+    ENDED,
+    INSTALL_RETRY,
+    KEPT_AFTER,
+    Failure,
+    Found,
+    Left,
+    Preview,
+    Project,
+    Status,
+    Template,
+    Vm,
+)
 from shared.codec import Recorded
 from shared.events import (
     DevServerExited,
@@ -31,10 +43,13 @@ from shared.events import (
     ProjectFilesChanged,
     ProjectResidentsChanged,
     VmAcquired,
+    VmCleaned,
+    VmDestroyed,
     VmLost,
     VmReleased,
+    VmRetired,
 )
-from shared.ids import PreviewId, ProjectId
+from shared.ids import OwnerId, PreviewId, ProjectId, VmId
 
 FORGET_AFTER_S = 3600.0
 """An ended preview can be restarted for so long after its end (by the log's time), which is as long as the gateway shows
@@ -46,12 +61,13 @@ HISTORY_WEIGHT = 0.3
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Projects, their previews, and how long steps take by framework."""
+    """Projects, their previews, and how long steps take by framework. `kept`: VMs that wait for their owner's next preview."""
 
     projects: dict[ProjectId, Project] = {}
     previews: dict[PreviewId, Preview] = {}
     ended: dict[PreviewId, float] = {}
     history_s: dict[str, dict[str, float]] = {}
+    kept: dict[VmId, OwnerId] = {}
 
 
 def initial() -> State:
@@ -75,7 +91,12 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.projects.pop(project_id, None)
         case PreviewRequested():
             _request(state, event, recorded)
+        case VmCleaned(vm_id=vm_id, owner=owner):
+            state.kept[vm_id] = owner
+        case VmRetired(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
+            state.kept.pop(vm_id, None)
         case VmAcquired() | VmReleased() | VmLost():
+            state.kept.pop(event.vm_id, None)
             _evolve_vm(state, event, recorded)
         case _:
             preview_id = getattr(event, "preview_id", None)
@@ -115,10 +136,11 @@ def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost, recorded: 
     if preview is None:
         return
     match event:
-        case VmAcquired(vm_id=vm_id, host=host, port=port, from_pool=from_pool):
-            taken = _take_over(state, event)
+        case VmAcquired(vm_id=vm_id, host=host, port=port, from_pool=from_pool, key=key):
+            gave = _take_over(state, event) or {"installed": key, "installed_by": ""}
             if preview.vm is None and preview.status not in ENDED:
-                changed = msgspec.structs.replace(preview, vm=Vm(vm_id, host, port), from_pool=from_pool, **taken)
+                vm = Vm(vm_id, host, port, recorded.seq)
+                changed = msgspec.structs.replace(preview, vm=vm, from_pool=from_pool, **gave)
                 state.previews[preview.preview_id] = _join(changed, recorded)
         case VmReleased(vm_id=vm_id) | VmLost(vm_id=vm_id):
             # One that runs is told by a command, which decides whether it begins anew.
@@ -133,7 +155,7 @@ def _take_over(state: State, event: VmAcquired) -> dict[str, Any]:
         return {}
     _set(state, resident, vm=None)
     template = Template(resident.project_id, resident.manifest)
-    return {"installed": resident.found.deps, "template": template}
+    return {"installed": resident.found.deps, "installed_by": resident.installed_by, "template": template}
 
 
 def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
@@ -223,8 +245,11 @@ def _evolve_install(
         case InstallSkipped():
             _enter(state, preview, "installed", recorded, install="skipped")
         case InstallCompleted():
-            deps = preview.found.deps if preview.found is not None else ""
-            _enter(state, preview, "installed", recorded, done="installing", install="completed", installed=deps)
+            gave = {
+                "installed": preview.found.deps if preview.found is not None else "",
+                "installed_by": preview.install_job,
+            }
+            _enter(state, preview, "installed", recorded, done="installing", install="completed", **gave)
         case InstallFailed(code=code, message=message, hint=hint, evidence=evidence):
             failure = Failure(code=code, message=message, hint=hint, evidence=evidence)
             _enter(state, preview, "install_failed", recorded, failure=failure)
@@ -290,8 +315,10 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
         in_place=kept,
         vm=preview.vm if kept else None,
         from_pool=preview.from_pool and kept,
-        # A restored install that a try has failed with is not trusted again.
-        installed=preview.installed if kept and not (preview.restored and preview.status == "failed") else "",
+        # An earlier preview's install that a try has failed with is not trusted again.
+        installed=preview.installed if kept and (preview.installed_by or preview.status != "failed") else "",
+        installed_by=preview.installed_by if kept else "",
+        left=_left(preview) if not kept and event.reason != "vm_lost" else Left(),
         files_version=event.files_version,
         vm_losses=_losses(preview, event, at),
         traceparent=recorded.meta.traceparent or preview.traceparent,
@@ -321,11 +348,23 @@ def _keeps_vm(event: PreviewFailed) -> bool:
 
 def _end(state: State, preview: Preview, status: Status, recorded: Recorded, *, keeps_vm: bool = False) -> None:
     vm = preview.vm if keeps_vm else None
-    _set(state, preview, status=status, status_at=recorded.meta.at, vm=vm)
+    left = _left(preview) if status == "stopped" else Left()
+    _set(state, preview, status=status, status_at=recorded.meta.at, vm=vm, left=left)
     state.ended[preview.preview_id] = recorded.meta.at
     project = state.projects.get(preview.project_id)
     if project is not None and project.live == preview.preview_id:
         _change_project(state, preview.project_id, live=None)
+
+
+def _left(preview: Preview) -> Left:
+    """The dependencies of an attempt that came to its end: as an install that held on to its lockfile gave them, and in
+    `node_modules` alone. Whether the project has changed them since is seen by the agent."""
+    found = preview.found
+    whole = found is not None and found.keeps and preview.installed == found.deps != ""
+    proven = preview.status in ("ready", "prepared") and not preview.with_errors
+    if preview.vm is None or not whole or not proven or preview.installed_by.endswith(INSTALL_RETRY):
+        return Left()
+    return Left(preview.installed, preview.installed_by)
 
 
 def _forget(state: State, at: float) -> None:

@@ -106,7 +106,6 @@ class Syncer:
             # It must have ended before anything else is done with the VM, whatever came of the files.
             await asyncio.wait({restoring})
         self._synced[preview.preview_id] = _Held(vm.vm_id, preview.project_id, manifest)
-        runs = preview.status != "syncing" or preview.template is not None
         recorded = RecordFilesSynced(
             preview_id=preview.preview_id,
             attempt=preview.attempt,
@@ -117,7 +116,7 @@ class Syncer:
             restored=preview.found.deps if preview.found is not None and restored.done else "",
             restore_s=restored.took_s if restored.done else 0.0,
             build=build,
-            needs_restart=runs and await self._needs_restart(preview, manifest, changed),
+            needs_restart=await self._needs_restart(preview, manifest, changed),
         )
         await self._send(replace(recorded, id=derive(cause.causation_id, "synced", manifest.files_version)), cause)
         return True
@@ -129,6 +128,8 @@ class Syncer:
             return DepsAnswer(done=False)
         if preview.in_place or preview.template is not None:
             return DepsAnswer(done=False)
+        if preview.installed:
+            return DepsAnswer(done=False)  # the VM was kept for them
         key = found.deps if found.keeps else ""
         return await self._deps.restore(
             DepsRequest(vm_id=vm.vm_id, preview_id=preview.preview_id, key=key, manager=found.package_manager)
@@ -136,8 +137,9 @@ class Syncer:
 
     async def _restore_build(self, preview: Preview, vm: Vm, restored: DepsAnswer) -> bool:
         """After the files, which sweep away what they don't list, and only beside dependencies that it was made with."""
-        build = build_cache(preview) if restored.done else None
-        if build is None:
+        build = build_cache(preview)
+        new_to_it = preview.status == "syncing" and not preview.in_place and preview.template is None
+        if build is None or not new_to_it or not (restored.done or preview.installed):
             return False
         asked = DepsRequest(vm_id=vm.vm_id, preview_id=preview.preview_id, key=build.key, trees=build.trees)
         return (await self._deps.restore(asked)).done
@@ -157,8 +159,13 @@ class Syncer:
         await self._send(failure, cause)
 
     async def _needs_restart(self, preview: Preview, manifest: Manifest, changed: Collection[str]) -> bool:
+        """Of a first sync only where the files may be newer than what was detected: nothing has read them yet."""
         if preview.found is None:
             return False
+        if preview.status == "syncing" and preview.template is None:
+            changed = ()
+            if manifest.files_version == preview.files_version:
+                return False
         try:
             now = await detect_in(self._store, manifest, preview, self._config)
         except Refused as refusal:

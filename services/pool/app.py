@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from services.pool import decide, react, state, views
+from services.pool.adapters.cleaning import AgentVmCleaner, SimulatedVmCleaner
 from services.pool.adapters.deps_cache import CacheLimits, DepsCache
 from services.pool.adapters.health import AgentHealthProbe, SimulatedHealthProbe
 from services.pool.adapters.local import LocalConfig, LocalProvider
@@ -18,7 +19,7 @@ from services.pool.adapters.node import node_dir
 from services.pool.adapters.simulated import SimulatedProvider
 from services.pool.config import PoolConfig
 from services.pool.deps import Deps
-from services.pool.effects import HealthProbe, PoolEffects
+from services.pool.effects import HealthProbe, PoolEffects, VmCleaner
 from services.pool.ports import Provider
 from services.pool.react import Reconcile
 from shared.commands import MaintainPool, ResizePool, commands_of
@@ -60,6 +61,7 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         effects = PoolEffects(
             provider,
             probe,
+            _cleaner(config, settings, session),
             runtime.send,
             lambda: runtime.state,
             config=config,
@@ -132,6 +134,14 @@ def _provider(config: PoolConfig, settings: Common, session: aiohttp.ClientSessi
     )
     provider = LocalProvider(Path(settings.drape_home) / "vms", config=local)
     return provider, AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s)
+
+
+def _cleaner(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> VmCleaner:
+    if config.provider == "simulated":
+        return SimulatedVmCleaner()
+    return AgentVmCleaner(
+        session, settings.drape_secret, bytes_max=config.kept_mb_max << 20, timeout_s=config.clean_timeout_s
+    )
 
 
 def from_environment() -> Wiring[state.State]:

@@ -50,6 +50,16 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Memory of a VM; the largest dev server measured took 700 MB."""
     vm_pids_max: int = 512
     """Processes and threads in a VM; stops fork bombs."""
+    kept_max: int = 2
+    """Released VMs that wait, emptied, for their owner's next preview with the same dependencies; 0: none do."""
+    kept_age_max_s: float = 1800.0
+    """A kept VM that nobody came back for is destroyed after this time."""
+    kept_mb_max: int = 1024
+    """Dependencies in a kept VM; one that holds more is destroyed."""
+    clean_timeout_s: float = 30.0
+    """Emptying a VM; a gigabyte of small files took a few seconds."""
+    clean_lost_s: float = 120.0
+    """A VM that is being emptied and that nobody reports on for so long is destroyed."""
     sandbox: Literal["auto", "bubblewrap", "none"] = "auto"
     """Local provider: isolation by bubblewrap where it works, demanded, or off."""
     node_dir: str = ""

@@ -7,7 +7,8 @@ from itertools import islice, takewhile
 from msgspec.structs import replace
 
 from services.pool.config import PoolConfig
-from services.pool.state import State, Vm
+from services.pool.keeping import kept_for, record_clean_failed, record_cleaned, released, retire_kept
+from services.pool.state import ANSWERING, State, Vm
 from shared.commands import (
     AcquireVm,
     CheckVm,
@@ -15,6 +16,8 @@ from shared.commands import (
     MaintainPool,
     RecordVmBooted,
     RecordVmBootFailed,
+    RecordVmCleaned,
+    RecordVmCleanFailed,
     RecordVmDestroyed,
     RecordVmLost,
     ReleaseVm,
@@ -50,7 +53,7 @@ def decide(state: State, command: Command, config: PoolConfig) -> Sequence[Event
         case AcquireVm():
             return acquire(state, command)
         case ReleaseVm():
-            return release(state, command)
+            return release(state, command, config)
         case MaintainPool():
             return maintain(state, command, config)
         case CheckVm():
@@ -65,12 +68,17 @@ def decide(state: State, command: Command, config: PoolConfig) -> Sequence[Event
             return record_lost(state, command)
         case RecordVmDestroyed():
             return record_destroyed(state, command)
+        case RecordVmCleaned():
+            return record_cleaned(state, command)
+        case RecordVmCleanFailed():
+            return record_clean_failed(state, command)
         case _:
             raise AssertionError(f"not a command of the pool: {type(command).__name__}")
 
 
 def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
-    """A warm VM at once, or a place in the queue. Nobody overtakes a claim that waits."""
+    """A warm VM at once, or a place in the queue. Nobody overtakes a claim that waits: a VM that was kept for the owner
+    could serve no other."""
     if not is_token(command.preview_id):
         raise Invalid("bad_id", "preview_id must be 1 to 64 characters of a-z, 0-9 and '-'.")
     if not 0 < command.timeout_s <= CLAIM_TIMEOUT_MAX_S:
@@ -88,6 +96,9 @@ def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
                 resident=command.resident,
             )
         ]
+    kept = kept_for(state, command)
+    if kept is not None:
+        return [_acquired(kept, command.preview_id, command.owner, from_pool=True, waited_s=0.0)]
     if state.ready and not state.claims:
         free = (vm_id for vm_id in state.ready if f"pool.vm.{vm_id}" not in command.busy)
         vm = state.vms[next(free, next(iter(state.ready)))]
@@ -96,13 +107,13 @@ def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
     return [ClaimQueued(preview_id=command.preview_id, owner=command.owner, deadline=deadline)]
 
 
-def release(state: State, command: ReleaseVm) -> Sequence[Event]:
+def release(state: State, command: ReleaseVm, config: PoolConfig) -> Sequence[Event]:
     """Whatever the preview holds: a VM, a claim, or nothing any more."""
     if state.released_by.get(command.preview_id) == command.id:
         return []  # heard again: what the preview has now came after it
     vm_id = state.holders.get(command.preview_id)
     if vm_id is not None:
-        return [VmReleased(vm_id=vm_id, preview_id=command.preview_id, reason=command.reason)]
+        return [released(state, state.vms[vm_id], command, config)]
     if command.preview_id in state.claims:
         return [ClaimWithdrawn(preview_id=command.preview_id, reason=command.reason)]
     return []
@@ -117,6 +128,7 @@ def maintain(state: State, command: MaintainPool, config: PoolConfig) -> Sequenc
         *_hand_out(state, command.at),
         *_create(state, command.at, config),
         *_retire(state, command.at, config),
+        *retire_kept(state, _wanted(state, command.at, config), command.at, config),
     ]
 
 
@@ -165,13 +177,8 @@ def _hand_out(state: State, at: float) -> list[Event]:
 
 def _create(state: State, at: float, config: PoolConfig) -> list[Event]:
     """The next VMs, by number: two replicas that create at once mean the same VM, and one of them loses."""
-    if at < _backoff_until(state, config):
-        return []
-    booting = len(state.booting)
-    wanted = state.target + len(state.claims) - len(state.ready) - booting + _held_back(state, at, config)
+    wanted = _wanted(state, at, config)
     room = state.maximum - len(state.vms)
-    if state.boot_failures:
-        room = min(room, 1 - booting)  # while boots fail, one at a time finds out whether they still do
     return [
         VmCreationStarted(
             vm_id=vm_name(state.created + i),
@@ -180,6 +187,17 @@ def _create(state: State, at: float, config: PoolConfig) -> list[Event]:
         )
         for i in range(1, 1 + max(0, min(wanted, room)))
     ]
+
+
+def _wanted(state: State, at: float, config: PoolConfig) -> int:
+    """How many VMs should be made now, whether or not there is room; below 0 where there are too many."""
+    if at < _backoff_until(state, config):
+        return 0
+    booting = len(state.booting)
+    wanted = state.target + len(state.claims) - len(state.ready) - booting + _held_back(state, at, config)
+    if state.boot_failures:
+        wanted = min(wanted, 1 - booting)  # while boots fail, one at a time finds out whether they still do
+    return wanted
 
 
 def _retire(state: State, at: float, config: PoolConfig) -> list[Event]:
@@ -209,7 +227,7 @@ def _held_back(state: State, at: float, config: PoolConfig) -> int:
 def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]:
     """One failed check is a warning, so many in a row are the end. A held VM is lost to its preview."""
     vm = state.vms.get(command.vm_id)
-    if vm is None or vm.status not in ("ready", "acquired"):
+    if vm is None or vm.status not in ANSWERING:
         return []
     if command.healthy:
         return [VmHealthCheckRecovered(vm_id=vm.vm_id)] if vm.failures else []
@@ -252,7 +270,7 @@ def record_boot_failed(state: State, command: RecordVmBootFailed) -> Sequence[Ev
 
 def record_lost(state: State, command: RecordVmLost) -> Sequence[Event]:
     vm = state.vms.get(command.vm_id)
-    if vm is None or vm.status not in ("ready", "acquired"):
+    if vm is None or vm.status not in ANSWERING:
         return []
     return [VmLost(vm_id=vm.vm_id, preview_id=vm.preview_id, detail=command.detail[:500])]
 
@@ -275,6 +293,7 @@ def _acquired(vm: Vm, preview_id: str, owner: str, *, from_pool: bool, waited_s:
         waited_s=waited_s,
         host=vm.host,
         port=vm.port,
+        key=vm.key,
     )
 
 

@@ -10,13 +10,15 @@ from msgspec.structs import replace
 
 from services.pool.config import PoolConfig
 from services.pool.ports import Provider, ProviderError, VmSpec
-from services.pool.react import CheckHealth, CreateVm, DestroyVm, Reconcile
-from services.pool.state import State
+from services.pool.react import CheckHealth, CleanVm, CreateVm, DestroyVm, Reconcile
+from services.pool.state import ANSWERING, State
 from shared.commands import (
     CheckVm,
     Command,
     RecordVmBooted,
     RecordVmBootFailed,
+    RecordVmCleaned,
+    RecordVmCleanFailed,
     RecordVmDestroyed,
     RecordVmLost,
 )
@@ -37,13 +39,21 @@ class HealthProbe(Protocol):
     async def __call__(self, vm_id: VmId, host: str, port: int) -> str: ...
 
 
+class VmCleaner(Protocol):
+    """Empties a VM of all but dependencies. Gives the code of what is wrong; empty when the VM is clean. What was done
+    already is not done again, so that a late call does no harm to the next holder."""
+
+    async def __call__(self, vm: CleanVm) -> str: ...
+
+
 class PoolEffects:
-    """One provider, one health probe; commands go through `send`."""
+    """One provider, one health probe, one cleaner; commands go through `send`."""
 
     def __init__(
         self,
         provider: Provider,
         probe: HealthProbe,
+        cleaner: VmCleaner,
         send: Send,
         state: Callable[[], State],
         *,
@@ -53,6 +63,7 @@ class PoolEffects:
     ) -> None:
         self._provider = provider
         self._probe = probe
+        self._cleaner = cleaner
         self._send_command = send
         self._state = state
         self._config = config
@@ -66,6 +77,8 @@ class PoolEffects:
                 await self._create(vm_id, cause)
             case DestroyVm(vm_id):
                 await self._destroy(vm_id, cause)
+            case CleanVm():
+                await self._clean(effect, cause)
             case CheckHealth(vms):
                 await self._check_health(vms, cause)
             case Reconcile():
@@ -123,6 +136,18 @@ class PoolEffects:
                     ) from error
         await self._send(RecordVmDestroyed(vm_id=vm_id), cause, *names)
 
+    async def _clean(self, effect: CleanVm, cause: Cause) -> None:
+        try:
+            async with asyncio.timeout(self._config.clean_timeout_s):
+                wrong = await self._cleaner(effect)
+        except TimeoutError:
+            wrong = "clean_timeout"
+        if not wrong:
+            await self._send(RecordVmCleaned(vm_id=effect.vm_id, lease=effect.lease), cause)
+            return
+        log.info("vm_not_kept", extra={"vm_id": effect.vm_id, "code": wrong})
+        await self._send(RecordVmCleanFailed(vm_id=effect.vm_id, lease=effect.lease, code=wrong), cause)
+
     async def _check_health(self, vms: tuple[tuple[VmId, str, int], ...], cause: Cause) -> None:
         gate = asyncio.Semaphore(self._config.health_concurrency_max)
 
@@ -154,7 +179,7 @@ class PoolEffects:
         for vm in list(vms.values()):
             listing_of = listed.get(vm.vm_id)
             gone = listing_of is None or listing_of.state == "stopped"
-            if gone and vm.status in ("ready", "acquired"):
+            if gone and vm.status in ANSWERING:
                 await self._send(RecordVmLost(vm_id=vm.vm_id, detail="The provider no longer has it."), cause, vm.vm_id)
             elif vm.status == "going":
                 # Its own effect may have given up: until the provider agrees, every tick tries again.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from services.pool.state import State
+from services.pool.state import ANSWERING, State, Vm
 from shared.codec import Recorded
 from shared.commands import MaintainPool
 from shared.effects import Send
@@ -37,6 +37,17 @@ class DestroyVm(msgspec.Struct, frozen=True):
     vm_id: VmId
 
 
+class CleanVm(msgspec.Struct, frozen=True, kw_only=True):
+    """Have the VM's agent empty it of all but dependencies, and report what came of it. `keep_job`: the install that gave
+    them; empty: they were there before any job ran."""
+
+    vm_id: VmId
+    host: str
+    port: int
+    lease: int
+    keep_job: str
+
+
 class CheckHealth(msgspec.Struct, frozen=True):
     """Ask these agents whether they live: (vm, host, port)."""
 
@@ -47,7 +58,7 @@ class Reconcile(msgspec.Struct, frozen=True):
     """Compare the provider's list with the state."""
 
 
-Effect = Send | CreateVm | DestroyVm | CheckHealth | Reconcile
+Effect = Send | CreateVm | DestroyVm | CleanVm | CheckHealth | Reconcile
 
 REACTS_TO: tuple[type[Event], ...] = (
     VmCreationStarted,
@@ -70,11 +81,22 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
             vm = state.vms.get(vm_id)
             return [CreateVm(vm_id)] if vm is not None and vm.status == "booting" else []
         case VmBootFailed(vm_id=vm_id) | VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id):
-            return [DestroyVm(vm_id)] if vm_id in state.vms else []
+            return _let_go(state.vms.get(vm_id))
         case VmBooted() if not state.claims and len(state.ready) <= state.target:
             return []
         case VmBooted() | VmAcquired() | VmDestroyed() | ClaimQueued() | PoolResized():
             return [Send(MaintainPool())]
+        case _:
+            return []
+
+
+def _let_go(vm: Vm | None) -> Sequence[Effect]:
+    """By what the VM is now: where it was kept, a release that is heard again must not touch what came after it."""
+    match vm:
+        case Vm(status="going"):
+            return [DestroyVm(vm.vm_id)]
+        case Vm(status="cleaning"):
+            return [CleanVm(vm_id=vm.vm_id, host=vm.host, port=vm.port, lease=vm.lease, keep_job=vm.keep_job)]
         case _:
             return []
 
@@ -85,9 +107,7 @@ def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
         case "maintain":
             return [Send(MaintainPool())]
         case "health":
-            held = tuple(
-                (vm.vm_id, vm.host, vm.port) for vm in state.vms.values() if vm.status in ("ready", "acquired")
-            )
+            held = tuple((vm.vm_id, vm.host, vm.port) for vm in state.vms.values() if vm.status in ANSWERING)
             return [CheckHealth(held)] if held else []
         case "reconcile":
             return [Reconcile()]

@@ -13,6 +13,7 @@ from shared.events import (
     VmAcquired,
     VmBooted,
     VmBootFailed,
+    VmCleaned,
     VmCreationStarted,
     VmDestroyed,
     VmHealthCheckFailed,
@@ -23,8 +24,11 @@ from shared.events import (
 )
 from shared.ids import OwnerId, PreviewId, VmId
 
-Status = Literal["booting", "ready", "acquired", "going"]
-"""`going`: released, retired, failed or lost; it will be destroyed and counts until the provider agrees."""
+Status = Literal["booting", "ready", "acquired", "cleaning", "kept", "going"]
+"""`cleaning`, `kept`: released, and being emptied or waiting for the owner's next preview. `going`: released, retired,
+failed or lost; it will be destroyed and counts until the provider agrees."""
+ANSWERING: tuple[Status, ...] = ("ready", "acquired", "cleaning", "kept")
+"""Statuses of a VM whose agent has to answer."""
 
 
 RELEASES_MAX = 1_000
@@ -32,7 +36,11 @@ RELEASES_MAX = 1_000
 
 
 class Vm(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM that exists, or is being made or destroyed."""
+    """One VM that exists, or is being made or destroyed.
+
+    `lease`: the log's sequence at which it was last acquired, which tells one holder's requests from the next one's.
+    `key`, `keep_job`: of the dependencies that it is kept for (see `ReleaseVm`), since `kept_at`.
+    """
 
     vm_id: VmId
     status: Status
@@ -44,6 +52,10 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     owner: OwnerId | None = None
     failures: int = 0
     checked_by: str = ""
+    lease: int = 0
+    key: str = ""
+    keep_job: str = ""
+    kept_at: float = 0.0
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,15 +70,17 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 class State(msgspec.Struct, kw_only=True):
     """All VMs and waiting claims, the claims in the order in which they came.
 
-    `ready`, `booting` and `doubled` are indexes into `vms`, in the order in which the VMs got there: a claim must not
-    cost more because the pool is large. `doubled`: VMs of a preview that holds another one. `released_by`: the command
-    that last released something of a preview, for the newest ones.
+    `ready`, `booting`, `doubled`, `cleaning` and `kept` are indexes into `vms`, in the order in which the VMs got there: a
+    claim must not cost more because the pool is large. `doubled`: VMs of a preview that holds another one. `released_by`:
+    the command that last released something of a preview, for the newest ones.
     """
 
     vms: dict[VmId, Vm] = {}
     ready: dict[VmId, None] = {}
     booting: dict[VmId, None] = {}
     doubled: dict[VmId, None] = {}
+    cleaning: dict[VmId, None] = {}
+    kept: dict[VmId, None] = {}
     claims: dict[PreviewId, Claim] = {}
     holders: dict[PreviewId, VmId] = {}
     released_by: dict[PreviewId, str] = {}
@@ -102,14 +116,20 @@ def evolve(state: State, recorded: Recorded) -> None:
         case VmAcquired(vm_id=vm_id, preview_id=preview_id, owner=owner):
             state.claims.pop(preview_id, None)
             _let_go(state, vm_id)  # a resident's
-            _change(state, vm_id, status="acquired", preview_id=preview_id, owner=owner)
+            held = {"preview_id": preview_id, "owner": owner, "lease": recorded.seq, "key": "", "keep_job": ""}
+            _change(state, vm_id, status="acquired", **held)
             # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.
             if state.holders.setdefault(preview_id, vm_id) != vm_id:
                 state.doubled[vm_id] = None
-        case VmReleased(vm_id=vm_id, preview_id=preview_id):
+        case VmReleased(vm_id=vm_id, preview_id=preview_id, keep=keep, keep_job=keep_job):
             _note_release(state, preview_id, recorded.meta.causation_id)
             _let_go(state, vm_id)
-            _change(state, vm_id, status="going")
+            if keep:
+                _change(state, vm_id, status="cleaning", preview_id=None, key=keep, keep_job=keep_job, kept_at=at)
+            else:
+                _change(state, vm_id, status="going")
+        case VmCleaned(vm_id=vm_id):
+            _change(state, vm_id, status="kept", kept_at=at)
         case VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id):
             _let_go(state, vm_id)
             _change(state, vm_id, status="going")
@@ -138,8 +158,9 @@ def _change(state: State, vm_id: VmId, **changes: object) -> None:
     changed = state.vms[vm_id] = msgspec.structs.replace(vm, **changes)
     if changed.status != vm.status:
         _unindex(state, vm_id)
-        if changed.status == "ready":
-            state.ready[vm_id] = None
+        index = {"ready": state.ready, "cleaning": state.cleaning, "kept": state.kept}.get(changed.status)
+        if index is not None:
+            index[vm_id] = None
 
 
 def _note_release(state: State, preview_id: PreviewId, command_id: str) -> None:
@@ -153,6 +174,8 @@ def _unindex(state: State, vm_id: VmId) -> None:
     state.ready.pop(vm_id, None)
     state.booting.pop(vm_id, None)
     state.doubled.pop(vm_id, None)
+    state.cleaning.pop(vm_id, None)
+    state.kept.pop(vm_id, None)
 
 
 def _let_go(state: State, vm_id: VmId) -> None:

@@ -9,11 +9,13 @@ from shared.commands import AcquireVm, ClaimReply, Command, Reply
 
 
 class PoolSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """`GET /health/pool`. Counts of VMs; `waiting`: claims in the queue."""
+    """`GET /health/pool`. Counts of VMs; `kept`: emptied, or being emptied, for their owner's next preview; `waiting`:
+    claims in the queue."""
 
     available: int
     in_use: int
     booting: int
+    kept: int
     going: int
     waiting: int
     total: int
@@ -30,6 +32,7 @@ def summary(state: State) -> PoolSummary:
         available=count["ready"],
         in_use=count["acquired"],
         booting=count["booting"],
+        kept=count["cleaning"] + count["kept"],
         going=count["going"],
         waiting=len(state.claims),
         total=len(state.vms),

@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port-file", type=Path, help="written once the agent listens")
     parser.add_argument("--orphan-timeout-s", type=float, default=180.0)
     parser.add_argument("--pass-env", default="", help="names of variables that jobs may see, with commas")
+    parser.add_argument("--scratch", default="", help="folders of this VM's own that jobs may write to, with commas")
+    parser.add_argument("--fixed", default="", help="other folders that jobs could write to, with commas")
+    parser.add_argument("--isolated", action="store_true", help="in process and IPC namespaces of its own")
     parser.add_argument("--files-max", type=int, default=20_000)
     parser.add_argument("--bytes-max", type=int, default=512 * 1024 * 1024)
     parser.add_argument("--path-bytes-max", type=int, default=1024)
@@ -57,6 +60,7 @@ async def _serve(options: argparse.Namespace, token: str) -> int:
     from aiohttp import web
 
     from . import processes
+    from .cleaning import Place
     from .files import FileLimits, ProjectFiles
     from .jobs import JobLimits, JobWorld
     from .server import AgentServer, ServerLimits
@@ -70,11 +74,17 @@ async def _serve(options: argparse.Namespace, token: str) -> int:
         files_max=options.files_max, bytes_max=options.bytes_max, path_bytes_max=options.path_bytes_max
     )
     pass_env = tuple(name for name in options.pass_env.split(",") if name)
+    scratch, fixed = (tuple(map(Path, filter(None, words.split(",")))) for words in (options.scratch, options.fixed))
+    if scratch:
+        processes.forbid_message_queues()
     server = AgentServer(
         vm_id=options.vm_id,
         token=token,
-        world=JobWorld(app_dir=app_dir, home_dir=home_dir, pass_env=pass_env),
+        world=JobWorld(app_dir=app_dir, home_dir=home_dir, pass_env=pass_env, isolated=options.isolated),
         files=ProjectFiles(app_dir, root / "state", file_limits),
+        place=Place(
+            root=root, app_dir=app_dir, home_dir=home_dir, scratch=scratch, fixed=fixed, isolated=options.isolated
+        ),
         job_limits=JobLimits(jobs_max=options.jobs_max, log_bytes_max=options.log_bytes_max),
         limits=ServerLimits(orphan_timeout_s=options.orphan_timeout_s),
     )

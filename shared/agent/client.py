@@ -16,7 +16,10 @@ import msgspec
 
 from .protocol import (
     JOB_WAIT_S_MAX,
+    LEASE_HEADER,
     SYNC_HEADER_NAME,
+    Cleaned,
+    CleanSpec,
     ErrorBody,
     FileSync,
     Health,
@@ -54,7 +57,8 @@ class AgentUnreachable(Exception):
 
 
 class AgentClient:
-    """Speaks to one agent at `base_url` ("http://127.0.0.1:4711"). The session is the caller's, and may be shared."""
+    """Speaks to one agent at `base_url` ("http://127.0.0.1:4711"). The session is the caller's, and may be shared.
+    `lease`: of the hold on the VM for which it speaks; 0: for none."""
 
     def __init__(
         self,
@@ -65,9 +69,10 @@ class AgentClient:
         connect_timeout_s: float = 5.0,
         request_timeout_s: float = 30.0,
         sync_timeout_s: float = 300.0,
+        lease: int = 0,
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._headers = {"Authorization": f"Bearer {token}", **({LEASE_HEADER: str(lease)} if lease else {})}
         self._session = session
         self._connect_timeout_s = connect_timeout_s
         self._request_timeout_s = request_timeout_s
@@ -129,6 +134,10 @@ class AgentClient:
         async with self._request("POST", f"/jobs/{job_id}/ready", data=msgspec.json.encode(spec)) as response:
             async for raw in _lines(response):
                 yield msgspec.json.decode(raw, type=ReadinessUpdate)
+
+    async def clean(self, spec: CleanSpec) -> Cleaned:
+        """Empties the VM of all but dependencies. After a refusal (see `CleanSpec`) it is only good for being destroyed."""
+        return await self._call("POST", "/clean", Cleaned, data=msgspec.json.encode(spec))
 
     async def shutdown(self) -> None:
         """Asks the agent to end its jobs and itself."""

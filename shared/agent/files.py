@@ -78,6 +78,10 @@ class ProjectFiles:
         finally:
             folder.close()
 
+    def reset(self) -> None:
+        """The folder holds no version any more; whoever calls has emptied it."""
+        self._store(_Stored())
+
     def read(self, path: str) -> bytes:
         """A file's bytes. Raises AgentProblem: file_unknown (404), file_too_large (413), and those of bad paths."""
         check_path(path, self._limits.path_bytes_max)

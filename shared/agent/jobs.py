@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ import psutil
 from . import processes
 from .logs import LineSplitter, LogBuffer
 from .protocol import JOB_ID_PATTERN, AgentProblem, JobSpec, JobState, JobStatus
+from .trees import History
 
 log = logging.getLogger("drape.agent.jobs")
 
@@ -54,14 +56,18 @@ class JobLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Between SIGTERM and SIGKILL when a job's own time-out ends it."""
     exit_wait_s: float = 5.0
     """How long a stop waits to see the exit that it has forced."""
+    reap_poll_s: float = 0.02
+    """How often it is looked whether all that was killed has been collected, for `exit_wait_s`."""
 
 
 class JobWorld(msgspec.Struct, frozen=True, kw_only=True):
-    """Where jobs run and what they see: the project's folder, HOME, and environment keys of the agent to pass on."""
+    """Where jobs run and what they see: the project's folder, HOME, and environment keys of the agent to pass on.
+    `isolated`: every process that can be seen is of this VM."""
 
     app_dir: Path
     home_dir: Path
     pass_env: tuple[str, ...] = ()
+    isolated: bool = False
 
 
 class Job:
@@ -195,10 +201,13 @@ class JobSupervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._spawning = 0
         self._closing = False
+        self._adopts = False
+        self.history = History(world.app_dir)
 
     def watch_orphans(self) -> None:
         """Adopts processes that lose their parent and collects them when they end, where the system can do that."""
-        if processes.adopt_orphans():
+        self._adopts = processes.adopt_orphans()
+        if self._adopts:
             self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     async def put(self, job_id: str, spec: JobSpec) -> tuple[Job, bool]:
@@ -220,6 +229,7 @@ class JobSupervisor:
         self._make_room()
         job = self._jobs[job_id] = Job(job_id, spec, self._limits)
         try:
+            await self.history.begin(job)
             await self._spawn(job, cwd)
         except BaseException:
             del self._jobs[job_id]
@@ -268,6 +278,31 @@ class JobSupervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @asynccontextmanager
+    async def emptied(self) -> AsyncGenerator[None, None]:
+        """Within the block nothing runs in the VM. After it no job is known, and new ones are taken; where the block
+        fails, none are. Raises AgentProblem processes_left (409) where that can't be had."""
+        self._closing = True
+        for job in list(self._jobs.values()):
+            await job.started.wait()
+        await self.close(0.0)
+        await self._none_left()
+        yield
+        self._jobs.clear()
+        self.history.forget()
+        self._closing = False
+
+    async def _none_left(self) -> None:
+        deadline_s = time.monotonic() + self._limits.exit_wait_s
+        while not (self._adopts and processes.childless()):
+            if not self._adopts or time.monotonic() > deadline_s:
+                raise AgentProblem(409, "processes_left", "Processes of the VM may still run.", "Destroy the VM.")
+            self._reap()
+            await asyncio.to_thread(processes.end_processes, self._everything, 0.0)
+            await asyncio.sleep(self._limits.reap_poll_s)
+        if self._world.isolated and processes.strangers():
+            raise AgentProblem(409, "processes_left", "Processes of the VM still run.", "Destroy the VM.")
+
     def _everything(self) -> list[psutil.Process]:
         found = {process.pid: process for process in processes.all_descendants()}
         for job in list(self._jobs.values()):
@@ -283,7 +318,7 @@ class JobSupervisor:
 
     def _make_room(self) -> None:
         if self._closing:
-            raise AgentProblem(503, "agent_stopping", "The agent is stopping and takes no more jobs.")
+            raise AgentProblem(503, "agent_stopping", "The agent is ending its jobs and takes no more.")
         while len(self._jobs) >= self._limits.jobs_max:
             ended = next((job for job in self._jobs.values() if job.exited.is_set()), None)
             if ended is None:

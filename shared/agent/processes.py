@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import select
 import signal
 import sys
@@ -35,6 +36,13 @@ def adopt_orphans() -> bool:
 def hide_memory() -> bool:
     """Keeps other processes of the same user from reading this one's memory (it holds the token). Linux only."""
     return _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def forbid_message_queues() -> None:
+    """Lets no process of this VM make a POSIX message queue: one outlives its maker, and can't be found. Linux only."""
+    limit = getattr(resource, "RLIMIT_MSGQUEUE", None)
+    if limit is not None:
+        resource.setrlimit(limit, (0, 0))
 
 
 def _prctl(option: int, value: int) -> bool:
@@ -94,6 +102,23 @@ def job_members(job_id: str, root_pid: int | None, known: Iterable[psutil.Proces
 def all_descendants() -> list[psutil.Process]:
     """Every living process below this one."""
     return [process for process in psutil.Process().children(recursive=True) if _alive(process)]
+
+
+def childless() -> bool:
+    """True when this process has no child, living or ended. Where it adopts orphans nothing runs below it then, for
+    certain: a scan could miss what forks while it scans."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
+
+
+def strangers() -> list[int]:
+    """The processes that this one can see and that are neither it nor above it."""
+    own = psutil.Process()
+    known = {own.pid, *(process.pid for process in own.parents())}
+    return [pid for pid in psutil.pids() if pid not in known]
 
 
 def end_processes(find: Callable[[], list[psutil.Process]], grace_s: float) -> int:

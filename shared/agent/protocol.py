@@ -11,6 +11,9 @@ AGENT_VERSION = "1"
 SYNC_HEADER_NAME = ".drape-sync.json"
 JOB_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 JOB_WAIT_S_MAX = 60.0
+LEASE_HEADER = "X-Drape-Lease"
+"""Whose request it is, as a number that is higher for each holder of the VM; one whose time is over is refused (409
+`lease_over`). Without it a request counts as the present holder's."""
 
 JobState = Literal["running", "exited"]
 LogStream = Literal["stdout", "stderr", "agent"]
@@ -72,6 +75,28 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
     deleted: int = 0
     unchanged: int = 0
     stale: bool = False
+
+
+class CleanSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What may stay in a VM that is emptied for its owner's next preview: `node_modules` folders as the job
+    `keep_since_job` left them (empty: as they were before the first job), at most `bytes_max` of them.
+
+    `lease`: of the holder whose time is over; a lease that was cleaned after already is only answered. Refusals, all
+    409: `clean_unsupported`, `nothing_kept`, `dependencies_unknown`, `dependencies_changed`, `too_large`, `link_outside`,
+    `foreign_file`, `leftovers`, `processes_left`, `too_many_folders`, `clean_failed`. After one the VM is of no more use.
+    """
+
+    lease: int = 0
+    keep_since_job: str = ""
+    bytes_max: int = 1024 * 1024 * 1024
+
+
+class Cleaned(msgspec.Struct, frozen=True, kw_only=True):
+    """What has stayed. `trees`: the folders, as paths below the project."""
+
+    bytes: int
+    entries: int
+    trees: tuple[str, ...]
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,13 +13,16 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from .cleaning import Cleaner, Place
 from .files import ProjectFiles
 from .jobs import Job, JobLimits, JobSupervisor, JobWorld
 from .processes import rss_bytes
 from .protocol import (
     AGENT_VERSION,
     JOB_WAIT_S_MAX,
+    LEASE_HEADER,
     AgentProblem,
+    CleanSpec,
     ErrorBody,
     Health,
     JobSpec,
@@ -65,6 +68,7 @@ class AgentServer:
         token: str,
         world: JobWorld,
         files: ProjectFiles,
+        place: Place,
         job_limits: JobLimits | None = None,
         limits: ServerLimits | None = None,
         probe_limits: ProbeLimits | None = None,
@@ -75,6 +79,7 @@ class AgentServer:
         self._limits = limits or ServerLimits()
         self._probe_limits = probe_limits or ProbeLimits()
         self.jobs = JobSupervisor(world, job_limits or JobLimits())
+        self._cleaner = Cleaner(place, self.jobs, files)
         self._started_s = time.monotonic()
         self._sync_lock = asyncio.Lock()
         self._active = 0
@@ -94,6 +99,7 @@ class AgentServer:
                 web.delete("/jobs/{id}", self._delete_job),
                 web.get("/jobs/{id}/log", self._get_log),
                 web.post("/jobs/{id}/ready", self._post_ready),
+                web.post("/clean", self._post_clean),
                 web.post("/shutdown", self._post_shutdown),
             ]
         )
@@ -141,6 +147,7 @@ class AgentServer:
         self._active += 1
         self._idle_s = 0.0
         try:
+            self._check_lease(request)
             return await handler(request)
         except AgentProblem as problem:
             return _problem(problem.status, problem.body)
@@ -157,6 +164,12 @@ class AgentServer:
         finally:
             self._active -= 1
             self._idle_s = 0.0
+
+    def _check_lease(self, request: web.Request) -> None:
+        """Refuses who held the VM before. Again where a request has waited meanwhile: it may have been emptied."""
+        lease = request.headers.get(LEASE_HEADER, "")
+        if lease and (not lease.isascii() or not lease.isdecimal() or int(lease[:20]) < self._cleaner.floor):
+            raise AgentProblem(409, "lease_over", "This VM is no longer held by who asks.")
 
     # --- files and health ------------------------------------------------------------------------------------------
 
@@ -181,6 +194,7 @@ class AgentServer:
 
         try:
             async with self._sync_lock:
+                self._check_lease(request)
                 result = await asyncio.to_thread(self._files.apply, read)
         except (AgentProblem, msgspec.MsgspecError):
             await self._read_past(request)
@@ -195,6 +209,11 @@ class AgentServer:
         except AgentProblem:
             return  # it ended by itself
 
+    async def _post_clean(self, request: web.Request) -> web.Response:
+        spec = await _body(request, CleanSpec)
+        async with self._sync_lock:
+            return _json(await self._cleaner.clean(spec))
+
     async def _get_file(self, request: web.Request) -> web.Response:
         data = await asyncio.to_thread(self._files.read, request.match_info["path"])
         return web.Response(body=data, content_type="application/octet-stream")
@@ -203,6 +222,7 @@ class AgentServer:
 
     async def _put_job(self, request: web.Request) -> web.Response:
         spec = await _body(request, JobSpec)
+        self._check_lease(request)
         job, fresh = await self.jobs.put(request.match_info["id"], spec)
         return _json(job.status(), 201 if fresh else 200)
 

@@ -14,15 +14,16 @@ _DEPTH_MAX = 200
 
 
 class Sweep:
-    """Removes what is not listed below a folder; by default everything but what is protected."""
+    """Removes what is not listed below a folder; by default everything but what is protected. `keep`: paths left alone."""
 
     def __init__(
         self,
         files: frozenset[str] = frozenset(),
         folders: frozenset[str] = frozenset(),
         keep: frozenset[str] = frozenset(),
+        protected: frozenset[str] = PROTECTED_NAMES,
     ) -> None:
-        self._files, self._folders, self._keep = files, folders, keep
+        self._files, self._folders, self._keep, self._protected = files, folders, keep, protected
         self.deleted = 0
 
     def clear(self, parent: int, name: str) -> None:
@@ -45,7 +46,7 @@ class Sweep:
             found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for name, is_folder in found:
             path = prefix + name
-            if name in PROTECTED_NAMES or path in self._keep or path in self._files:
+            if name in self._protected or path in self._keep or path in self._files:
                 empty = False
             elif not is_folder:
                 unlink_if_there(name, fd)

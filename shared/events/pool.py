@@ -41,7 +41,8 @@ class VmBootFailed(VmEvent, frozen=True, kw_only=True):
 
 
 class VmAcquired(VmEvent, frozen=True, kw_only=True):
-    """The VM belongs to one preview now. `from_pool`: it was warm when the claim came; `waited_s`: since the claim.
+    """The VM belongs to one preview now. `from_pool`: it was warm when the claim came; `waited_s`: since the claim;
+    `key`: the fingerprint of the dependencies that an earlier preview of this owner has left in it; empty: it is new.
 
     `resident`: the preview of the same owner's template that gave it up, with its dev server running.
     """
@@ -53,25 +54,32 @@ class VmAcquired(VmEvent, frozen=True, kw_only=True):
     host: str
     port: int
     resident: PreviewId = ""
+    key: str = ""
 
 
 class VmReleased(VmEvent, frozen=True, kw_only=True):
-    """The preview no longer needs the VM. What has run for an owner is never given to another: it will be destroyed."""
+    """The preview no longer needs the VM. What has run for an owner is never given to another: it will be destroyed, or
+    (`keep`, the fingerprint of its dependencies) emptied for the same owner. `keep_job`: the install that gave them."""
 
     preview_id: PreviewId
     reason: str
+    keep: str = ""
+    keep_job: str = ""
 
 
 class VmRetired(VmEvent, frozen=True, kw_only=True):
-    """A VM that nobody holds is taken out of the pool, to be destroyed."""
+    """A VM that nobody holds is taken out of the pool, to be destroyed. `unclean`: it could not be emptied, `detail` says
+    why; `needed`: it was kept for its owner, and its place is wanted."""
 
-    reason: Literal["surplus", "aged", "unhealthy", "lost", "drained"]
+    reason: Literal["surplus", "aged", "unhealthy", "lost", "drained", "unclean", "needed"]
+    detail: str = ""
 
 
 class VmCleaned(VmEvent, frozen=True, kw_only=True):
-    """A released VM was emptied for the same owner."""
+    """A released VM was emptied for the same owner: of what ran there, only the dependencies of `key` are left."""
 
     owner: OwnerId
+    key: str = ""
 
 
 class VmSuspended(VmEvent, frozen=True, kw_only=True):

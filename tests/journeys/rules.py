@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from services.pool.state import ANSWERING
 from shared.codec import Recorded
 from shared.definition import digest, replay
 from shared.events import (
@@ -15,6 +16,7 @@ from shared.events import (
     PreviewRestarted,
     PreviewStopped,
     VmAcquired,
+    VmCleaned,
     VmCreationStarted,
     VmDestroyed,
     VmLost,
@@ -40,16 +42,20 @@ def check_rules(stage: Stage, *, parked: int = 0) -> None:
 
 
 def _held_once(records: Iterable[Recorded]) -> list[str]:
-    """No VM has two previews, ever, and no preview two VMs; but a resident gives its own up to its owner's preview."""
+    """No VM has two previews, ever, but one that was emptied for the same owner and key, or that a resident gave up to its
+    owner's preview; and no preview two VMs."""
     holder: dict[str, str] = {}
     used: dict[str, str] = {}
+    kept: dict[str, tuple[str, str]] = {}
     broken: list[str] = []
     for recorded in records:
         match recorded.event:
-            case VmAcquired(vm_id=vm_id, preview_id=preview_id, owner=owner, resident=resident):
+            case VmCleaned(vm_id=vm_id, owner=owner, key=key):
+                kept[vm_id] = (owner, key)
+            case VmAcquired(vm_id=vm_id, preview_id=preview_id, owner=owner, key=key, resident=resident):
                 given_up = bool(resident) and holder.get(vm_id) == resident and used[vm_id] == owner
-                if vm_id in used and not given_up:
-                    broken.append(f"seq {recorded.seq}: {vm_id} is given away for the second time")
+                if (vm_id in used or key) and not given_up and kept.pop(vm_id, None) != (owner, key):
+                    broken.append(f"seq {recorded.seq}: {vm_id} is given away for the second time, or to another")
                 if preview_id in holder.values():
                     broken.append(f"seq {recorded.seq}: {preview_id} gets a second VM, {vm_id}")
                 used[vm_id] = owner
@@ -130,7 +136,7 @@ def _replay_gives_the_same(stage: Stage) -> list[str]:
 def _provider_agrees(stage: Stage) -> list[str]:
     """After the dust has settled, the log and the provider know the same VMs."""
     pools = [r.runtime.state for r in stage.replicas.values() if r.service == "pool" and r.alive]
-    known = {vm_id for state in pools for vm_id, vm in state.vms.items() if vm.status in ("ready", "acquired")}
+    known = {vm_id for state in pools for vm_id, vm in state.vms.items() if vm.status in ANSWERING}
     if not pools or known == set(stage.provider.vms):
         return []
     return [f"the log has the VMs {sorted(known)}, the provider {sorted(stage.provider.vms)}"]

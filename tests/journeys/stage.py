@@ -25,6 +25,7 @@ from services.orchestrator.effects import OrchestratorEffects
 from services.orchestrator.model import Vm
 from services.orchestrator.react import REACTS_TO as ORCHESTRATOR_REACTS_TO
 from services.pool import app as pool_app
+from services.pool.adapters.cleaning import SimulatedVmCleaner
 from services.pool.adapters.health import SimulatedHealthProbe
 from services.pool.adapters.simulated import SimulatedProvider
 from services.pool.config import PoolConfig
@@ -164,6 +165,7 @@ class Stage:
         self.bus = self.broker.bus(REACTS_TO)
         self.workspace = Workspace(self.clock)
         self.provider = Machines(self.workspace, boot_s, self.clock)
+        self.cleaner = SimulatedVmCleaner(self.workspace.clean)
         self.probe = SimulatedGatewayProbe(reachable=lambda _: self.is_up("gateway"))
         self.deps = SimulatedDepsCache()
         self.replicas: dict[str, Replica] = {}
@@ -239,6 +241,7 @@ class Stage:
         effects = PoolEffects(
             self.provider,
             SimulatedHealthProbe(),
+            self.cleaner,
             runtime.send,
             lambda: runtime.state,
             config=self.pool_config,

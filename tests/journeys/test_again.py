@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from services.orchestrator.adapters.simulated import JobScript
+from services.pool.views import summary
 from shared.commands import RequestPreview, RestartPreview
 from shared.events import (
     DevServerStarted,
@@ -176,7 +177,8 @@ async def test_a_preparation_that_nobody_opens_gives_its_vm_back() -> None:
 
         assert stopped.reason == "not_opened"
         await asyncio.sleep(20)
-        assert len(stage.provider.vms) == 3
+        pool = summary(stage.state("pool"))
+        assert (pool.in_use, pool.available, pool.kept) == (0, 3, 1)
         check_rules(stage)
 
 

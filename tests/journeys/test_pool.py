@@ -17,6 +17,7 @@ from shared.events import (
     PreviewStopped,
     VmAcquired,
     VmBootFailed,
+    VmCleaned,
     VmCreationStarted,
     VmDestroyed,
 )
@@ -120,7 +121,8 @@ async def test_boots_that_keep_failing_are_tried_ever_more_seldom_and_never_abov
 @pytest.mark.parametrize("when", ["ClaimQueued", "VmAcquired", "InstallStarted", "DevServerStarted", "PreviewReady"])
 @pytest.mark.parametrize("action", ["stop", "restart"])
 async def test_stop_and_restart_at_any_step(action: str, when: str) -> None:
-    """The VM held so far is released and destroyed, the pool refilled; a restart becomes ready in another VM."""
+    """The VM held so far is released and destroyed, or emptied for its owner once its install has proven itself, and the
+    pool refilled; a restart becomes ready in another VM."""
     warm = when != "ClaimQueued"
     async with staged(warm=warm, boot_s=2.0) as stage:
         project_id = await stage.project()
@@ -137,7 +139,9 @@ async def test_stop_and_restart_at_any_step(action: str, when: str) -> None:
             assert ready.attempt == 2
         await asyncio.sleep(30)
 
-        assert set(before) <= {event.vm_id for event in stage.events(VmDestroyed)}
+        given_back = [*stage.events(VmDestroyed), *stage.events(VmCleaned)]
+        assert set(before) <= {event.vm_id for event in given_back}
+        assert (when == "PreviewReady") is (len(stage.events(VmCleaned)) == 1)
         assert (len(stage.events(ClaimWithdrawn)) == 1) is (when == "ClaimQueued")
         in_use = summary(stage.state("pool")).in_use
         assert (in_use, summary(stage.state("pool")).available) == (1 if action == "restart" else 0, 3)

@@ -37,7 +37,8 @@ SAVED_IN_S = 20.0
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform of its own: nothing is in its cache yet."""
-    yield from running(tmp_path_factory.mktemp("warm") / "home", {})
+    # No VM is kept: each test is to find its dependencies on the disk.
+    yield from running(tmp_path_factory.mktemp("warm") / "home", {"DRAPE_POOL_KEPT_MAX": "0"})
 
 
 @pytest.fixture

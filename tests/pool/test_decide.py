@@ -15,6 +15,8 @@ from shared.commands import (
     MaintainPool,
     RecordVmBooted,
     RecordVmBootFailed,
+    RecordVmCleaned,
+    RecordVmCleanFailed,
     RecordVmDestroyed,
     RecordVmLost,
     ReleaseVm,
@@ -432,6 +434,7 @@ def test_every_command_has_its_tests() -> None:
     """A new command of the pool must appear here."""
     covered = {AcquireVm, ReleaseVm, CheckVm, MaintainPool, ResizePool}
     covered |= {RecordVmBooted, RecordVmBootFailed, RecordVmLost, RecordVmDestroyed}
+    covered |= {RecordVmCleaned, RecordVmCleanFailed}  # in test_keeping.py
     assert covered == set(commands_of("pool"))
 
 

@@ -38,6 +38,7 @@ def test_the_summary_counts_every_vm_once() -> None:
         "available": 2,
         "inUse": 1,
         "booting": 1,
+        "kept": 0,
         "going": 2,
         "waiting": 1,
         "total": 6,

@@ -6,6 +6,7 @@ import { bytes, count, isRunning, isShown, percent, stepName } from "./text.js";
 const POOL = [
   ["available", "Warm"],
   ["inUse", "In use"],
+  ["kept", "Kept for their owner"],
   ["booting", "Booting"],
   ["waiting", "Waiting for a VM"],
   ["target", "Target"],

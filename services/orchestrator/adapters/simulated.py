@@ -92,6 +92,15 @@ class SimulatedWorkspace:
         while len(self._ended) > MACHINES_MAX:
             del self._ended[next(iter(self._ended))]
 
+    def clean(self, vm_id: VmId) -> None:
+        """The VM is emptied for its owner's next preview: no job and no version of the files is left."""
+        machine = self._machines.get(vm_id)
+        if machine is not None:
+            for job in machine.jobs.values():
+                job.finish(None, "SIGKILL")
+            machine.jobs.clear()
+            machine.version = 0
+
     def end_job(self, vm_id: VmId, job_id: str, *, exit_code: int | None = 1, signal: str | None = None) -> None:
         """The job's process dies now. Raises `KeyError` where there is no such job."""
         self._machines[vm_id].jobs[job_id].finish(exit_code, signal)

@@ -18,7 +18,8 @@ class AgentWorkspace:
         self._secret = secret
 
     def _client(self, vm: Vm) -> AgentClient:
-        return AgentClient(f"http://{vm.host}:{vm.port}", agent_token(self._secret, vm.vm_id), self._session)
+        token = agent_token(self._secret, vm.vm_id)
+        return AgentClient(f"http://{vm.host}:{vm.port}", token, self._session, lease=vm.lease)
 
     async def sync(self, vm: Vm, files: FileSync, contents: Mapping[str, bytes]) -> SyncResult:
         async def each() -> AsyncIterator[tuple[str, bytes | AsyncIterator[bytes]]]:

@@ -133,7 +133,7 @@ class Launcher(msgspec.Struct, frozen=True, kw_only=True):
                 childs_ends.callback(os.close, info_write)
                 childs_ends.callback(os.close, block_read)
                 command = sandbox.argv(bubblewrap, view, folder, (info_write, block_read))
-                command += ["--", *self._agent(spec, sandbox.VM)]
+                command += ["--", *self._agent(spec, sandbox.VM), *sandbox.OWN]
                 child, ended = _start(command, environment, folder, (info_write, block_read))
             init_pid = _read_init_pid(info_read, folder)
             for pid in (child.pid, init_pid):

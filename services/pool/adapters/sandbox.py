@@ -48,6 +48,8 @@ CERTIFICATES = (
     "PIP_CERT",
     "REQUESTS_CA_BUNDLE",
 )
+# What the agent is told of the sandbox, so that it can empty it: these folders are on a tmpfs of its own, /dev is too.
+OWN = ("--isolated", "--scratch", "/tmp,/dev/shm", "--fixed", "/dev")
 # Features that newer versions add; used where `bwrap --help` names them.
 OPTIONAL = ("--size", "--disable-userns")
 

@@ -1,0 +1,70 @@
+"""Which released VMs wait for their owner's next preview, which preview gets one, and when they go. Pure."""
+
+from collections.abc import Sequence
+
+from services.pool.config import PoolConfig
+from services.pool.state import State, Vm
+from shared.commands import AcquireVm, RecordVmCleaned, RecordVmCleanFailed, ReleaseVm
+from shared.events import Event, VmCleaned, VmReleased, VmRetired
+
+
+def kept_for(state: State, command: AcquireVm) -> Vm | None:
+    """The VM that waits for this owner and these dependencies, the one used last; never another owner's, and none that
+    another claim is taking at this moment."""
+    if not command.key:
+        return None
+    for vm in map(state.vms.__getitem__, reversed(state.kept)):
+        if (vm.owner, vm.key) == (command.owner, command.key) and f"pool.vm.{vm.vm_id}" not in command.busy:
+            return vm
+    return None
+
+
+def released(state: State, vm: Vm, command: ReleaseVm, config: PoolConfig) -> VmReleased:
+    """To be emptied for its owner where it is worth that and nobody waits for its place, else to be destroyed."""
+    keeps = command.keep != "" and config.kept_max > 0 and not state.claims
+    return VmReleased(
+        vm_id=vm.vm_id,
+        preview_id=command.preview_id,
+        reason=command.reason,
+        keep=command.keep if keeps else "",
+        keep_job=command.keep_job if keeps else "",
+    )
+
+
+def record_cleaned(state: State, command: RecordVmCleaned) -> Sequence[Event]:
+    vm = _cleaning(state, command)
+    return [VmCleaned(vm_id=vm.vm_id, owner=vm.owner, key=vm.key)] if vm is not None and vm.owner is not None else []
+
+
+def record_clean_failed(state: State, command: RecordVmCleanFailed) -> Sequence[Event]:
+    vm = _cleaning(state, command)
+    return [VmRetired(vm_id=vm.vm_id, reason="unclean", detail=command.code[:200])] if vm is not None else []
+
+
+def _cleaning(state: State, command: RecordVmCleaned | RecordVmCleanFailed) -> Vm | None:
+    """The VM, unless the report is of an earlier hold or comes too late."""
+    vm = state.vms.get(command.vm_id)
+    return vm if vm is not None and vm.status == "cleaning" and vm.lease == command.lease else None
+
+
+def retire_kept(state: State, wanted: int, at: float, config: PoolConfig) -> list[Event]:
+    """Kept VMs never stand in the way: as many go as the `wanted` new ones lack room, then those beyond the limit and the
+    aged; the coldest first, and those that are still being emptied last."""
+    idle = [state.vms[vm_id] for vm_id in (*state.kept, *state.cleaning)]
+    lost = [vm for vm in idle if vm.status == "cleaning" and at - vm.kept_at > config.clean_lost_s]
+    needed = max(0, _lacking(state, wanted) - len(lost)) if idle else 0
+    surplus = max(needed, len(state.kept) - config.kept_max)
+    others = [vm for vm in idle if vm not in lost]
+    aged = [vm for vm in others[surplus:] if vm.status == "kept" and at - vm.kept_at > config.kept_age_max_s]
+    return [
+        *(VmRetired(vm_id=vm.vm_id, reason="unclean", detail="clean_lost") for vm in lost),
+        *(VmRetired(vm_id=vm.vm_id, reason="needed") for vm in others[:needed]),
+        *(VmRetired(vm_id=vm.vm_id, reason="surplus") for vm in others[needed:surplus]),
+        *(VmRetired(vm_id=vm.vm_id, reason="aged") for vm in aged),
+    ]
+
+
+def _lacking(state: State, wanted: int) -> int:
+    """How many of the wanted VMs have no room, also once those that go have gone."""
+    going = sum(vm.status == "going" for vm in state.vms.values())
+    return wanted - (state.maximum - len(state.vms)) - going
