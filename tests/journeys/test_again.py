@@ -9,6 +9,7 @@ from services.pool.views import summary
 from shared.commands import RequestPreview, RestartPreview
 from shared.events import (
     DevServerStarted,
+    FilesSynced,
     HmrProbed,
     InstallCompleted,
     InstallSkipped,
@@ -24,10 +25,11 @@ from shared.events import (
     VmReleased,
 )
 from tests.journeys.rules import check_rules
-from tests.journeys.stage import OWNER, VITE, Stage, staged
+from tests.journeys.stage import NEXT_16, OWNER, VITE, Stage, staged
 
 pytestmark = pytest.mark.looptime
 
+NEXT_16_LOCKED = {**NEXT_16, "package-lock.json": b'{"lockfileVersion": 3, "packages": {}}'}
 BROKEN = JobScript(lasts_s=1.0, exit_code=1, lines=((0.5, "Error: it broke"),))
 
 
@@ -240,4 +242,28 @@ async def test_dependencies_are_kept_once_the_preview_is_ready_and_not_before() 
 
         # The second try ran on what the first had installed: that has proven itself now, but it was not this attempt's.
         assert stage.deps.kept == set()
+        check_rules(stage)
+
+
+async def test_a_frameworks_own_cache_is_there_for_the_projects_next_vm() -> None:
+    """Copied once the dev server is quiet; another project of the same owner does not get it."""
+    async with staged() as stage:
+        stage.deps.keeping = True
+        project_id = await stage.project(NEXT_16_LOCKED)
+        first = await stage.request(project_id)
+        await stage.until(PreviewReady, first, within_s=20)
+        stage.deps.busy = 2
+        await asyncio.sleep(stage.orchestrator_config.keep_build_after_s + 20)
+        await stage.stop(first)
+        second = await stage.request(project_id)
+        await stage.until(PreviewReady, second, within_s=20)
+        other = await stage.request(await stage.project(NEXT_16_LOCKED))
+        await stage.until(PreviewReady, other, within_s=20)
+
+        assert [event.build for each in (first, second, other) for event in stage.events(FilesSynced, each)] == [
+            False,
+            True,
+            False,
+        ]
+        await asyncio.sleep(10)
         check_rules(stage)

@@ -44,8 +44,10 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-async def ask(deps: Deps, verb: str, number: int, preview: str, key: str = "key") -> DepsAnswer:
-    body = msgspec.json.encode(DepsRequest(vm_id=vm(number), preview_id=preview, key=key, manager="npm"))
+async def ask(
+    deps: Deps, verb: str, number: int, preview: str, key: str = "key", trees: tuple[str, ...] = ()
+) -> DepsAnswer:
+    body = msgspec.json.encode(DepsRequest(vm_id=vm(number), preview_id=preview, key=key, manager="npm", trees=trees))
     answer = await (deps.restore if verb == "restore" else deps.publish)(body, {})
     return msgspec.json.decode(answer, type=DepsAnswer)
 
@@ -65,6 +67,40 @@ async def test_what_one_preview_installed_another_of_the_owner_gets(tmp_path: Pa
     assert (there / "node_modules" / "vite" / "index.js").read_text() == "vite"
     assert (there / "apps" / "web" / "node_modules" / "react" / "index.js").read_text() == "react"
     assert not (there / "src").exists()
+
+
+CACHES = (".next/cache", ".next/dev/cache")
+
+
+async def test_named_folders_are_kept_in_place_of_an_install(tmp_path: Path) -> None:
+    """Those that are there, and nothing else; the newest counts; what is in the way of a restore stays."""
+    deps = answers(tmp_path, vm_acquired(1), vm_acquired(2, preview=OTHER))
+    here, there = app_of(tmp_path, 1), app_of(tmp_path, 2)
+    write(here / ".next" / "dev" / "cache" / "pack", "one")
+    write(here / ".next" / "server" / "page.js", "built")
+    write(here / "node_modules" / "next" / "index.js", "next")
+    assert (await ask(deps, "publish", 1, PREVIEW, trees=CACHES)).done
+    write(here / ".next" / "dev" / "cache" / "pack", "two")
+    assert (await ask(deps, "publish", 1, PREVIEW, trees=CACHES)).done
+
+    assert (await ask(deps, "restore", 2, OTHER, trees=CACHES)).done
+    assert [path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()] == [
+        ".next/dev/cache/pack"
+    ]
+    assert (there / ".next" / "dev" / "cache" / "pack").read_text() == "two"
+    write(there / ".next" / "dev" / "cache" / "pack", "the project's own")
+    assert (await ask(deps, "restore", 2, OTHER, trees=CACHES)).code == "target_taken"
+    assert (there / ".next" / "dev" / "cache" / "pack").read_text() == "the project's own"
+
+
+@pytest.mark.parametrize("tree", ["../home", "/etc", "a/../../home", "", "link"])
+async def test_folders_that_are_none_of_the_projects_are_not_kept(tmp_path: Path, tree: str) -> None:
+    """Whoever names them, and whatever a project has put where its cache should be."""
+    deps = answers(tmp_path, vm_acquired(1))
+    (app_of(tmp_path, 1) / "link").symlink_to("/etc")
+    write(tmp_path / "vms" / vm(1) / "root" / "home" / "secret", "mine")
+    answer = await ask(deps, "publish", 1, PREVIEW, trees=(tree,))
+    assert (answer.done, answer.code in ("source_missing", "source_is_link")) == (False, True), answer
 
 
 @pytest.mark.parametrize(
