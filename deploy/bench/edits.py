@@ -20,6 +20,9 @@ from shared.errors import DrapeError
 
 SEEN_TIMEOUT_S = 20.0
 ASK_TIMEOUT_S = 10.0
+HANDSHAKE_TIMEOUT_S = 3.0
+"""A dev server may hold on to a path that it does not know, and say nothing."""
+DRAIN_TIMEOUT_S = 5.0
 POLL_S = 0.005
 QUIET_S = 0.3
 """A socket that has said nothing for so long has told all of the edit before."""
@@ -162,11 +165,12 @@ async def _socket(
     host = target.headers.get("Host", target.url.partition("//")[2])
     for path in hmr.paths:
         try:
-            socket = await session.ws_connect(
-                target.url + path + token,
-                headers={**target.headers, "Origin": f"http://{host}"},
-                protocols=("vite-hmr",) if vite else (),
-            )
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                socket = await session.ws_connect(
+                    target.url + path + token,
+                    headers={**target.headers, "Origin": f"http://{host}"},
+                    protocols=("vite-hmr",) if vite else (),
+                )
         except (aiohttp.ClientError, TimeoutError):
             continue
         try:
@@ -193,8 +197,9 @@ class _Heard:
         await self._news.get()
 
     async def drain(self) -> None:
-        """Until it has been quiet for a moment, and nothing is left."""
-        while True:
+        """Until it has been quiet for a moment; one that never is quiet is not waited for."""
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        while time.monotonic() < deadline:
             try:
                 await asyncio.wait_for(self._news.get(), QUIET_S)
             except TimeoutError:

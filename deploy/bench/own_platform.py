@@ -2,7 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from shared.ids import PreviewId
 from shared.jetstream.connection import bus_on, connect
 
 PREVIEW_TIMEOUT_S = 400.0
+KEPT_TIMEOUT_S = 60.0
 POLL_S = 0.05
 ENDED = ("ready", "ready_with_errors", "failed", "stopped")
 
@@ -76,7 +78,7 @@ class OwnPlatform:
         """Stop its preview, then ask for one."""
         asked = await self._ask(project_id)
         await self._api.call("DELETE", f"/api/previews/{asked['preview_id']}")
-        await self._until(asked["preview_id"], asked["attempt"], ("stopped",))
+        await self._until_status(asked["preview_id"], asked["attempt"], ("stopped",))
         return (await self.preview(project_id))[1]
 
     async def status(self, preview_id: PreviewId) -> str:
@@ -93,29 +95,25 @@ class OwnPlatform:
         return [each for each in found if each is not None and getattr(each, "preview_id", "") == preview_id]
 
     async def until_kept(self, installs: int) -> None:
-        """Until so many installs are kept, and what the package manager fetched for them."""
+        """Until so many installs are kept, and what the package manager fetched for them. Raises `DrapeError`."""
         entries = self._home.root / "cache" / "deps" / "entries"
-        async with asyncio.timeout(PREVIEW_TIMEOUT_S):
-            while len(list(entries.glob("*/manifest"))) < installs + 1:
-                await asyncio.sleep(POLL_S)
+        await _until(lambda: len(list(entries.glob("*/manifest"))) > installs, "The install was not kept")
 
     async def until_prepared(self) -> None:
-        """Until the next restore is prepared, as it is a moment after the last one."""
+        """Until the next restore is prepared, as it is a moment after the last one. Raises `DrapeError`."""
         spares = self._home.root / "cache" / "deps" / "spares"
-        async with asyncio.timeout(PREVIEW_TIMEOUT_S):
-            while not list(spares.glob("*")):
-                await asyncio.sleep(POLL_S)
+        await _until(lambda: bool(list(spares.glob("*"))), "No restore was prepared")
 
     async def _ask(self, project_id: str) -> View:
         return dict(await self._api.call("POST", "/api/previews", json={"project_id": project_id}))
 
     async def _until_ready(self, preview_id: PreviewId, attempt: int) -> tuple[View, Run]:
-        view = await self._until(preview_id, attempt, ENDED)
+        view = await self._until_status(preview_id, attempt, ENDED)
         if view["status"] != "ready":
             raise DrapeError("bench_preview_failed", f"The preview {view['status']}: {view['message']}")
         return view, read_run(await self.events(preview_id), preview_id, attempt)
 
-    async def _until(self, preview_id: PreviewId, attempt: int, statuses: tuple[str, ...]) -> View:
+    async def _until_status(self, preview_id: PreviewId, attempt: int, statuses: tuple[str, ...]) -> View:
         async with asyncio.timeout(PREVIEW_TIMEOUT_S):
             async for _, _, message in self._api.stream(f"/api/previews/{preview_id}/events"):
                 views = [message["preview"]] if message["type"] == "preview" else message.get("previews", [])
@@ -123,6 +121,15 @@ class OwnPlatform:
                     if view["attempt"] >= attempt and view["status"] in statuses:
                         return dict(view)
         raise DrapeError("bench_stream_ended", "The gateway ended the event stream.")
+
+
+async def _until(reached: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + KEPT_TIMEOUT_S
+    while not reached():
+        if time.monotonic() >= deadline:
+            hint = "Install scripts of its own, file: dependencies and a very large install are reasons."
+            raise DrapeError("bench_not_kept", f"{what} within {KEPT_TIMEOUT_S:g} s.", hint)
+        await asyncio.sleep(POLL_S)
 
 
 @asynccontextmanager

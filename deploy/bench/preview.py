@@ -136,7 +136,7 @@ class _Bench:
 
     async def edit(self) -> list[Row]:
         async with (
-            self._warm("edit") as platform,
+            open_own(self._folder / "edit", {}) as platform,
             bare_server(self._files, self._found, self._npm) as bare,
         ):
             work = ready.Work(self._files, self._found, self._name, self._folder / "edited", self._runs * ROUNDS)
@@ -166,8 +166,7 @@ class _Bench:
         async with open_own(self._folder / name, {"DRAPE_POOL_CACHE": "true"}) as platform:
             project_id = await platform.project(self._files, self._name)
             await platform.preview(project_id)
-            if self._installs:
-                await platform.until_kept(1)
+            await platform.until_kept(1)
             await platform.delete(project_id)
             yield platform
 
