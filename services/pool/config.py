@@ -18,9 +18,6 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """VMs in all: warm, booting, in use, going away. Unset: what the log says, 5 at first."""
     boot_timeout_s: float = 30.0
     """A boot that takes longer has failed. Local VMs boot in under a second, Fly machines in a few."""
-    refill_pause_s: float = 1.5
-    """While warm VMs are left and no claim waits, a boot begins so much later: a preview that has just taken a VM starts
-    its dev server first."""
     boot_lost_s: float = 120.0
     """A boot that nobody reports on for so long is taken as failed: several times the time-out, for redeliveries."""
     boot_backoff_s: float = 1.0

@@ -28,9 +28,6 @@ from shared.secrets import agent_token
 
 log = logging.getLogger("drape.pool")
 
-REFILL_TICK_S = 0.05
-"""How soon a boot that waits sees that it is wanted now."""
-
 Send = Callable[[Command, Cause], Awaitable[bytes]]
 
 
@@ -85,7 +82,6 @@ class PoolEffects:
             pids_max=self._config.vm_pids_max,
             orphan_timeout_s=self._config.orphan_timeout_s,
         )
-        await self._until_wanted()
         begun = self._clock()
         try:
             async with asyncio.timeout(self._config.boot_timeout_s):
@@ -108,12 +104,6 @@ class PoolEffects:
             RecordVmBooted(vm_id=vm_id, host=address.host, port=address.port, boot_s=boot_s),
             cause,
         )
-
-    async def _until_wanted(self) -> None:
-        """While warm VMs are left, a boot gives way to the preview that has just taken one: both want the processor."""
-        pause_over = self._clock() + self._config.refill_pause_s
-        while self._state().ready and not self._state().claims and self._clock() < pause_over:
-            await asyncio.sleep(REFILL_TICK_S)
 
     async def _destroy(self, vm_id: VmId, cause: Cause, *names: str) -> None:
         for attempt in range(1, self._config.destroy_attempts_max + 1):
