@@ -379,8 +379,8 @@ class _MemoryTimers:
 
     def _tick(self, key: str, service: str, name: str, period_s: float) -> None:
         def fire() -> None:
-            waiting = (item for item, _ in self._broker.timer_queues[service].waiting)
-            if not any(item.name == name for item in waiting):  # nobody hears: a tick does not pile up
+            waiting = self._broker.timer_queues[service].waiting
+            if all(fired.name != name for fired, _ in waiting):  # where nobody hears, a tick does not pile up
                 self._broker.fire(service, name, "tick", {})
             self._tick(key, service, name, period_s)
 

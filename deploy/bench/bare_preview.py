@@ -37,8 +37,23 @@ class BareRun(msgspec.Struct, frozen=True):
     boot_s: float
 
 
+class BareServer(msgspec.Struct, frozen=True):
+    """A dev server that answers at `url`. `folder`: the project's files, which it watches."""
+
+    folder: Path
+    url: str
+    run: BareRun
+
+
 async def run_bare(files: dict[str, LocalFile], found: Detection, cache: Path) -> BareRun:
     """One run in a fresh folder. `cache`: npm's, as empty or full as the caller wants it."""
+    async with bare_server(files, found, cache) as server:
+        return server.run
+
+
+@asynccontextmanager
+async def bare_server(files: dict[str, LocalFile], found: Detection, cache: Path) -> AsyncIterator[BareServer]:
+    """As `run_bare`, and the dev server goes on as long as the block does."""
     with tempfile.TemporaryDirectory(prefix="drape-bare-") as name:
         folder = Path(name) / "app"
         await asyncio.to_thread(_copy, files, folder)
@@ -51,7 +66,8 @@ async def run_bare(files: dict[str, LocalFile], found: Detection, cache: Path) -
         begun = time.perf_counter()
         async with _process(by_hand(found, port), folder, {**env, "PORT": str(port)}) as process:
             await _first_200(process, port)
-            return BareRun(round(install_s, 4), round(time.perf_counter() - begun, 4))
+            run = BareRun(round(install_s, 4), round(time.perf_counter() - begun, 4))
+            yield BareServer(folder, f"http://localhost:{port}", run)
 
 
 def _copy(files: dict[str, LocalFile], folder: Path) -> None:

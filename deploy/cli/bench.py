@@ -6,7 +6,9 @@ import click
 import msgspec
 
 from deploy.bench import claim as claims
+from deploy.bench import plot as plots
 from deploy.bench import preview as previews
+from deploy.bench.rows import MODES, Mode, table
 from deploy.cli.main import command
 from deploy.cli.output import Output
 
@@ -36,22 +38,20 @@ async def claim(output: Output, rate: int, seconds: int) -> int:
 @bench.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(1, 50), default=3, show_default=True)
+@click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, help="Only this one; may be repeated.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture: FILE.png or FILE.svg.")
 @command
-async def preview(output: Output, path: Path, runs: int) -> int:
+async def preview(output: Output, path: Path, runs: int, modes: tuple[Mode, ...], plot: Path | None) -> int:
     """Previews of PATH on an own platform, beside the same install and dev server by hand."""
-    rows = await previews.measure(path, runs, output.say)
+    if plot is not None:
+        plots.check_writable(plot)
+    rows = await previews.measure(path, runs, output.say, modes or MODES)
     output.emit({"type": "bench_preview", "rows": [msgspec.to_builtins(row) for row in rows]})
-    output.say("mode        runs   bare_s  total_s   ratio    own_s")
-    for row in rows:
-        output.say(
-            f"{row.mode:<10} {row.runs:>5} {row.bare_s:>8.2f} {row.total_s:>8.2f} {row.ratio:>7.2f} {row.own_s:>8.3f}"
-        )
-        output.say("  by step: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in row.steps.items()))
-    output.say(
-        "bare: by hand in a plain folder, to the first 200. cold: an install with an empty npm cache, then the dev script;"
-    )
-    output.say("  store, restored: with a warm npm cache; preserved: the dev script alone, where it is installed.")
-    output.say("own_s: total less the package manager's time and the dev server's time to its first 200.")
+    for line in table(rows):
+        output.say(line)
+    if plot is not None:
+        plots.draw(rows, plot, f"drape bench preview {path.resolve().name}, {runs} runs")
+        output.say(f"Wrote {plot}")
     return 0
 
 
