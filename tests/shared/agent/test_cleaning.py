@@ -259,6 +259,15 @@ async def test_what_others_did_before_or_beside_the_install_can_t_be_told_from_i
     assert await refusal(vm, "no-such-job", lease=2) == "dependencies_unknown"
 
 
+async def test_an_install_that_another_job_ran_beside_is_none(vm: RunningAgent) -> None:
+    await vm.put(1, FILES)
+    waiting = f"until [ -e go ]; do sleep 0.01; done; {INSTALL}"
+    await vm.client.start_job("install-1", JobSpec(argv=("sh", "-c", waiting)))
+    await run(vm, "dev-1", "touch go")
+    await vm.client.wait_job("install-1")
+    assert await refusal(vm) == "dependencies_unknown"
+
+
 async def test_an_install_that_still_runs_is_none(vm: RunningAgent) -> None:
     await vm.put(1, FILES)
     await vm.client.start_job("install-1", JobSpec(argv=("sh", "-c", f"{INSTALL} sleep 60")))
