@@ -18,6 +18,7 @@ Status = Literal[
     "exited",
     "confirming",
     "ready",
+    "suspended",  # idle: its VM is frozen until the next request
     "failed",
     "stopped",
 ]
@@ -38,6 +39,7 @@ STEP_OF: dict[str, str] = {
     "exited": "waiting_server",
     "confirming": "confirming",
     "ready": "server_ready",
+    "suspended": "server_ready",
     "failed": "failed",
     "stopped": "stopped",
 }
@@ -86,6 +88,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     `wanted`: somebody has asked to see it. `installed`: the fingerprint of the dependencies that its VM holds whole;
     `restored`: they come from an earlier install.
     `install_job`: the newest install job of this attempt. A failed preview may hold its VM for a while, for the next try.
+    `frozen_mb`: what its VM holds while it is suspended, once that is known.
     """
 
     preview_id: PreviewId
@@ -116,6 +119,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     dev_port: int = 0
     with_errors: bool = False
     hmr: str = ""
+    frozen_mb: int = 0
     steps: dict[str, float] = {}
     failure: Failure = Failure()
     traceparent: str = ""

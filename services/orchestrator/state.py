@@ -19,7 +19,9 @@ from shared.events import (
     PreviewReady,
     PreviewRequested,
     PreviewRestarted,
+    PreviewResumed,
     PreviewStopped,
+    PreviewSuspended,
     PreviewWanted,
     PreviewWarningRaised,
     ProjectCreated,
@@ -28,6 +30,7 @@ from shared.events import (
     ProjectEnvChanged,
     ProjectFilesChanged,
     VmAcquired,
+    VmFrozen,
     VmLost,
     VmReleased,
 )
@@ -70,7 +73,7 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.projects.pop(project_id, None)
         case PreviewRequested():
             _request(state, event, recorded)
-        case VmAcquired() | VmReleased() | VmLost():
+        case VmAcquired() | VmReleased() | VmLost() | VmFrozen():
             _evolve_vm(state, event, recorded)
         case _:
             preview_id = getattr(event, "preview_id", None)
@@ -102,7 +105,7 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
         )
 
 
-def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost, recorded: Recorded) -> None:
+def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost | VmFrozen, recorded: Recorded) -> None:
     preview = state.previews.get(event.preview_id or "")
     if preview is None:
         return
@@ -111,6 +114,9 @@ def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost, recorded: 
             if preview.vm is None and preview.status not in ENDED:
                 changed = msgspec.structs.replace(preview, vm=Vm(vm_id, host, port), from_pool=from_pool)
                 state.previews[preview.preview_id] = _join(changed, recorded)
+        case VmFrozen(memory_mb=memory_mb):
+            if preview.status == "suspended":
+                _set(state, preview, frozen_mb=memory_mb)
         case VmReleased(vm_id=vm_id) | VmLost(vm_id=vm_id):
             # One that runs is told by a command, which decides whether it begins anew.
             if preview.status in ENDED and preview.vm is not None and preview.vm.vm_id == vm_id:
@@ -149,6 +155,10 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             _enter(state, preview, "exited", recorded, failure=_exit_failure(preview, event))
         case PreviewReady():
             _enter(state, preview, "ready", recorded, done="confirming")
+        case PreviewSuspended():
+            _enter(state, preview, "suspended", recorded)
+        case PreviewResumed() if preview.status == "suspended":
+            _enter(state, preview, "ready", recorded, frozen_mb=0)
         case HmrProbed(state=hmr):
             _set(state, preview, hmr=hmr)
         case PreviewRestarted():
@@ -278,7 +288,7 @@ def _losses(preview: Preview, event: PreviewRestarted, at: float) -> int:
 
 def losses_in_a_row(preview: Preview, at: float) -> int:
     """VMs lost without a success in between: one that served for a while has proven that the preview as such can live."""
-    proven = preview.status == "ready" and at - preview.status_at >= PROVEN_AFTER_S
+    proven = preview.status in ("ready", "suspended") and at - preview.status_at >= PROVEN_AFTER_S
     return 0 if proven else preview.vm_losses
 
 

@@ -19,7 +19,9 @@ from shared.events import (
     VmHealthCheckRecovered,
     VmLost,
     VmReleased,
+    VmResumed,
     VmRetired,
+    VmSuspended,
 )
 from shared.ids import OwnerId, PreviewId, VmId
 
@@ -32,7 +34,7 @@ RELEASES_MAX = 1_000
 
 
 class Vm(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM that exists, or is being made or destroyed."""
+    """One VM that exists, or is being made or destroyed. `suspended`: it is to stand still, whether it does yet or not."""
 
     vm_id: VmId
     status: Status
@@ -44,6 +46,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     owner: OwnerId | None = None
     failures: int = 0
     checked_by: str = ""
+    suspended: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +119,10 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change(state, vm_id, failures=failures, checked_by=recorded.meta.causation_id)
         case VmHealthCheckRecovered(vm_id=vm_id):
             _change(state, vm_id, failures=0)
+        case VmSuspended(vm_id=vm_id):
+            _change(state, vm_id, suspended=True)
+        case VmResumed(vm_id=vm_id):
+            _change(state, vm_id, suspended=False)
         case VmDestroyed(vm_id=vm_id):
             _let_go(state, vm_id)
             _unindex(state, vm_id)

@@ -9,10 +9,11 @@ from shared.commands import AcquireVm, ClaimReply, Command, Reply
 
 
 class PoolSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """`GET /health/pool`. Counts of VMs; `waiting`: claims in the queue."""
+    """`GET /health/pool`. Counts of VMs; `suspended`: of those in use; `waiting`: claims in the queue."""
 
     available: int
     in_use: int
+    suspended: int
     booting: int
     going: int
     waiting: int
@@ -29,6 +30,7 @@ def summary(state: State) -> PoolSummary:
     return PoolSummary(
         available=count["ready"],
         in_use=count["acquired"],
+        suspended=sum(vm.suspended for vm in state.vms.values() if vm.status == "acquired"),
         booting=count["booting"],
         going=count["going"],
         waiting=len(state.claims),

@@ -198,7 +198,7 @@ def test_the_last_change_is_remembered() -> None:
 def test_sleep_and_waking() -> None:
     asleep = [*story("ready"), PreviewSuspended(preview_id=PREVIEW)]
     assert preview(*asleep).status == "suspended"
-    assert preview(*asleep, PreviewResumed(preview_id=PREVIEW, resume_s=0.1)).status == "ready"
+    assert preview(*asleep, PreviewResumed(preview_id=PREVIEW)).status == "ready"
 
 
 def test_a_sync_of_an_edit_leaves_the_status() -> None:

@@ -14,6 +14,7 @@ class SimulatedProvider:
 
     def __init__(self, boot_s: float = 0.05, clock: Callable[[], float] = time.time) -> None:
         self.boot_s = boot_s
+        self.memory_bytes = 200 << 20
         self.boot_faults: list[str] = []
         self.destroy_faults: list[str] = []
         self.vms: dict[str, VmListing] = {}
@@ -33,8 +34,9 @@ class SimulatedProvider:
         )
         return address
 
-    async def suspend(self, vm_id: str) -> None:
+    async def suspend(self, vm_id: str) -> int:
         self._set(vm_id, "suspended")
+        return self.memory_bytes
 
     async def resume(self, vm_id: str) -> None:
         self._set(vm_id, "running")
