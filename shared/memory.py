@@ -381,7 +381,8 @@ class _MemoryTimers:
 
     def _tick(self, key: str, service: str, name: str, period_s: float) -> None:
         def fire() -> None:
-            if not self._broker.timer_queues[service].waiting:  # nobody hears: a tick does not pile up
+            waiting = self._broker.timer_queues[service].waiting
+            if not any(fired.name == name for fired, _ in waiting):  # nobody hears: a tick does not pile up
                 self._broker.fire(service, name, "tick", {})
             self._tick(key, service, name, period_s)
 

@@ -85,10 +85,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """One preview. Times are seconds, UTC.
 
-    `wanted`: somebody has asked to see it. `installed`: the fingerprint of the dependencies that its VM holds whole;
-    `restored`: they come from an earlier install.
-    `install_job`: the newest install job of this attempt. A failed preview may hold its VM for a while, for the next try.
-    `frozen_mb`: what its VM holds while it is suspended, once that is known.
+    `wanted`: somebody has asked to see it. `queued`: it waits for a VM, since none was free. `installed`: the fingerprint
+    of the dependencies that its VM holds whole; `restored`: they come from an earlier install. `install_job`: the newest
+    install job of this attempt. `frozen_mb`: what its VM holds while it is suspended, once that is known. A failed
+    preview may hold its VM for a while, for the next try.
     """
 
     preview_id: PreviewId
@@ -102,6 +102,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: float
     status_at: float
     attempt_at: float
+    queued: bool = False
     vm: Vm | None = None
     from_pool: bool = False
     found: Found | None = None

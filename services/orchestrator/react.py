@@ -211,7 +211,11 @@ def _asleep_or_awake(
         case PreviewSuspended() if suspended and is_behind(state, preview):
             return [Send(ResumePreview(preview_id=preview_id, reason="edit"))]
         case PreviewSuspended() if suspended:
-            return [Send(SuspendVm(preview_id=preview_id)), *map(Send, too_cold(state, config))]
+            waiting = next(
+                (each for each in state.previews.values() if each.queued and each.status == "preparing"), None
+            )
+            room = _make_way(state, waiting.preview_id) if waiting is not None else []
+            return [Send(SuspendVm(preview_id=preview_id)), *map(Send, too_cold(state, config)), *room]
         case PreviewResumed() if not suspended:
             behind = preview.status == "ready" and is_behind(state, preview)
             sync = [SyncFiles(preview_id, preview.attempt)] if behind else []

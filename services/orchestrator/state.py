@@ -5,6 +5,7 @@ import msgspec
 from services.orchestrator.model import ENDED, KEPT_AFTER, Failure, Found, Preview, Project, Status, Vm
 from shared.codec import Recorded
 from shared.events import (
+    ClaimQueued,
     DevServerExited,
     DevServerReady,
     DevServerStarted,
@@ -73,6 +74,8 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.projects.pop(project_id, None)
         case PreviewRequested():
             _request(state, event, recorded)
+        case ClaimQueued(preview_id=claimant) if claimant in state.previews:
+            _set(state, state.previews[claimant], queued=True)
         case VmAcquired() | VmReleased() | VmLost() | VmFrozen():
             _evolve_vm(state, event, recorded)
         case _:
@@ -112,7 +115,8 @@ def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost | VmFrozen,
     match event:
         case VmAcquired(vm_id=vm_id, host=host, port=port, from_pool=from_pool):
             if preview.vm is None and preview.status not in ENDED:
-                changed = msgspec.structs.replace(preview, vm=Vm(vm_id, host, port), from_pool=from_pool)
+                held = Vm(vm_id, host, port)
+                changed = msgspec.structs.replace(preview, vm=held, from_pool=from_pool, queued=False)
                 state.previews[preview.preview_id] = _join(changed, recorded)
         case VmFrozen(memory_mb=memory_mb):
             if preview.status == "suspended":

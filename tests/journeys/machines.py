@@ -18,6 +18,7 @@ class Machines(SimulatedProvider):
 
     def __init__(self, workspace: SimulatedWorkspace, boot_s: float, clock: Callable[[], float]) -> None:
         super().__init__(boot_s, clock)
+        self.freeze_s = FREEZE_S
         self._workspace = workspace
 
     async def destroy(self, vm_id: str) -> None:
@@ -26,7 +27,7 @@ class Machines(SimulatedProvider):
         self._workspace.end(vm_id)
 
     async def suspend(self, vm_id: str) -> int:
-        await asyncio.sleep(FREEZE_S)
+        await asyncio.sleep(self.freeze_s)
         held = await super().suspend(vm_id)
         self._workspace.freeze(vm_id)
         return held

@@ -8,13 +8,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from services.gateway import app as gateway_app
 from services.gateway.adapters.activity import Activity
 from services.gateway.adapters.feed import Feed
+from services.gateway.adapters.waking import Waker
 from services.gateway.config import GatewayConfig
 from services.gateway.effects import GatewayEffects
 from services.gateway.react import REACTS_TO as GATEWAY_REACTS_TO
@@ -296,6 +297,9 @@ class Stage:
             async with asyncio.timeout(VISIT_S):
                 await self.workspace.wait_job(vm, f"dev-{preview.attempt}", 0.0)
             yield preview.vm_id
+
+    def waker(self, gateway: str = "gateway") -> Waker:
+        return cast(Waker, self.replicas[gateway].waker)
 
     async def visit(self, preview_id: str, gateway: str = "gateway") -> float:
         """One request; gives the seconds that its answer took."""
