@@ -66,7 +66,6 @@ async def stage(
     config: ProxyConfig = FAST,
     upstream_host: str = LOOPBACK,
     wake: Resolver | None = None,
-    activity: Activity | None = None,
 ) -> AsyncIterator[Stage]:
     """The proxy before a dev server made of `handler` (on `upstream_host`), or before whatever listens on
     `upstream_port`, or held."""
@@ -81,7 +80,7 @@ async def stage(
             return holding or Upstream(preview_id, upstream_host, port)
 
         session = await stack.enter_async_context(open_session(config))
-        proxy = PreviewProxy(resolve, wake or resolve, activity or Activity(), config=config, session=session)
+        proxy = PreviewProxy(resolve, wake or resolve, Activity(), config=config, session=session)
         own_port = await _serve(stack, proxy.handle, LOOPBACK, **runner_options(config))
         client = await stack.enter_async_context(
             aiohttp.ClientSession(

@@ -90,6 +90,22 @@ async def test_what_is_used_stays_awake() -> None:
         check_rules(stage)
 
 
+async def test_use_is_told_each_period_and_no_more() -> None:
+    """Once for a request, once a period for what is open; then there is silence."""
+    async with staged(orchestrator=QUICK) as stage:
+        preview_id = await ready(stage)
+        told: list[str] = []
+        await stage.bus.activity.subscribe(told.append)
+        await stage.visit(preview_id)
+        await stage.visit(preview_id)
+        await asyncio.sleep(30)
+        assert told == [preview_id]
+        async with stage.visiting(preview_id):
+            await asyncio.sleep(30)
+        await asyncio.sleep(30)
+        assert told == [preview_id] * 5
+
+
 async def test_a_quiet_gateway_does_not_put_to_sleep_what_another_one_serves() -> None:
     """The word of the gateway that serves it is lost: it wakes the preview that it has a socket on."""
     async with staged(orchestrator=QUICK, replicas=(*SERVICES, "gateway/2")) as stage:

@@ -16,9 +16,12 @@ from shared.commands import (
     RecordVmBooted,
     RecordVmBootFailed,
     RecordVmDestroyed,
+    RecordVmFrozen,
     RecordVmLost,
     ReleaseVm,
     ResizePool,
+    ResumeVm,
+    SuspendVm,
     commands_of,
 )
 from shared.events import (
@@ -414,6 +417,7 @@ def test_every_command_has_its_tests() -> None:
     """A new command of the pool must appear here."""
     covered = {AcquireVm, ReleaseVm, CheckVm, MaintainPool, ResizePool}
     covered |= {RecordVmBooted, RecordVmBootFailed, RecordVmLost, RecordVmDestroyed}
+    covered |= {SuspendVm, ResumeVm, RecordVmFrozen}  # test_suspending.py
     assert covered == set(commands_of("pool"))
 
 
