@@ -100,6 +100,28 @@ class CheckVm(PoolCommand, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class SuspendVm(PoolCommand, frozen=True, kw_only=True):
+    """The preview is idle: freeze its VM, until `ResumeVm`."""
+
+    verb: ClassVar[str] = "suspend"
+    preview_id: PreviewId
+
+
+class ResumeVm(PoolCommand, frozen=True, kw_only=True):
+    """The preview is wanted again, or its VM can't be frozen: let it run."""
+
+    verb: ClassVar[str] = "resume"
+    preview_id: PreviewId
+
+
+class RecordVmFrozen(PoolCommand, frozen=True, kw_only=True):
+    """The provider has frozen the VM, which holds so much memory."""
+
+    verb: ClassVar[str] = "record-frozen"
+    vm_id: VmId
+    memory_mb: int
+
+
 class MaintainPool(PoolCommand, frozen=True, kw_only=True):
     """Expire claims, hand out what is warm, create what is missing, retire what is too much or too old."""
 
@@ -190,9 +212,29 @@ class RequestPreview(OrchestratorCommand, frozen=True, kw_only=True):
 
 
 class StopPreview(OrchestratorCommand, frozen=True, kw_only=True):
+    """End the preview. `if_suspended`: only if it still is, for one that has to make room."""
+
     verb: ClassVar[str] = "stop"
     preview_id: PreviewId
     reason: str = "asked"
+    if_suspended: bool = False
+
+
+class SuspendPreview(OrchestratorCommand, frozen=True, kw_only=True):
+    """Nobody has used the preview for `idle_s`. Ignored where a later attempt runs, or files are on their way to it."""
+
+    verb: ClassVar[str] = "suspend"
+    preview_id: PreviewId
+    attempt: int
+    idle_s: float
+
+
+class ResumePreview(OrchestratorCommand, frozen=True, kw_only=True):
+    """Wake the preview, if it is suspended. `reason`: a word for the log, as `request` or `edit`."""
+
+    verb: ClassVar[str] = "resume"
+    preview_id: PreviewId
+    reason: str = "request"
 
 
 class RestartPreview(OrchestratorCommand, frozen=True, kw_only=True):

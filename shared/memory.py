@@ -12,7 +12,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -39,6 +39,8 @@ from shared.ports import (
 
 log = logging.getLogger("drape.memory")
 
+T = TypeVar("T")
+
 ACK_WAIT_S = 10.0
 REQUEST_TIMEOUT_S = 10.0
 CONNECT_POLL_S = 0.1
@@ -60,6 +62,7 @@ class MemoryBroker:
         self.endpoints: dict[str, list[tuple[Handler, contextvars.Context]]] = defaultdict(list)
         self.serving: set[asyncio.Task[bytes | DrapeError]] = set()
         self.progress_listeners: list[Callable[[Progress], None]] = []
+        self.activity_listeners: list[Callable[[PreviewId], None]] = []
         self.log_listeners: list[Callable[[LogBatch], None]] = []
         self.preview_logs: dict[PreviewId, list[LogBatch]] = defaultdict(list)
         self.objects: dict[str, bytes] = {}
@@ -81,7 +84,8 @@ class MemoryBroker:
             reactions=_MemoryReactions(self),
             commands=_MemoryCommands(self),
             timers=_MemoryTimers(self),
-            progress=_MemoryProgress(self),
+            progress=_MemoryFeed(self.progress_listeners),
+            activity=_MemoryFeed(self.activity_listeners),
             preview_logs=_MemoryPreviewLogs(self),
             objects=_MemoryObjects(self),
             parked=self.parked,
@@ -387,17 +391,19 @@ class _MemoryTimers:
         self._broker.schedules[key] = asyncio.get_running_loop().call_later(period_s, fire)
 
 
-class _MemoryProgress:
-    def __init__(self, broker: MemoryBroker) -> None:
-        self._broker = broker
+class _MemoryFeed(Generic[T]):
+    """What whoever listens hears, and nobody stores."""
 
-    async def publish(self, progress: Progress) -> None:
-        for listener in list(self._broker.progress_listeners):
-            listener(progress)
+    def __init__(self, listeners: list[Callable[[T], None]]) -> None:
+        self._listeners = listeners
 
-    async def subscribe(self, handler: Callable[[Progress], None]) -> Subscription:
-        self._broker.progress_listeners.append(handler)
-        return _Removable(self._broker.progress_listeners, handler)
+    async def publish(self, item: T) -> None:
+        for listener in list(self._listeners):
+            listener(item)
+
+    async def subscribe(self, handler: Callable[[T], None]) -> Subscription:
+        self._listeners.append(handler)
+        return _Removable(self._listeners, handler)
 
 
 class _MemoryPreviewLogs:

@@ -165,6 +165,13 @@ class ProgressFeed(Protocol):
     async def subscribe(self, handler: Callable[[Progress], None]) -> Subscription: ...
 
 
+class ActivityFeed(Protocol):
+    """Which previews are in use, as whoever serves them says it now and then. Not a fact, so not in the log."""
+
+    async def publish(self, preview_id: PreviewId) -> None: ...
+    async def subscribe(self, handler: Callable[[PreviewId], None]) -> Subscription: ...
+
+
 class PreviewLogs(Protocol):
     """What projects print. Bounded in age and size; the oldest goes first."""
 
@@ -191,6 +198,7 @@ class Bus:
     commands: Commands
     timers: Timers
     progress: ProgressFeed
+    activity: ActivityFeed
     preview_logs: PreviewLogs
     objects: Objects
     parked: ParkedReactions

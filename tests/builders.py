@@ -21,7 +21,9 @@ from shared.events import (
     PreviewReady,
     PreviewRequested,
     PreviewRestarted,
+    PreviewResumed,
     PreviewStopped,
+    PreviewSuspended,
     PreviewWanted,
     PreviewWarningRaised,
     ProjectCreated,
@@ -32,8 +34,11 @@ from shared.events import (
     VmBootFailed,
     VmCleaned,
     VmCreationStarted,
+    VmFrozen,
     VmLost,
     VmReleased,
+    VmResumed,
+    VmSuspended,
 )
 from tests.spec import AT
 
@@ -108,6 +113,18 @@ def kept_vms(*numbers: int, owner: str = OWNER, key: str = KEY) -> list[Event]:
 
 def vm_lost(number: int = 1, preview: str | None = PREVIEW, detail: str = "silent") -> VmLost:
     return VmLost(vm_id=vm(number), preview_id=preview, detail=detail)
+
+
+def vm_suspended(number: int = 1, preview: str = PREVIEW) -> VmSuspended:
+    return VmSuspended(vm_id=vm(number), preview_id=preview)
+
+
+def vm_frozen(number: int = 1, preview: str = PREVIEW, memory_mb: int = 200) -> VmFrozen:
+    return VmFrozen(vm_id=vm(number), preview_id=preview, memory_mb=memory_mb)
+
+
+def vm_resumed(number: int = 1, preview: str = PREVIEW) -> VmResumed:
+    return VmResumed(vm_id=vm(number), preview_id=preview)
 
 
 def claim_queued(preview: str = PREVIEW, owner: str = OWNER, deadline: float = AT + 60) -> ClaimQueued:
@@ -262,6 +279,14 @@ def preview_failed(attempt: int = 1, code: str = "install_failed", step: str = "
 
 def preview_stopped(reason: str = "asked") -> PreviewStopped:
     return PreviewStopped(preview_id=PREVIEW, reason=reason)
+
+
+def preview_suspended(attempt: int = 1, idle_s: float = 300.0) -> PreviewSuspended:
+    return PreviewSuspended(preview_id=PREVIEW, attempt=attempt, idle_s=idle_s)
+
+
+def preview_resumed(attempt: int = 1, reason: str = "request", suspended_s: float = 0.0) -> PreviewResumed:
+    return PreviewResumed(preview_id=PREVIEW, attempt=attempt, reason=reason, suspended_s=suspended_s)
 
 
 STEPS = ("requested", "detected", "acquired", "synced", "installing", "installed", "booting", "confirming", "ready")

@@ -27,9 +27,10 @@ ROOMS = {
     "views.py",
 }
 MORE_ROOMS = {
-    "pool": {"deps.py", "effects.py", "keeping.py", "ports.py"},
+    "pool": {"deps.py", "effects.py", "keeping.py", "ports.py", "suspending.py"},
     "orchestrator": {
         "effects.py",
+        "idling.py",
         "jobs.py",
         "model.py",
         "ports.py",

@@ -53,7 +53,13 @@ async def ps(output: Output) -> int:
 
 def _row(view: dict[str, Any]) -> tuple[str, ...]:
     seconds = view["total_s"] if view["total_s"] is not None else view["elapsed_s"]
-    shown = view["error"]["code"] if view["error"] else view["url"] if view["status"] in READY else view["message"]
+    shown = (
+        view["error"]["code"]
+        if view["error"]
+        else view["url"]
+        if view["status"] in (*READY, "suspended")
+        else view["message"]
+    )
     framework = f"{view['framework']} {view['version']}".strip()
     return (view["preview_id"], view["project_name"], view["status"], framework, f"{seconds:.1f}", shown)
 
@@ -141,7 +147,7 @@ async def pool(output: Output) -> int:
         numbers = (await api.call("GET", "/health/pool"))["pool"]
     text = (
         f"{numbers['available']} warm, {numbers['booting']} booting, {numbers['inUse']} in use, "
-        f"{numbers['kept']} kept, {numbers['waiting']} waiting "
+        f"{numbers['suspended']} of them asleep, {numbers['kept']} kept, {numbers['waiting']} waiting "
         f"(target {numbers['target']}, at least {numbers['min']}, at most {numbers['max']})"
     )
     output.result({"type": "pool", **numbers}, text)

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from services.gateway import decide, react, state, views
 from services.gateway.adapters.access import access_from
+from services.gateway.adapters.activity import Activity
 from services.gateway.adapters.context import Context
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.http import Api
@@ -18,6 +19,7 @@ from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, open_sess
 from services.gateway.adapters.resolver import PreviewResolver, mark_probed
 from services.gateway.adapters.uploads import Uploads
 from services.gateway.adapters.variables import Variables
+from services.gateway.adapters.waking import Waker
 from services.gateway.config import GatewayConfig
 from services.gateway.effects import GatewayEffects
 from shared.codec import Recorded
@@ -63,10 +65,12 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
             )
         feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, runtime.clock)
         await _listen(runtime, bus, feed, stack)
+        activity = Activity()
+        waker = await _keep_awake(runtime, bus, activity, config, stack)
         proxy_config = ProxyConfig(base_domain=config.preview_domain)
         session = await stack.enter_async_context(open_session(proxy_config))
-        resolver = PreviewResolver(runtime, bus, feed, settings.drape_secret, config)
-        proxy = PreviewProxy(resolver, config=proxy_config, session=session)
+        resolver = PreviewResolver(runtime, bus, feed, waker, settings.drape_secret, config)
+        proxy = PreviewProxy(resolver, resolver.woken, activity, config=proxy_config, session=session)
         context = Context(runtime, bus, feed, access, config)
         variables = Variables(bus.objects, settings.drape_secret)
         api = Api(context, Uploads(bus.objects, config), variables, proxy)
@@ -110,6 +114,18 @@ async def _listen(runtime: Runtime[state.State], bus: Bus, feed: Feed, stack: As
         stack.push_async_callback(subscription.stop)
     task = asyncio.create_task(_watch_pool(bus, feed, pool_changed), name="gateway-pool")
     stack.push_async_callback(_end, task)
+
+
+async def _keep_awake(
+    runtime: Runtime[state.State], bus: Bus, activity: Activity, config: GatewayConfig, stack: AsyncExitStack
+) -> Waker:
+    """What is in use here is told, and woken where it sleeps."""
+    waker = Waker(runtime, bus.commands.send, activity, config)
+    runtime.on_folded.append(waker.on_folded)
+    stack.push_async_callback(waker.close)
+    task = asyncio.create_task(activity.tell(bus.activity, config.activity_period_s), name="gateway-activity")
+    stack.push_async_callback(_end, task)
+    return waker
 
 
 async def _watch_pool(bus: Bus, feed: Feed, changed: asyncio.Event) -> None:

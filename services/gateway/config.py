@@ -38,5 +38,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Changes kept for clients that come back with `since`."""
     log_tail_lines: int = 40
     """Lines of output shown with a failure."""
+    activity_period_s: float = 10.0
+    """How often it is told which previews are in use; much less than `DRAPE_ORCHESTRATOR_SUSPEND_AFTER_S`."""
+    wake_wait_s: float = 30.0
+    """How long a request for a suspended preview is held while that wakes."""
+    wake_retry_s: float = 0.2
+    """Pause before a preview is asked to wake again, where nobody took the wish."""
     ready_wait_s: float = 5.0
     """How long an answer waits for this replica to have read what the command wrote."""

@@ -63,7 +63,7 @@ STEP_OF: dict[str, str] = {
 }
 ENDED = ("failed", "stopped")
 SERVED = ("ready", "ready_with_errors")
-"""Statuses in which browsers reach the dev server."""
+"""Statuses in which browsers reach the dev server; one that is suspended they wake."""
 FORGET_AFTER_S = 3600.0
 """An ended preview is shown so long after its end (by the log's time)."""
 REPLACED_MAX = 100
@@ -114,7 +114,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """What is shown of a preview. Times are seconds, UTC. `wanted`: somebody has asked to see it; `files_version`: of
     the project's files, what its VM holds or will begin with; `detected`: in this attempt; `install_job`: the attempt's
-    newest install; `detail`: which request shows the error of `ready_with_errors`.
+    newest install; `with_errors`: what its dev server shows is an error in the project, `detail`: which request shows it.
     """
 
     preview_id: PreviewId
@@ -146,6 +146,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     total_s: float | None = None
     steps: dict[str, float] = {}
+    with_errors: bool = False
     detail: str = ""
     hmr: HmrProbed | None = None
     error: Failure | None = None
@@ -250,19 +251,21 @@ def _evolve_server(state: State, preview: Preview, recorded: Recorded) -> None:
         case DevServerStarted():
             _enter(state, preview, recorded, "starting")
         case DevServerReady(host=host, port=port, with_errors=with_errors, detail=detail):
-            where: dict[str, Any] = {"host": host, "port": port, "detail": detail if with_errors else ""}
+            where: dict[str, Any] = {"host": host, "port": port, "with_errors": with_errors}
+            where["detail"] = detail if with_errors else ""
             if preview.status in SERVED:  # it is the same server: its project was mended, or broken
                 _enter(state, preview, recorded, _served(with_errors), **where)
             else:
                 _enter(state, preview, recorded, "waiting", done="waiting_server", **where)
         case PreviewReady(url=url, total_s=total_s, steps=steps, with_errors=with_errors):
-            _enter(state, preview, recorded, _served(with_errors), url=url, total_s=total_s, steps=steps)
+            shown: dict[str, Any] = {"url": url, "total_s": total_s, "steps": steps, "with_errors": with_errors}
+            _enter(state, preview, recorded, _served(with_errors), **shown)
         case HmrProbed():
             _set(state, preview, recorded, hmr=event)
         case PreviewSuspended():
             _enter(state, preview, recorded, "suspended")
-        case PreviewResumed():
-            _enter(state, preview, recorded, "ready")
+        case PreviewResumed() if preview.status == "suspended":
+            _enter(state, preview, recorded, _served(preview.with_errors))
 
 
 def _served(with_errors: bool) -> Status:

@@ -33,7 +33,7 @@ def definition(config: OrchestratorConfig) -> Definition[state.State]:
         react=partial(react.react, config=config),
         on_timer=react.on_timer,
         commands=commands_of("orchestrator"),
-        ticks={"residents": config.residents_period_s},
+        ticks={react.IDLE_TICK: config.idle_check_s, react.RESIDENTS_TICK: config.residents_period_s},
         trace_of=views.trace_of,
     )
 
@@ -62,6 +62,8 @@ def wiring(config: OrchestratorConfig) -> Wiring[state.State]:
             config=config,
             clock=runtime.clock,
         )
+        runtime.on_folded.append(effects.on_folded)
+        stack.push_async_callback((await bus.activity.subscribe(effects.on_activity)).stop)
         return Parts(effects.perform, {})
 
     return Wiring(definition(config), build)

@@ -32,6 +32,14 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A dev server that shows an error is asked again after an edit, or after so long; twice that each further time."""
     error_recheck_max_s: float = 60.0
     """Longest pause between those."""
+    suspend_after_s: float = 300.0
+    """A preview that nobody has used for so long is frozen until the next request; 0: never."""
+    idle_check_s: float = 5.0
+    """How often that is looked for."""
+    suspended_max: int = 20
+    """Previews that stay frozen; beyond that the one frozen longest is stopped."""
+    suspended_mb_max: int = 4096
+    """Memory that frozen previews may hold together, in MiB; beyond that the one frozen longest is stopped."""
     hmr_timeout_s: float = 5.0
     """How long the socket for edits may take to answer, once, after ready."""
     keep_retry_s: float = 5.0

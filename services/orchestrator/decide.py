@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import ENDED, INSTALL_RETRY, Failure, Preview, Project, step_of
 from services.orchestrator.rules import residents
+from services.orchestrator.rules.idle import resume, resumed, suspend, woken_by
 from services.orchestrator.rules.steps import RestartReason, advance, failed, restarted
 from services.orchestrator.state import State, losses_in_a_row, newest_of
 from shared.commands import (
@@ -24,7 +25,9 @@ from shared.commands import (
     RecordProject,
     RequestPreview,
     RestartPreview,
+    ResumePreview,
     StopPreview,
+    SuspendPreview,
 )
 from shared.errors import Invalid, NotFound, Refused
 from shared.events import (
@@ -58,6 +61,8 @@ RESTARTABLE = ("installing", "install_failed", "installed", "prepared", "booting
 
 def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequence[Event]:
     """The events that the command leads to in this state; raises `Refused` where it is not granted."""
+    if first := woken_by(state, command):
+        return first
     match command:
         case RequestPreview():
             return request(state, command)
@@ -89,6 +94,10 @@ def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequen
             return handle_vm_lost(state, command, config)
         case MaintainResidents():
             return residents.maintain(state, command.at, config.resident_retry_s)
+        case SuspendPreview():
+            return suspend(state, command)
+        case ResumePreview():
+            return resume(_known(state, command.preview_id), command)
         case _:
             raise AssertionError(f"not a command of the orchestrator: {type(command).__name__}")
 
@@ -122,7 +131,9 @@ def request(state: State, command: RequestPreview) -> Sequence[Event]:
 
 
 def _share(project: Project, live: Preview, command: RequestPreview) -> Sequence[Event]:
-    """What the wish changes about the preview that lives already: another app, or that somebody wants to see it."""
+    """What the wish changes about the preview that lives already: awake, another app, or that somebody wants to see it."""
+    if live.status == "suspended" and not command.prepare:
+        return [resumed(live, command.at, "request")]
     if command.app and command.app != live.app:
         return [restarted(live, project, "asked", in_place=live.vm is not None, app=command.app)]
     if command.prepare:
@@ -134,7 +145,7 @@ def _share(project: Project, live: Preview, command: RequestPreview) -> Sequence
 
 def stop(state: State, command: StopPreview) -> Sequence[Event]:
     preview = _known(state, command.preview_id)
-    if preview.status in ENDED:
+    if preview.status in ENDED or (command.if_suspended and preview.status != "suspended"):
         return []
     return [PreviewStopped(preview_id=preview.preview_id, reason=command.reason[:200])]
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from msgspec.structs import replace
 
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.idling import Changes, Idler
 from services.orchestrator.jobs import JobRunner
 from services.orchestrator.model import ENDED, Preview
 from services.orchestrator.ports import DepsCache, GatewayProbe, ProjectStore, Workspace
@@ -20,6 +21,7 @@ from services.orchestrator.react import (
     ProbeHmr,
     RunDevServer,
     RunInstall,
+    SuspendIdle,
     SyncFiles,
 )
 from services.orchestrator.rules.builds import build_cache
@@ -29,6 +31,7 @@ from services.orchestrator.state import State
 from services.orchestrator.syncing import Syncer
 from services.orchestrator.telling import Teller
 from shared import telemetry
+from shared.codec import Recorded
 from shared.commands import Command, ConfirmPreview, FailPreview, RecordHmr
 from shared.definition import Effect
 from shared.deps import DepsRequest
@@ -66,7 +69,9 @@ class OrchestratorEffects:
         self._teller = Teller(bus, state, config, clock)
         self._preparer = Preparer(workspace, store, self._teller, self._send, send, state, config)
         self._syncer = Syncer(workspace, store, deps, self._teller, self._send, state, config, clock)
-        self._jobs = JobRunner(workspace, store, self._teller, self._send, state, config)
+        self._changes = Changes()
+        self._idler = Idler(self._send, state, config, clock)
+        self._jobs = JobRunner(workspace, store, self._teller, self._changes, self._send, state, config)
 
     async def perform(self, effect: Effect, cause: Cause) -> None:
         """Do what the effect says."""
@@ -90,8 +95,18 @@ class OrchestratorEffects:
                 await self._keep_deps(effect)
             case KeepBuild():
                 await self._keep_build(effect)
+            case SuspendIdle():
+                await self._idler.suspend_idle(cause)
             case _:
                 raise AssertionError(f"not an effect of the orchestrator: {type(effect).__name__}")
+
+    def on_folded(self, recorded: Recorded) -> None:
+        """The state holds this event now."""
+        self._changes.on_folded(recorded)
+
+    def on_activity(self, preview_id: PreviewId) -> None:
+        """Somebody uses the preview."""
+        self._idler.note(preview_id)
 
     def _forget_ended(self, preview_id: PreviewId) -> None:
         preview = self._state().previews.get(preview_id)

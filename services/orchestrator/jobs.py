@@ -1,10 +1,11 @@
 """The two jobs of a preview, install and dev server: run or attach, watch, report how they end and why."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Literal
 
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.idling import Changes
 from services.orchestrator.model import INSTALL_RETRY, Found, Preview, Vm
 from services.orchestrator.ports import ProjectStore, Workspace
 from services.orchestrator.react import RunDevServer, RunInstall
@@ -52,6 +53,7 @@ class JobRunner:
         workspace: Workspace,
         store: ProjectStore,
         teller: Teller,
+        changes: Changes,
         send: Send,
         state: Callable[[], State],
         config: OrchestratorConfig,
@@ -59,6 +61,7 @@ class JobRunner:
         self._workspace = workspace
         self._store = store
         self._teller = teller
+        self._changes = changes
         self._send = send
         self._state = state
         self._config = config
@@ -167,14 +170,23 @@ class JobRunner:
         return await self._store.variables(preview.project_id, project.env) if project is not None else {}
 
     async def _while_reachable(
-        self, preview_id: PreviewId, attempt: int, cause: Cause, run: Callable[[Preview, Vm], Awaitable[None]]
+        self,
+        preview_id: PreviewId,
+        attempt: int,
+        cause: Cause,
+        run: Callable[[Preview, Vm], Coroutine[None, None, None]],
     ) -> None:
-        """Run, and attach again after the agent was out of reach; the pool is told, and says when the VM is lost."""
+        """Run, and attach again after the agent was out of reach; the pool is told, and says when the VM is lost.
+        While the preview is suspended nothing is attached: its agent is silent, and well."""
         silent = 0
         while (preview := self._teller.running(preview_id, attempt)) is not None and preview.vm is not None:
+            if preview.status == "suspended":
+                await self._changes.next(preview_id)
+                continue
             vm = preview.vm
             try:
-                await run(preview, vm)
+                if await self._until_suspended(preview, run(preview, vm)):
+                    return
             except AgentUnreachable as error:
                 silent += 1
                 if self._teller.running(preview_id, attempt) is None:
@@ -190,8 +202,27 @@ class JobRunner:
                 )
                 await self._send(failure, cause)
                 return
-            else:
+
+    async def _until_suspended(self, preview: Preview, run: Coroutine[None, None, None]) -> bool:
+        """Run until that has ended (True), or break it off as soon as the preview is suspended."""
+        running = asyncio.ensure_future(run)
+        suspended = asyncio.ensure_future(self._suspended(preview.preview_id, preview.attempt))
+        try:
+            await asyncio.wait({running, suspended}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+            return running.done()
+        finally:
+            running.cancel()
+            suspended.cancel()
+            await asyncio.gather(running, suspended, return_exceptions=True)
+
+    async def _suspended(self, preview_id: PreviewId, attempt: int) -> None:
+        while True:
+            preview = self._teller.running(preview_id, attempt)
+            if preview is not None and preview.status == "suspended":
                 return
+            await self._changes.next(preview_id)
 
     async def _start(self, job: Job) -> JobStatus:
         """Start or attach. A job that was begun with other variables or limits is this attempt's all the same."""

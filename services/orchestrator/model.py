@@ -18,6 +18,7 @@ Status = Literal[
     "exited",
     "confirming",
     "ready",
+    "suspended",  # idle: its VM is frozen until the next request
     "failed",
     "stopped",
 ]
@@ -38,6 +39,7 @@ STEP_OF: dict[str, str] = {
     "exited": "waiting_server",
     "confirming": "confirming",
     "ready": "server_ready",
+    "suspended": "server_ready",
     "failed": "failed",
     "stopped": "stopped",
 }
@@ -99,12 +101,13 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """One preview. Times are seconds, UTC.
 
-    `wanted`: somebody has asked to see it. `installed`: the fingerprint of the dependencies that its VM holds whole;
-    `installed_by`: the job that gave them; empty: they come from an earlier
+    `wanted`: somebody has asked to see it. `queued`: it waits for a VM, since none was free. `installed`: the fingerprint
+    of the dependencies that its VM holds whole; `installed_by`: the job that gave them; empty: they come from an earlier
     preview, `restored` from what is kept on the disk, or preserved in the VM. `manifest`: of the files that its VM holds,
     where that is known. `resident`: made ahead of need for a template; `template`: what was in the VM, and runs there, when
-    this preview took it over from such a one. `install_job`: the newest install job of this attempt. `left`: what the next
-    holder of its last VM may find there. A failed preview may hold its VM for a while, for the next try.
+    this preview took it over from such a one. `install_job`: the newest install job of this attempt. `frozen_mb`: what its
+    VM holds while it is suspended, once that is known. `left`: what the next holder of its last VM may find there. A failed
+    preview may hold its VM for a while, for the next try.
     """
 
     preview_id: PreviewId
@@ -120,6 +123,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: float
     status_at: float
     attempt_at: float
+    queued: bool = False
     vm: Vm | None = None
     from_pool: bool = False
     found: Found | None = None
@@ -139,6 +143,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     dev_port: int = 0
     with_errors: bool = False
     hmr: str = ""
+    frozen_mb: int = 0
     steps: dict[str, float] = {}
     failure: Failure = Failure()
     traceparent: str = ""

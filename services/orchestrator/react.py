@@ -7,6 +7,7 @@ import msgspec
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import ENDED, Preview
 from services.orchestrator.rules.builds import build_cache
+from services.orchestrator.rules.idle import coldest_first, is_behind, stop_cold, too_cold
 from services.orchestrator.state import State
 from shared.codec import Recorded
 from shared.commands import (
@@ -16,7 +17,10 @@ from shared.commands import (
     MaintainResidents,
     ReleaseVm,
     RestartPreview,
+    ResumePreview,
+    ResumeVm,
     StopPreview,
+    SuspendVm,
 )
 from shared.effects import Send, SetTimer
 from shared.events import (
@@ -31,15 +35,20 @@ from shared.events import (
     PreviewReady,
     PreviewRequested,
     PreviewRestarted,
+    PreviewResumed,
     PreviewStopped,
+    PreviewSuspended,
     ProjectDeleted,
     ProjectDetected,
     ProjectEnvChanged,
     ProjectFilesChanged,
     ProjectResidentsChanged,
     VmAcquired,
+    VmFrozen,
     VmLost,
     VmReleased,
+    VmResumed,
+    VmSuspended,
 )
 from shared.ids import PreviewId, VmId
 from shared.ports import TimerFired
@@ -88,7 +97,23 @@ class KeepBuild(PreviewEffect, frozen=True):
     """Keep what the framework has stored beside the dependencies, for this project's next VM."""
 
 
-Effect = Send | SetTimer | Prepare | SyncFiles | RunInstall | RunDevServer | Confirm | ProbeHmr | KeepDeps | KeepBuild
+class SuspendIdle(msgspec.Struct, frozen=True):
+    """Have the previews suspended that nobody has used for a while."""
+
+
+Effect = (
+    Send
+    | SetTimer
+    | Prepare
+    | SyncFiles
+    | RunInstall
+    | RunDevServer
+    | Confirm
+    | ProbeHmr
+    | KeepDeps
+    | KeepBuild
+    | SuspendIdle
+)
 
 REACTS_TO: tuple[type[Event], ...] = (
     PreviewRequested,
@@ -106,11 +131,18 @@ REACTS_TO: tuple[type[Event], ...] = (
     PreviewReady,
     PreviewFailed,
     PreviewStopped,
+    PreviewSuspended,
+    PreviewResumed,
+    VmSuspended,
+    VmFrozen,
+    VmResumed,
     ProjectFilesChanged,
     ProjectEnvChanged,
     ProjectResidentsChanged,
     ProjectDeleted,
 )
+IDLE_TICK = "idle"
+RESIDENTS_TICK = "residents"
 STEP_TIMER = "step"
 KEEP_TIMER = "keep"
 """Ends the time in which a failed preview holds its VM."""
@@ -162,6 +194,8 @@ def _react(state: State, recorded: Recorded, config: OrchestratorConfig) -> Sequ
             return _apply_env(state, project_id)
         case ProjectDeleted(project_id=project_id):
             return _delete(state, project_id)
+        case VmSuspended() | VmFrozen() | VmResumed() | PreviewSuspended() | PreviewResumed():
+            return _asleep_or_awake(state, event, config)
         case _:
             preview = state.previews.get(getattr(event, "preview_id", ""))
             if preview is None or preview.status in ENDED:
@@ -223,10 +257,47 @@ def _let_go(preview: Preview, reason: str) -> Send:
     return Send(ReleaseVm(preview_id=preview.preview_id, reason=reason, keep=left.key, keep_job=left.job))
 
 
+def _asleep_or_awake(
+    state: State,
+    event: VmSuspended | VmFrozen | VmResumed | PreviewSuspended | PreviewResumed,
+    config: OrchestratorConfig,
+) -> Sequence[Effect]:
+    """The VM follows the preview. Commands to the pool may overtake one another: what the VM's own events say against
+    the preview is put right."""
+    preview = state.previews.get(event.preview_id)
+    if preview is None or preview.vm is None:
+        return []
+    preview_id, suspended = preview.preview_id, preview.status == "suspended"
+    match event:
+        case PreviewSuspended() if suspended and is_behind(state, preview):
+            return [Send(ResumePreview(preview_id=preview_id, reason="edit"))]
+        case PreviewSuspended() if suspended:
+            waiting = next(
+                (each for each in state.previews.values() if each.queued and each.status == "preparing"), None
+            )
+            room = _make_way(state, waiting.preview_id) if waiting is not None else []
+            return [Send(SuspendVm(preview_id=preview_id)), *map(Send, too_cold(state, config)), *room]
+        case PreviewResumed() if not suspended:
+            behind = preview.status == "ready" and is_behind(state, preview)
+            sync = [SyncFiles(preview_id, preview.attempt)] if behind else []
+            return [Send(ResumeVm(preview_id=preview_id)), *sync]
+        case VmFrozen() if suspended:
+            return [Send(stop) for stop in too_cold(state, config)]
+        case VmResumed() if suspended:
+            # It can't be frozen.
+            return [Send(ResumePreview(preview_id=preview_id, reason="vm"))]
+        case VmSuspended() if not suspended:
+            return [Send(ResumeVm(preview_id=preview_id))]
+        case _:
+            return []
+
+
 def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
     """What has to happen because time has passed."""
+    if fired.name == IDLE_TICK:
+        return [SuspendIdle()]
     attempt = int(fired.data.get("attempt", 0))
-    if fired.name == "residents":
+    if fired.name == RESIDENTS_TICK:
         return [Send(MaintainResidents())]
     if fired.name == STEP_TIMER:
         return [Send(ExpireStep(preview_id=fired.id, attempt=attempt, step=str(fired.data["step"])))]
@@ -279,7 +350,7 @@ def _holds_on(state: State, event: PreviewFailed) -> bool:
 
 def _make_way(state: State, preview_id: PreviewId) -> Sequence[Effect]:
     """Somebody waits for a VM: the failed preview that has held one longest lets it go, else the oldest preparation
-    or resident that nobody has asked for, unless what waits is another such."""
+    or resident that nobody has asked for, else the suspended one that is coldest, unless what waits is another such."""
     for failed_id in state.ended:
         failed = state.previews.get(failed_id)
         if failed is not None and failed.vm is not None and failed_id != preview_id:
@@ -289,9 +360,9 @@ def _make_way(state: State, preview_id: PreviewId) -> Sequence[Effect]:
         return []
     ahead = (each for each in state.previews.values() if each.status not in ENDED and each.preview_id != preview_id)
     idle = next((each for each in ahead if each.resident or (each.vm is not None and not each.wanted)), None)
-    if idle is None:
-        return []
-    return [Send(StopPreview(preview_id=idle.preview_id, reason="needed"))]
+    if idle is not None:
+        return [Send(StopPreview(preview_id=idle.preview_id, reason="needed"))]
+    return [Send(stop_cold(each, "needed")) for each in coldest_first(state)[:1]]
 
 
 def _apply_env(state: State, project_id: str) -> Sequence[Effect]:
@@ -335,4 +406,6 @@ def _sync_live(state: State, project_id: str) -> Sequence[Effect]:
     preview = state.previews.get(project.live) if project is not None and project.live is not None else None
     if preview is None or preview.status in ("preparing", *ENDED):
         return []  # the first sync will take the newest version
+    if preview.status == "suspended":
+        return [Send(ResumePreview(preview_id=preview.preview_id, reason="edit"))]
     return [SyncFiles(preview.preview_id, preview.attempt)]

@@ -19,6 +19,7 @@ from services.orchestrator.model import (
 )
 from shared.codec import Recorded
 from shared.events import (
+    ClaimQueued,
     DevServerExited,
     DevServerReady,
     DevServerStarted,
@@ -33,7 +34,9 @@ from shared.events import (
     PreviewReady,
     PreviewRequested,
     PreviewRestarted,
+    PreviewResumed,
     PreviewStopped,
+    PreviewSuspended,
     PreviewWanted,
     PreviewWarningRaised,
     ProjectCreated,
@@ -45,6 +48,7 @@ from shared.events import (
     VmAcquired,
     VmCleaned,
     VmDestroyed,
+    VmFrozen,
     VmLost,
     VmReleased,
     VmRetired,
@@ -95,7 +99,9 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.kept[vm_id] = owner
         case VmRetired(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
             state.kept.pop(vm_id, None)
-        case VmAcquired() | VmReleased() | VmLost():
+        case ClaimQueued(preview_id=claimant) if claimant in state.previews:
+            _set(state, state.previews[claimant], queued=True)
+        case VmAcquired() | VmReleased() | VmLost() | VmFrozen():
             state.kept.pop(event.vm_id, None)
             _evolve_vm(state, event, recorded)
         case _:
@@ -131,7 +137,7 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
         )
 
 
-def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost, recorded: Recorded) -> None:
+def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost | VmFrozen, recorded: Recorded) -> None:
     preview = state.previews.get(event.preview_id or "")
     if preview is None:
         return
@@ -140,8 +146,11 @@ def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost, recorded: 
             gave = _take_over(state, event) or {"installed": key, "installed_by": ""}
             if preview.vm is None and preview.status not in ENDED:
                 vm = Vm(vm_id, host, port, recorded.seq)
-                changed = msgspec.structs.replace(preview, vm=vm, from_pool=from_pool, **gave)
+                changed = msgspec.structs.replace(preview, vm=vm, from_pool=from_pool, queued=False, **gave)
                 state.previews[preview.preview_id] = _join(changed, recorded)
+        case VmFrozen(memory_mb=memory_mb):
+            if preview.status == "suspended":
+                _set(state, preview, frozen_mb=memory_mb)
         case VmReleased(vm_id=vm_id) | VmLost(vm_id=vm_id):
             # One that runs is told by a command, which decides whether it begins anew.
             if preview.status in ENDED and preview.vm is not None and preview.vm.vm_id == vm_id:
@@ -195,6 +204,10 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             _enter(state, preview, "exited", recorded, failure=_exit_failure(preview, event))
         case PreviewReady():
             _enter(state, preview, "ready", recorded, done="confirming")
+        case PreviewSuspended():
+            _enter(state, preview, "suspended", recorded)
+        case PreviewResumed() if preview.status == "suspended":
+            _enter(state, preview, "ready", recorded, frozen_mb=0)
         case HmrProbed(state=hmr):
             _set(state, preview, hmr=hmr)
         case PreviewRestarted():
@@ -337,7 +350,7 @@ def _losses(preview: Preview, event: PreviewRestarted, at: float) -> int:
 
 def losses_in_a_row(preview: Preview, at: float) -> int:
     """VMs lost without a success in between: one that served for a while has proven that the preview as such can live."""
-    proven = preview.status == "ready" and at - preview.status_at >= PROVEN_AFTER_S
+    proven = preview.status in ("ready", "suspended") and at - preview.status_at >= PROVEN_AFTER_S
     return 0 if proven else preview.vm_losses
 
 

@@ -77,8 +77,8 @@ class Syncer:
             for _ in range(SYNC_ROUNDS_MAX):
                 preview = self._teller.running(effect.preview_id, effect.attempt)
                 project = self._state().projects.get(preview.project_id) if preview is not None else None
-                if preview is None or preview.vm is None or project is None:
-                    return
+                if preview is None or preview.vm is None or project is None or preview.status == "suspended":
+                    return  # the last: it is woken for what it lacks
                 # In these the saga waits for this effect's report: it may have died with half of it stored.
                 waited_for = preview.status in ("syncing", "synced", "installed")
                 if not waited_for and preview.files_version >= project.files_version:

@@ -61,7 +61,7 @@ class Teller:
     async def tick(self, preview_id: PreviewId, attempt: int) -> None:
         """Tell how far the preview is, now."""
         preview = self.running(preview_id, attempt)
-        if preview is not None and preview.status != "ready":
+        if preview is not None and preview.status not in ("ready", "suspended"):
             noted = self._noted.get(preview_id, {})
             await self._bus.progress.publish(views.progress_of(preview, self._clock(), noted))
 

@@ -19,9 +19,12 @@ from shared.commands import (
     RecordVmCleaned,
     RecordVmCleanFailed,
     RecordVmDestroyed,
+    RecordVmFrozen,
     RecordVmLost,
     ReleaseVm,
     ResizePool,
+    ResumeVm,
+    SuspendVm,
 )
 from shared.errors import Invalid
 from shared.events import (
@@ -35,11 +38,14 @@ from shared.events import (
     VmBootFailed,
     VmCreationStarted,
     VmDestroyed,
+    VmFrozen,
     VmHealthCheckFailed,
     VmHealthCheckRecovered,
     VmLost,
     VmReleased,
+    VmResumed,
     VmRetired,
+    VmSuspended,
 )
 from shared.ids import is_token
 
@@ -72,6 +78,10 @@ def decide(state: State, command: Command, config: PoolConfig) -> Sequence[Event
             return record_cleaned(state, command)
         case RecordVmCleanFailed():
             return record_clean_failed(state, command)
+        case SuspendVm() | ResumeVm():
+            return suspend_or_resume(state, command)
+        case RecordVmFrozen():
+            return record_frozen(state, command)
         case _:
             raise AssertionError(f"not a command of the pool: {type(command).__name__}")
 
@@ -225,9 +235,10 @@ def _held_back(state: State, at: float, config: PoolConfig) -> int:
 
 
 def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]:
-    """One failed check is a warning, so many in a row are the end. A held VM is lost to its preview."""
+    """One failed check is a warning, so many in a row are the end. A held VM is lost to its preview.
+    One that is suspended cannot answer, and need not."""
     vm = state.vms.get(command.vm_id)
-    if vm is None or vm.status not in ANSWERING:
+    if vm is None or vm.status not in ANSWERING or vm.suspended:
         return []
     if command.healthy:
         return [VmHealthCheckRecovered(vm_id=vm.vm_id)] if vm.failures else []
@@ -277,6 +288,23 @@ def record_lost(state: State, command: RecordVmLost) -> Sequence[Event]:
 
 def record_destroyed(state: State, command: RecordVmDestroyed) -> Sequence[Event]:
     return [VmDestroyed(vm_id=command.vm_id)] if command.vm_id in state.vms else []
+
+
+def suspend_or_resume(state: State, command: SuspendVm | ResumeVm) -> Sequence[Event]:
+    """The event is the decision: the VM is frozen, or let go, because of it."""
+    vm = state.vms.get(state.holders.get(command.preview_id, ""))
+    wanted = isinstance(command, SuspendVm)
+    if vm is None or vm.suspended == wanted:
+        return []
+    kind = VmSuspended if wanted else VmResumed
+    return [kind(vm_id=vm.vm_id, preview_id=command.preview_id)]
+
+
+def record_frozen(state: State, command: RecordVmFrozen) -> Sequence[Event]:
+    vm = state.vms.get(command.vm_id)
+    if vm is None or not vm.suspended or vm.preview_id is None:
+        return []
+    return [VmFrozen(vm_id=vm.vm_id, preview_id=vm.preview_id, memory_mb=command.memory_mb)]
 
 
 def vm_name(number: int) -> str:

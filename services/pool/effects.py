@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from services.pool.config import PoolConfig
 from services.pool.ports import Provider, ProviderError, VmSpec
-from services.pool.react import CheckHealth, CleanVm, CreateVm, DestroyVm, Reconcile
+from services.pool.react import CheckHealth, CleanVm, CreateVm, DestroyVm, Reconcile, SettleVm
 from services.pool.state import ANSWERING, State
+from services.pool.suspending import Suspender
 from shared.commands import (
     CheckVm,
     Command,
@@ -69,6 +70,7 @@ class PoolEffects:
         self._config = config
         self._secret = secret
         self._clock = clock
+        self._suspender = Suspender(provider, send, state)
 
     async def perform(self, effect: Effect, cause: Cause) -> None:
         """Do what the effect says; idempotent, since an effect may come again after a crash."""
@@ -79,6 +81,8 @@ class PoolEffects:
                 await self._destroy(vm_id, cause)
             case CleanVm():
                 await self._clean(effect, cause)
+            case SettleVm(vm_id):
+                await self._suspender.settle(vm_id, cause)
             case CheckHealth(vms):
                 await self._check_health(vms, cause)
             case Reconcile():
@@ -184,6 +188,8 @@ class PoolEffects:
             elif vm.status == "going":
                 # Its own effect may have given up: until the provider agrees, every tick tries again.
                 await self._destroy(vm.vm_id, cause, vm.vm_id)
+            elif listing_of is not None and vm.suspended != (listing_of.state == "suspended"):
+                await self._suspender.settle(vm.vm_id, cause)
 
     async def _send(self, command: Command, cause: Cause, *names: str) -> None:
         command_id = derive(cause.causation_id, type(command).__name__, *names)

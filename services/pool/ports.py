@@ -76,8 +76,8 @@ class Provider(Protocol):
     async def create(self, spec: VmSpec) -> VmAddress:
         """Boot a VM; returns when its agent listens. On any failure, or when cancelled, nothing is left behind."""
 
-    async def suspend(self, vm_id: str) -> None:
-        """Stop every process of the VM where it stands, keeping its memory. Idempotent."""
+    async def suspend(self, vm_id: str) -> int:
+        """Stop every process of the VM where it stands. Idempotent. Gives the bytes of memory that it holds; 0: unknown."""
 
     async def resume(self, vm_id: str) -> None:
         """Let a suspended VM go on. Idempotent; the address stays the same."""

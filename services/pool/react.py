@@ -19,7 +19,9 @@ from shared.events import (
     VmDestroyed,
     VmLost,
     VmReleased,
+    VmResumed,
     VmRetired,
+    VmSuspended,
 )
 from shared.ids import VmId
 from shared.ports import TimerFired
@@ -48,6 +50,12 @@ class CleanVm(msgspec.Struct, frozen=True, kw_only=True):
     keep_job: str
 
 
+class SettleVm(msgspec.Struct, frozen=True):
+    """Freeze this VM or let it run, whichever the state says by now."""
+
+    vm_id: VmId
+
+
 class CheckHealth(msgspec.Struct, frozen=True):
     """Ask these agents whether they live: (vm, host, port)."""
 
@@ -58,7 +66,7 @@ class Reconcile(msgspec.Struct, frozen=True):
     """Compare the provider's list with the state."""
 
 
-Effect = Send | CreateVm | DestroyVm | CleanVm | CheckHealth | Reconcile
+Effect = Send | CreateVm | DestroyVm | CleanVm | SettleVm | CheckHealth | Reconcile
 
 REACTS_TO: tuple[type[Event], ...] = (
     VmCreationStarted,
@@ -69,6 +77,8 @@ REACTS_TO: tuple[type[Event], ...] = (
     VmRetired,
     VmLost,
     VmDestroyed,
+    VmSuspended,
+    VmResumed,
     ClaimQueued,
     PoolResized,
 )
@@ -82,6 +92,8 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
             return [CreateVm(vm_id)] if vm is not None and vm.status == "booting" else []
         case VmBootFailed(vm_id=vm_id) | VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id):
             return _let_go(state.vms.get(vm_id))
+        case VmSuspended(vm_id=vm_id) | VmResumed(vm_id=vm_id):
+            return [SettleVm(vm_id)] if vm_id in state.vms else []
         case VmBooted() if not state.claims and len(state.ready) <= state.target:
             return []
         case VmBooted() | VmAcquired() | VmDestroyed() | ClaimQueued() | PoolResized():
@@ -107,8 +119,9 @@ def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
         case "maintain":
             return [Send(MaintainPool())]
         case "health":
-            held = tuple((vm.vm_id, vm.host, vm.port) for vm in state.vms.values() if vm.status in ANSWERING)
-            return [CheckHealth(held)] if held else []
+            awake = (vm for vm in state.vms.values() if vm.status in ANSWERING and not vm.suspended)
+            asked = tuple((vm.vm_id, vm.host, vm.port) for vm in awake)
+            return [CheckHealth(asked)] if asked else []
         case "reconcile":
             return [Reconcile()]
         case _:

@@ -20,7 +20,9 @@ from shared.events import (
     VmHealthCheckRecovered,
     VmLost,
     VmReleased,
+    VmResumed,
     VmRetired,
+    VmSuspended,
 )
 from shared.ids import OwnerId, PreviewId, VmId
 
@@ -36,7 +38,7 @@ RELEASES_MAX = 1_000
 
 
 class Vm(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM that exists, or is being made or destroyed.
+    """One VM that exists, or is being made or destroyed. `suspended`: it is to stand still, whether it does yet or not.
 
     `lease`: the log's sequence at which it was last acquired, which tells one holder's requests from the next one's.
     `key`, `keep_job`: of the dependencies that it is kept for (see `ReleaseVm`), since `kept_at`.
@@ -56,6 +58,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     keep_job: str = ""
     kept_at: float = 0.0
+    suspended: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,14 +116,8 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.boot_failures += 1
             state.boot_failed_at = at
             _change(state, vm_id, status="going")
-        case VmAcquired(vm_id=vm_id, preview_id=preview_id, owner=owner):
-            state.claims.pop(preview_id, None)
-            _let_go(state, vm_id)  # a resident's
-            held = {"preview_id": preview_id, "owner": owner, "lease": recorded.seq, "key": "", "keep_job": ""}
-            _change(state, vm_id, status="acquired", **held)
-            # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.
-            if state.holders.setdefault(preview_id, vm_id) != vm_id:
-                state.doubled[vm_id] = None
+        case VmAcquired():
+            _acquire(state, event, recorded.seq)
         case VmReleased(vm_id=vm_id, preview_id=preview_id, keep=keep, keep_job=keep_job):
             _note_release(state, preview_id, recorded.meta.causation_id)
             _let_go(state, vm_id)
@@ -137,6 +134,10 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change(state, vm_id, failures=failures, checked_by=recorded.meta.causation_id)
         case VmHealthCheckRecovered(vm_id=vm_id):
             _change(state, vm_id, failures=0)
+        case VmSuspended(vm_id=vm_id):
+            _change(state, vm_id, suspended=True)
+        case VmResumed(vm_id=vm_id):
+            _change(state, vm_id, suspended=False)
         case VmDestroyed(vm_id=vm_id):
             _let_go(state, vm_id)
             _unindex(state, vm_id)
@@ -149,6 +150,17 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.target, state.minimum, state.maximum = target, minimum, maximum
         case _:
             return  # another service's event
+
+
+def _acquire(state: State, event: VmAcquired, seq: int) -> None:
+    vm_id, preview_id = event.vm_id, event.preview_id
+    state.claims.pop(preview_id, None)
+    _let_go(state, vm_id)  # a resident's
+    held = {"preview_id": preview_id, "owner": event.owner, "lease": seq, "key": "", "keep_job": ""}
+    _change(state, vm_id, status="acquired", suspended=False, **held)
+    # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.
+    if state.holders.setdefault(preview_id, vm_id) != vm_id:
+        state.doubled[vm_id] = None
 
 
 def _change(state: State, vm_id: VmId, **changes: object) -> None:

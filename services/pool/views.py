@@ -9,11 +9,12 @@ from shared.commands import AcquireVm, ClaimReply, Command, Reply
 
 
 class PoolSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """`GET /health/pool`. Counts of VMs; `kept`: emptied, or being emptied, for their owner's next preview; `waiting`:
-    claims in the queue."""
+    """`GET /health/pool`. Counts of VMs; `suspended`: of those in use; `kept`: emptied, or being emptied, for their owner's
+    next preview; `waiting`: claims in the queue."""
 
     available: int
     in_use: int
+    suspended: int
     booting: int
     kept: int
     going: int
@@ -31,6 +32,7 @@ def summary(state: State) -> PoolSummary:
     return PoolSummary(
         available=count["ready"],
         in_use=count["acquired"],
+        suspended=sum(vm.suspended for vm in state.vms.values() if vm.status == "acquired"),
         booting=count["booting"],
         kept=count["cleaning"] + count["kept"],
         going=count["going"],

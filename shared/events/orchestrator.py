@@ -222,13 +222,18 @@ class HmrProbed(PreviewEvent, frozen=True, kw_only=True):
 
 
 class PreviewSuspended(PreviewEvent, frozen=True, kw_only=True):
-    """Idle: frozen until the next request."""
+    """Nobody has used it for `idle_s`: it is frozen until the next request."""
+
+    attempt: int = 1
+    idle_s: float = 0.0
 
 
 class PreviewResumed(PreviewEvent, frozen=True, kw_only=True):
-    """Awake again."""
+    """It is to run again, after `suspended_s`. `reason`: what it was woken for."""
 
-    resume_s: float
+    attempt: int = 1
+    reason: str = ""
+    suspended_s: float = 0.0
 
 
 class PreviewFailed(PreviewEvent, frozen=True, kw_only=True):

@@ -83,11 +83,22 @@ class VmCleaned(VmEvent, frozen=True, kw_only=True):
 
 
 class VmSuspended(VmEvent, frozen=True, kw_only=True):
-    """The VM is frozen: it uses memory but no processor."""
+    """The VM is to stand still from here on: it uses memory but no processor."""
+
+    preview_id: PreviewId = ""
+
+
+class VmFrozen(VmEvent, frozen=True, kw_only=True):
+    """The provider has frozen the VM. `memory_mb`: what it holds meanwhile."""
+
+    preview_id: PreviewId
+    memory_mb: int
 
 
 class VmResumed(VmEvent, frozen=True, kw_only=True):
-    """The VM runs again."""
+    """The VM is to run again, from here on."""
+
+    preview_id: PreviewId = ""
 
 
 class VmHealthCheckFailed(VmEvent, frozen=True, kw_only=True):

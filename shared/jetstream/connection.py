@@ -8,7 +8,7 @@ from nats.aio.client import Client
 
 from shared.errors import Unavailable
 from shared.jetstream.commands import NatsCommands
-from shared.jetstream.feeds import NatsPreviewLogs, NatsProgress
+from shared.jetstream.feeds import NatsActivity, NatsPreviewLogs, NatsProgress
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.objects import NatsObjects
 from shared.jetstream.parked import NatsParked
@@ -76,6 +76,7 @@ def bus_on(client: Client, instance: str) -> Bus:
         commands=NatsCommands(client, instance),
         timers=NatsTimers(client),
         progress=NatsProgress(client),
+        activity=NatsActivity(client),
         preview_logs=NatsPreviewLogs(client),
         objects=NatsObjects(client),
         parked=NatsParked(client),

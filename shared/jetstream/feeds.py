@@ -1,4 +1,4 @@
-"""What is not a fact: progress over core NATS, and the previews' own output in a bounded stream."""
+"""What is not a fact: progress and activity over core NATS, and the previews' own output in a bounded stream."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from shared.errors import Unavailable
 from shared.ids import PreviewId
-from shared.jetstream.topology import LOG_ROOT, LOGS, PROGRESS_ROOT
+from shared.jetstream.topology import ACTIVITY_ROOT, LOG_ROOT, LOGS, PROGRESS_ROOT
 from shared.ports import LogBatch, LogLine, Progress, Subscription
 
 log = logging.getLogger("drape.feeds")
@@ -38,6 +38,25 @@ class NatsProgress:
             handler(_progress.decode(message.data))
 
         return _Stoppable(await self._client.subscribe(f"{PROGRESS_ROOT}.*", cb=on_message))
+
+
+class NatsActivity:
+    """`drape.activity.<preview>`: the subject says it all."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def publish(self, preview_id: PreviewId) -> None:
+        try:
+            await self._client.publish(f"{ACTIVITY_ROOT}.{preview_id}")
+        except nats.errors.Error as error:
+            log.debug("activity_unsent", extra={"error": str(error)})
+
+    async def subscribe(self, handler: Callable[[PreviewId], None]) -> Subscription:
+        async def on_message(message: Msg) -> None:
+            handler(message.subject.removeprefix(f"{ACTIVITY_ROOT}."))
+
+        return _Stoppable(await self._client.subscribe(f"{ACTIVITY_ROOT}.*", cb=on_message))
 
 
 class NatsPreviewLogs:

@@ -20,6 +20,7 @@ TIMER_EVERY = "drape.timer.every"
 TIMER_DUE = "drape.timer.due"
 LOG_ROOT = "drape.log"
 PROGRESS_ROOT = "drape.progress"
+ACTIVITY_ROOT = "drape.activity"
 PARKED_ROOT = "drape.parked"
 
 ACK_WAIT_S = 10.0

@@ -15,8 +15,9 @@ from services.gateway.app import wiring
 from services.gateway.config import GatewayConfig
 from services.gateway.react import REACTS_TO
 from services.gateway.state import State
-from shared.commands import Command, PreviewReply, RequestPreview, RestartPreview
-from shared.events import Event, PreviewRequested, PreviewRestarted, PreviewWanted
+from shared.commands import Command, PreviewReply, RequestPreview, RestartPreview, ResumePreview
+from shared.errors import DrapeError
+from shared.events import Event, PreviewRequested, PreviewRestarted, PreviewResumed, PreviewWanted
 from shared.memory import MemoryBroker
 from shared.ports import Bus, LogLine, Progress
 from shared.runtime import Runtime
@@ -61,6 +62,10 @@ class ApiStage:
         self.session = session
         self.url = f"http://{LOOPBACK}:{port}"
         self.commands: list[Command] = []
+        self.faults: list[DrapeError] = []
+        """Answers to the next commands, instead of what they lead to."""
+        self.may_wake = asyncio.Event()
+        self.may_wake.set()
 
     async def call(
         self, method: str, path: str, *, json: Any = None, data: bytes | None = None, token: str = TOKEN
@@ -115,6 +120,8 @@ class ApiStage:
         """The orchestrator's side of a command: it is noted, and what it leads to is written."""
         command = msgspec.json.decode(body, type=kind)
         self.commands.append(command)
+        if self.faults:
+            raise self.faults.pop(0)
         match command:
             case RequestPreview(prepare=False) if PREVIEW in self.runtime.state.previews:
                 self.broker.record(PreviewWanted(preview_id=PREVIEW, attempt=1))
@@ -139,20 +146,24 @@ class ApiStage:
                     )
                 )
                 reply = PreviewReply(preview_id=preview_id, status="preparing", seq=len(self.broker.records))
+            case ResumePreview(preview_id=preview_id):
+                await self.may_wake.wait()
+                self.broker.record(PreviewResumed(preview_id=preview_id))
+                reply = PreviewReply(preview_id=preview_id, status="ready", seq=len(self.broker.records))
             case _:
                 raise AssertionError(f"not expected here: {command}")
         return msgspec.json.encode(reply)
 
 
 @asynccontextmanager
-async def api_stage(*past: Event) -> AsyncIterator[ApiStage]:
-    """The gateway after these facts, and nobody else."""
+async def api_stage(*past: Event, **knobs: Any) -> AsyncIterator[ApiStage]:
+    """The gateway after these facts, and nobody else. `knobs`: of its config."""
     broker = MemoryBroker()
     for event in past:
         broker.record(event)
     bus = broker.bus({"gateway": REACTS_TO})
     port = free_port_refusing()
-    config = GatewayConfig(port=port)
+    config = GatewayConfig(port=port, **knobs)
     tokens = f"{TOKEN}:{OWNER},token-of-bob-456789:bob"
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with (
@@ -160,7 +171,7 @@ async def api_stage(*past: Event) -> AsyncIterator[ApiStage]:
         aiohttp.ClientSession(timeout=timeout) as session,
     ):
         stage = ApiStage(runtime, broker, bus, session, port)
-        kinds: Sequence[type[Command]] = (RequestPreview, RestartPreview)
+        kinds: Sequence[type[Command]] = (RequestPreview, RestartPreview, ResumePreview)
         served = {kind.verb: _handler(stage, kind) for kind in kinds}
         subscription = await bus.commands.serve("orchestrator", served, {})
         try:

@@ -9,10 +9,12 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from services.gateway.adapters.activity import Activity
 from services.gateway.adapters.proxy import (
     Holding,
     PreviewProxy,
     ProxyConfig,
+    Resolver,
     Upstream,
     open_session,
     runner_options,
@@ -63,6 +65,7 @@ async def stage(
     upstream_port: int | None = None,
     config: ProxyConfig = FAST,
     upstream_host: str = LOOPBACK,
+    wake: Resolver | None = None,
 ) -> AsyncIterator[Stage]:
     """The proxy before a dev server made of `handler` (on `upstream_host`), or before whatever listens on
     `upstream_port`, or held."""
@@ -77,7 +80,7 @@ async def stage(
             return holding or Upstream(preview_id, upstream_host, port)
 
         session = await stack.enter_async_context(open_session(config))
-        proxy = PreviewProxy(resolve, config=config, session=session)
+        proxy = PreviewProxy(resolve, wake or resolve, Activity(), config=config, session=session)
         own_port = await _serve(stack, proxy.handle, LOOPBACK, **runner_options(config))
         client = await stack.enter_async_context(
             aiohttp.ClientSession(

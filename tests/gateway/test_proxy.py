@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from services.gateway.adapters.activity import Activity
 from services.gateway.adapters.proxy import Holding, PreviewProxy
 from tests.gateway.proxy_stage import FAST, HOST, LOOPBACK, PREVIEW, TIMEOUT_S, raw_server, stage
 
@@ -289,7 +290,7 @@ async def test_session_that_keeps_cookies_is_refused() -> None:
 
     async with aiohttp.ClientSession() as session:
         with pytest.raises(ValueError, match="open_session"):
-            PreviewProxy(resolve, config=FAST, session=session)
+            PreviewProxy(resolve, resolve, Activity(), config=FAST, session=session)
 
 
 async def test_host_names() -> None:

@@ -198,7 +198,21 @@ def test_the_last_change_is_remembered() -> None:
 def test_sleep_and_waking() -> None:
     asleep = [*story("ready"), PreviewSuspended(preview_id=PREVIEW)]
     assert preview(*asleep).status == "suspended"
-    assert preview(*asleep, PreviewResumed(preview_id=PREVIEW, resume_s=0.1)).status == "ready"
+    assert preview(*asleep, PreviewResumed(preview_id=PREVIEW)).status == "ready"
+
+
+def test_what_showed_an_error_shows_it_again_after_waking() -> None:
+    broken = msgspec.structs.replace(dev_server_ready(), with_errors=True, detail="/ answered 500")
+    shown = msgspec.structs.replace(preview_ready(), with_errors=True)
+    past = [*story("booting"), broken, shown, PreviewSuspended(preview_id=PREVIEW)]
+    woken = preview(*past, PreviewResumed(preview_id=PREVIEW))
+    assert (woken.status, woken.detail) == ("ready_with_errors", "/ answered 500")
+
+
+def test_a_late_waking_revives_nothing() -> None:
+    """It was stopped meanwhile."""
+    past = [*story("ready"), PreviewSuspended(preview_id=PREVIEW), preview_stopped()]
+    assert preview(*past, PreviewResumed(preview_id=PREVIEW)).status == "stopped"
 
 
 def test_a_sync_of_an_edit_leaves_the_status() -> None:

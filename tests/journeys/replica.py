@@ -28,6 +28,8 @@ class Replica:
         self.gone = asyncio.Event()
         self.runtime: Any = None
         self.feed: Any = None
+        self.activity: Any = None
+        self.waker: Any = None
 
     async def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this as the replica: what it starts belongs to it."""
@@ -39,7 +41,10 @@ class Replica:
         """The bus, as long as the replica lives."""
         ports = {
             name: _Line(self, getattr(bus, name))
-            for name in ("log", "reactions", "commands", "timers", "progress", "preview_logs", "objects", "parked")
+            for name in (
+                *("log", "reactions", "commands", "timers", "progress", "activity"),
+                *("preview_logs", "objects", "parked"),
+            )
         }
         return Bus(**ports, connected=bus.connected, close=bus.close)
 

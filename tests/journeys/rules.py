@@ -36,6 +36,7 @@ def check_rules(stage: Stage, *, parked: int = 0) -> None:
         *_replay_gives_the_same(stage),
         *_provider_agrees(stage),
         *_ready_ones_hold_their_vm(stage),
+        *_sleep_together(stage),
         *_nothing_broke(stage, parked),
     ]
     assert not broken, "\n".join([*broken, stage.told()])
@@ -158,6 +159,26 @@ def _ready_ones_hold_their_vm(stage: Stage) -> list[str]:
                 broken.append(f"{name}: {preview.preview_id} is ready in {held}, which it does not hold")
             elif f"dev-{preview.attempt}" not in stage.workspace.jobs(held):
                 broken.append(f"{name}: {preview.preview_id} is ready, but {held} has no dev server")
+    return broken
+
+
+def _sleep_together(stage: Stage) -> list[str]:
+    """A preview is suspended exactly where its VM is, for the pool and at the provider; gateway and orchestrator agree."""
+    frozen = {vm_id for vm_id, vm in stage.provider.vms.items() if vm.state == "suspended"}
+    states = [(name, replica) for name, replica in stage.replicas.items() if replica.alive]
+    broken: list[str] = []
+    for name, replica in states:
+        state = replica.runtime.state
+        if replica.service == "pool":
+            asleep = {vm_id for vm_id, vm in state.vms.items() if vm.suspended}
+        elif replica.service == "orchestrator":
+            asleep = {each.vm.vm_id for each in state.previews.values() if each.status == "suspended"}
+        elif replica.service == "gateway":
+            asleep = {each.vm_id for each in state.previews.values() if each.status == "suspended"}
+        else:
+            continue
+        if asleep != frozen:
+            broken.append(f"{name}: {sorted(asleep)} are asleep, the provider has frozen {sorted(frozen)}")
     return broken
 
 

@@ -8,18 +8,21 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from services.gateway import app as gateway_app
+from services.gateway.adapters.activity import Activity
 from services.gateway.adapters.feed import Feed
+from services.gateway.adapters.waking import Waker
 from services.gateway.config import GatewayConfig
 from services.gateway.effects import GatewayEffects
 from services.gateway.react import REACTS_TO as GATEWAY_REACTS_TO
+from services.gateway.state import SERVED
 from services.orchestrator import app as orchestrator_app
 from services.orchestrator.adapters.project_store import ObjectProjectStore
-from services.orchestrator.adapters.simulated import SimulatedDepsCache, SimulatedGatewayProbe, SimulatedWorkspace
+from services.orchestrator.adapters.simulated import SimulatedDepsCache, SimulatedGatewayProbe
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.effects import OrchestratorEffects
 from services.orchestrator.model import Vm
@@ -27,7 +30,6 @@ from services.orchestrator.react import REACTS_TO as ORCHESTRATOR_REACTS_TO
 from services.pool import app as pool_app
 from services.pool.adapters.cleaning import SimulatedVmCleaner
 from services.pool.adapters.health import SimulatedHealthProbe
-from services.pool.adapters.simulated import SimulatedProvider
 from services.pool.config import PoolConfig
 from services.pool.effects import PoolEffects
 from services.pool.react import REACTS_TO as POOL_REACTS_TO
@@ -35,7 +37,6 @@ from services.pool.react import Reconcile
 from services.telemetry import app as telemetry_app
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.react import REACTS_TO as TELEMETRY_REACTS_TO
-from shared.agent.protocol import FileSync, JobSpec, JobStatus, SyncResult
 from shared.codec import Meta, Recorded
 from shared.commands import (
     Command,
@@ -56,12 +57,13 @@ from shared.project_files import Entry, Manifest, bundle_name, manifest_name, pa
 from shared.runtime import Runtime
 from shared.ulids import new_id
 from tests.journeys.client import Client
+from tests.journeys.machines import Machines, Workspace
 from tests.journeys.replica import Replica, own_tasks
 
 OWNER = "ann"
 SECRET = "0" * 64
 EPOCH_S = 1_800_000_000.0
-DESTROY_S = 0.3
+VISIT_S = 5.0
 SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
 REACTS_TO = {
     "pool": POOL_REACTS_TO,
@@ -95,49 +97,6 @@ class Broker(MemoryBroker):
             for listener in list(self.on_stored):
                 listener(self.records[-1])
         return seq
-
-
-class Machines(SimulatedProvider):
-    """The provider's VMs; what runs in one ends with it."""
-
-    def __init__(self, workspace: SimulatedWorkspace, boot_s: float, clock: Callable[[], float]) -> None:
-        super().__init__(boot_s, clock)
-        self._workspace = workspace
-
-    async def destroy(self, vm_id: str) -> None:
-        await asyncio.sleep(DESTROY_S)
-        await super().destroy(vm_id)
-        self._workspace.end(vm_id)
-
-    def lose(self, vm_id: str) -> None:
-        """The VM goes without anybody's doing."""
-        self.vms.pop(vm_id, None)
-        self._workspace.end(vm_id)
-
-
-class Workspace(SimulatedWorkspace):
-    """Notes what truly happened in the VMs: `runs` of jobs, and `versions` of files written, each with its VM."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(clock)
-        self.runs: list[tuple[str, str]] = []
-        self.versions: list[tuple[str, int]] = []
-
-    async def start_job(self, vm: Vm, job_id: str, spec: JobSpec) -> JobStatus:
-        known = job_id in self.jobs(vm.vm_id)
-        status = await super().start_job(vm, job_id, spec)
-        if not known:
-            self.runs.append((vm.vm_id, job_id))
-        return status
-
-    async def sync(self, vm: Vm, files: FileSync, contents: Any) -> SyncResult:
-        result = await super().sync(vm, files, contents)
-        if not result.stale:
-            self.versions.append((vm.vm_id, result.version))
-        return result
-
-    def installs_run(self) -> list[tuple[str, str]]:
-        return [run for run in self.runs if run[1].startswith("install")]
 
 
 class _Complaints(logging.Handler):
@@ -266,6 +225,8 @@ class Stage:
             config=self.orchestrator_config,
             clock=self.clock,
         )
+        runtime.on_folded.append(effects.on_folded)
+        await bus.activity.subscribe(effects.on_activity)
         await runtime.serve(effects.perform)
 
     async def _serve_gateway(self, runtime: Runtime[Any], bus: Any, replica: Replica) -> None:
@@ -273,6 +234,9 @@ class Stage:
         # The stack is never closed: on this stage a replica ends by being killed.
         await gateway_app._listen(runtime, bus, feed, AsyncExitStack())
         replica.feed = feed
+        replica.activity = Activity()
+        keep = gateway_app._keep_awake(runtime, bus, replica.activity, self.gateway_config, AsyncExitStack())
+        replica.waker = await keep
         await runtime.serve(GatewayEffects(bus.objects, lambda: runtime.state).perform)
 
     # --- what users do ----------------------------------------------------------------------------------------
@@ -322,6 +286,29 @@ class Stage:
         """Ask for a preview. Gives its id."""
         command = RequestPreview(id=command_id, project_id=project_id, owner=owner)
         return msgspec.json.decode(await self.send(command), type=PreviewReply).preview_id
+
+    @asynccontextmanager
+    async def visiting(self, preview_id: str, gateway: str = "gateway") -> AsyncIterator[str]:
+        """A page of the preview, open through this gateway: what the proxy does for a request or a socket. Gives the
+        VM that answered."""
+        replica = self.replicas[gateway]
+        with replica.activity.using(preview_id):
+            await replica.waker.wake(preview_id)
+            preview = self.state(gateway).previews[preview_id]
+            assert preview.status in SERVED, preview.status
+            vm = Vm(preview.vm_id, preview.host, preview.port)
+            async with asyncio.timeout(VISIT_S):
+                await self.workspace.wait_job(vm, f"dev-{preview.attempt}", 0.0)
+            yield preview.vm_id
+
+    def waker(self, gateway: str = "gateway") -> Waker:
+        return cast(Waker, self.replicas[gateway].waker)
+
+    async def visit(self, preview_id: str, gateway: str = "gateway") -> float:
+        """One request; gives the seconds that its answer took."""
+        begun = self.now()
+        async with self.visiting(preview_id, gateway):
+            return self.now() - begun
 
     async def stop(self, preview_id: str) -> None:
         await self.send(StopPreview(preview_id=preview_id))

@@ -49,6 +49,7 @@ async def test_a_restart_goes_on_from_the_step_that_failed() -> None:
         assert len(stage.events(VmAcquired, preview_id)) == 1
         assert ready.total_s < 2
         await asyncio.sleep(stage.orchestrator_config.failed_keep_s + 20)
+        await stage.visit(preview_id)
         assert stage.state("orchestrator").previews[preview_id].status == "ready"
         check_rules(stage)
 

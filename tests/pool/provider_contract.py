@@ -20,6 +20,8 @@ from services.pool.ports import Provider, ProviderError, VmAddress, VmListing, V
 
 WAIT_S = 20.0
 TOKEN = "contract-token-5f0c"
+MEMORY_BYTES_MIN = 10 << 20
+"""An agent holds more than that."""
 ENVIRONMENT_CANARY = "DRAPE_CONTRACT_SECRET"
 
 
@@ -259,15 +261,16 @@ class ProviderContract:
     async def test_suspend_stops_everything_and_resume_goes_on(
         self, provider: Provider, http: aiohttp.ClientSession
     ) -> None:
-        """A suspended VM makes no progress and shows as suspended; the same job goes on after `resume`."""
+        """A suspended VM makes no progress and shows as suspended; `suspend` tells what memory it holds; the same job goes
+        on after `resume`."""
         spec = a_vm()
         agent = Agent(http, await provider.create(spec))
         job_id = await agent.start(TICK)
         while not await agent.log(job_id, follow=False):
             pass
 
-        await provider.suspend(spec.vm_id)
-        await provider.suspend(spec.vm_id)
+        assert await provider.suspend(spec.vm_id) > MEMORY_BYTES_MIN
+        assert await provider.suspend(spec.vm_id) > MEMORY_BYTES_MIN
         held_from = time.time()
         with pytest.raises(TimeoutError):
             await agent.health(timeout_s=0.4)

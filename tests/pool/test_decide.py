@@ -18,9 +18,12 @@ from shared.commands import (
     RecordVmCleaned,
     RecordVmCleanFailed,
     RecordVmDestroyed,
+    RecordVmFrozen,
     RecordVmLost,
     ReleaseVm,
     ResizePool,
+    ResumeVm,
+    SuspendVm,
     commands_of,
 )
 from shared.events import (
@@ -435,6 +438,7 @@ def test_every_command_has_its_tests() -> None:
     covered = {AcquireVm, ReleaseVm, CheckVm, MaintainPool, ResizePool}
     covered |= {RecordVmBooted, RecordVmBootFailed, RecordVmLost, RecordVmDestroyed}
     covered |= {RecordVmCleaned, RecordVmCleanFailed}  # in test_keeping.py
+    covered |= {SuspendVm, ResumeVm, RecordVmFrozen}  # test_suspending.py
     assert covered == set(commands_of("pool"))
 
 

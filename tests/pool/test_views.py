@@ -37,6 +37,7 @@ def test_the_summary_counts_every_vm_once() -> None:
     assert msgspec.to_builtins(views.summary(given(POOL, *past).state)) == {
         "available": 2,
         "inUse": 1,
+        "suspended": 0,
         "booting": 1,
         "kept": 0,
         "going": 2,

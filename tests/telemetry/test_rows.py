@@ -186,7 +186,7 @@ def test_suspended_and_resumed_is_ready_as_before() -> None:
     story = up_to_ready(Story(), "p1")
     (before,) = rows_of(story)
     (asleep,) = rows_of(story.tell(PreviewSuspended(preview_id="p1")))
-    (awake,) = rows_of(story.tell(PreviewResumed(preview_id="p1", resume_s=0.1)))
+    (awake,) = rows_of(story.tell(PreviewResumed(preview_id="p1")))
 
     assert asleep.status == "suspended"
     assert msgspec.structs.replace(before, rev=before.rev + 2) == awake

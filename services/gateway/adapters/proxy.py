@@ -6,7 +6,6 @@ preview hosts; it buffers no body. `/__drape/` on a preview's host is its own an
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from aiohttp import web
 from yarl import URL
 
 from services.gateway.adapters import pages
+from services.gateway.adapters.activity import Activity
 from services.gateway.adapters.preview_target import Holding, ProxyConfig, Resolver, Upstream
 from services.gateway.adapters.proxy_answers import held, plain_json, refusal_of, refused, status_of
 from services.gateway.adapters.proxy_exchange import Exchange, too_large, too_slow, unreachable
@@ -69,15 +69,25 @@ def open_session(config: ProxyConfig) -> aiohttp.ClientSession:
 class PreviewProxy:
     """Answers every request that arrives on a preview's host name."""
 
-    def __init__(self, resolve: Resolver, *, config: ProxyConfig, session: aiohttp.ClientSession) -> None:
-        """`session` comes from `open_session`: one that keeps cookies would carry them from one preview to another."""
+    def __init__(
+        self,
+        resolve: Resolver,
+        wake: Resolver,
+        activity: Activity,
+        *,
+        config: ProxyConfig,
+        session: aiohttp.ClientSession,
+    ) -> None:
+        """`wake`: says the same as `resolve` about a preview that is suspended, after it has tried to wake it.
+        `session` comes from `open_session`: one that keeps cookies would carry them from one preview to another."""
         if not isinstance(session.cookie_jar, aiohttp.DummyCookieJar) or session.trust_env:
             raise ValueError("the proxy's session must keep no cookies and use no proxy: make it with open_session()")
         self._resolve = resolve
+        self._wake = wake
+        self._activity = activity
         self._config = config
         self._session = session
         self._suffix = f".{config.base_domain.lower()}"
-        self._open: Counter[str] = Counter()
 
     def preview_id(self, host_header: str) -> str | None:
         """`"<id>.preview.localhost:8080"` -> id; None for a host that is no preview's.
@@ -95,9 +105,13 @@ class PreviewProxy:
             target = await self._target(preview_id, request)
             if request.path == _OWN_PATHS or request.path.startswith(f"{_OWN_PATHS}/"):
                 return self._own(request, target)
-            if isinstance(target, Holding):
+            if isinstance(target, Holding) and target.status != "suspended":
                 return held(request, target)
             with self._counted(target.preview_id):
+                if isinstance(target, Holding):
+                    target = await self._wake(target.preview_id, request)
+                if isinstance(target, Holding):
+                    return held(request, target)
                 return await self._forward(request, target)
         except DrapeError as error:
             return refused(request, error.problem())
@@ -120,23 +134,18 @@ class PreviewProxy:
     @contextmanager
     def _counted(self, preview_id: str) -> Iterator[None]:
         """Holds one place among the exchanges that may be open at once."""
-        if self._open.total() >= self._config.connections_max:
+        if self._activity.total >= self._config.connections_max:
             raise Unavailable(
                 "gateway_busy", "The gateway has as many preview connections as it may.", "Try again in a moment."
             )
-        if self._open[preview_id] >= self._config.connections_per_preview_max:
+        if self._activity.open_on(preview_id) >= self._config.connections_per_preview_max:
             raise Unavailable(
                 "preview_busy",
                 f"This preview has {self._config.connections_per_preview_max} connections open, as many as it may.",
                 "Close some of its tabs, then try again.",
             )
-        self._open[preview_id] += 1
-        try:
+        with self._activity.using(preview_id):
             yield
-        finally:
-            self._open[preview_id] -= 1
-            if not self._open[preview_id]:
-                del self._open[preview_id]
 
     async def _forward(self, request: web.Request, upstream: Upstream) -> web.StreamResponse:
         if request.method == "CONNECT":

@@ -6,6 +6,7 @@ from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.output import tail_of
 from services.gateway.adapters.preview_target import Holding, Upstream
 from services.gateway.adapters.terminal import plain
+from services.gateway.adapters.waking import Waker
 from services.gateway.config import GatewayConfig
 from services.gateway.state import SERVED, Failure, Preview, State
 from services.gateway.views import message_of, percent_of
@@ -25,10 +26,13 @@ class PreviewResolver:
     """Browsers reach a preview once it is ready; the orchestrator's probe, with its token, as soon as its address is
     known: readiness is confirmed on the very path that browsers use."""
 
-    def __init__(self, runtime: Runtime[State], bus: Bus, feed: Feed, secret: str, config: GatewayConfig) -> None:
+    def __init__(
+        self, runtime: Runtime[State], bus: Bus, feed: Feed, waker: Waker, secret: str, config: GatewayConfig
+    ) -> None:
         self._runtime = runtime
         self._bus = bus
         self._feed = feed
+        self._waker = waker
         self._secret = secret
         self._config = config
 
@@ -42,6 +46,12 @@ class PreviewResolver:
                 request[PROBED] = probed_token(self._secret, preview_id)
             return Upstream(preview_id, preview.host, preview.port)
         return await self._holding(preview)
+
+    async def woken(self, preview_id: PreviewId, request: web.Request, /) -> Upstream | Holding:
+        """Where the request goes once the preview is awake. The platform's own look at it wakes nothing."""
+        if not await self._is_probe(preview_id, request):
+            await self._waker.wake(preview_id)
+        return await self(preview_id, request)
 
     async def _is_probe(self, preview_id: PreviewId, request: web.Request) -> bool:
         given = request.headers.get(PROBE_HEADER, "")

@@ -1,11 +1,12 @@
 // The side of the page: previews, projects and the pool.
 
 import { byId, make, put, sync } from "./dom.js";
-import { bytes, count, isRunning, isShown, percent, stepName } from "./text.js";
+import { bytes, count, isRunning, percent, stepName } from "./text.js";
 
 const POOL = [
   ["available", "Warm"],
   ["inUse", "In use"],
+  ["suspended", "Asleep"],
   ["kept", "Kept for their owner"],
   ["booting", "Booting"],
   ["waiting", "Waiting for a VM"],
@@ -45,7 +46,7 @@ export function drawPreviews(previews, chosenId, choose) {
 
 export function drawStatus(element, view) {
   put(element, view.status === "waiting" ? "Waiting" : isRunning(view) ? stepName(view.status).split(" ")[0] : stepName(view.status));
-  element.dataset.status = isRunning(view) ? "running" : isShown(view) && view.status !== "ready" ? "errors" : String(view.status);
+  element.dataset.status = isRunning(view) ? "running" : view.status === "ready_with_errors" ? "errors" : String(view.status);
 }
 
 function moreAbout(view) {

@@ -15,6 +15,7 @@ const STEPS = {
   server_ready: "The server answers",
   ready: "Ready",
   ready_with_errors: "Ready, with errors",
+  suspended: "Asleep",
   failed: "Failed",
   stopped: "Stopped",
 };
@@ -24,9 +25,9 @@ const TERMINAL = /\x1b(?:\[[0-?]*[ -\/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-
 
 export const ENDED = new Set(["failed", "stopped"]);
 
-// There is something to see at its address.
+// There is something to see at its address; a request wakes what is asleep.
 export function isShown(view) {
-  return view.status === "ready" || view.status === "ready_with_errors";
+  return view.status === "ready" || view.status === "ready_with_errors" || view.status === "suspended";
 }
 
 export function isRunning(view) {

@@ -40,6 +40,8 @@ MACHINES_MAX = 20_000
 """VMs remembered; the ones longest unused go first, as if they had been lost."""
 WAITING_PERIOD_S = 1.0
 """How often a wait for a dev server says that it still waits."""
+SILENCE_S = 30.0
+"""A frozen VM's agent is taken for gone after so long, as the real client does it."""
 CLOCK_SLACK_S = 1e-6
 """A wake-up this little early counts as on time: floating point."""
 PORT = 5173
@@ -101,6 +103,18 @@ class SimulatedWorkspace:
             machine.jobs.clear()
             machine.version = 0
 
+    def freeze(self, vm_id: VmId) -> None:
+        """The VM stands still: nothing there answers until `thaw`."""
+        machine = self._machines.get(vm_id)
+        if machine is not None:
+            machine.awake.clear()
+
+    def thaw(self, vm_id: VmId) -> None:
+        """The VM goes on."""
+        machine = self._machines.get(vm_id)
+        if machine is not None:
+            machine.awake.set()
+
     def end_job(self, vm_id: VmId, job_id: str, *, exit_code: int | None = 1, signal: str | None = None) -> None:
         """The job's process dies now. Raises `KeyError` where there is no such job."""
         self._machines[vm_id].jobs[job_id].finish(exit_code, signal)
@@ -114,6 +128,7 @@ class SimulatedWorkspace:
 
     async def sync(self, vm: Vm, files: FileSync, contents: Mapping[str, bytes]) -> SyncResult:
         machine = self._machine(vm)
+        await self._answering(machine)
         await self._or_gone(machine, asyncio.sleep(self.sync_s))
         own = machine.project in ("", files.project)
         if own and files.version <= machine.version:
@@ -131,6 +146,7 @@ class SimulatedWorkspace:
 
     async def start_job(self, vm: Vm, job_id: str, spec: JobSpec) -> JobStatus:
         machine = self._machine(vm)
+        await self._answering(machine)
         job = machine.jobs.get(job_id)
         if job is None:
             job = machine.jobs[job_id] = _Job(job_id, self._script(job_id), spec, self._clock)
@@ -197,8 +213,18 @@ class SimulatedWorkspace:
         """Until the job has ended, or for `wait_s`. Raises `AgentUnreachable` when the VM goes."""
         if wait_s is None or wait_s > 0:
             await asyncio.wait({machine.gone, job.over}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-        if machine.gone.done():
-            raise AgentUnreachable("The simulated VM went away.")
+        await self._answering(machine)
+
+    async def _answering(self, machine: "_Machine") -> None:
+        """Until the agent can speak: at once, unless it is frozen. Raises `AgentUnreachable` when it never does."""
+        if not machine.awake.is_set():
+            waking = asyncio.ensure_future(_set(machine.awake))
+            try:
+                await asyncio.wait({machine.gone, waking}, timeout=SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waking.cancel()
+        if machine.gone.done() or not machine.awake.is_set():
+            raise AgentUnreachable("The simulated VM does not answer.")
 
     async def _or_gone(self, machine: "_Machine", work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -210,6 +236,10 @@ class SimulatedWorkspace:
             raise AgentUnreachable("The simulated VM went away.")
 
 
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
+
+
 class _Machine:
     """What a VM remembers."""
 
@@ -218,6 +248,8 @@ class _Machine:
         self.version = 0
         self.jobs: dict[str, _Job] = {}
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.awake = asyncio.Event()
+        self.awake.set()
 
 
 class _Job:

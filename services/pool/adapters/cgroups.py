@@ -119,6 +119,17 @@ class Group:
     def frozen(self) -> bool:
         return any(_is_frozen(part) for part in self.parts if "freeze" in part.can)
 
+    def memory_bytes(self) -> int:
+        """What the group's processes hold, the files that they read included; 0 where that is not counted."""
+        for part in self.parts:
+            if "memory" in part.can:
+                name = "memory.current" if part.version == 2 else "memory.usage_in_bytes"
+                try:
+                    return int((part.path / name).read_text())
+                except (OSError, ValueError) as error:
+                    log.debug("memory of %s is not known: %s", part.path, error)
+        return 0
+
     def kill(self, timeout_s: float) -> bool:
         """SIGKILL everything in the group, also what forks meanwhile and what is frozen. True: it is empty."""
         deadline = time.monotonic() + timeout_s

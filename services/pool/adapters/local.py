@@ -113,9 +113,9 @@ class LocalProvider:
             finally:
                 self._creating.pop(spec.vm_id, None)
 
-    async def suspend(self, vm_id: str) -> None:
+    async def suspend(self, vm_id: str) -> int:
         async with self._holding(vm_id):
-            await self._in_thread(lambda: local_vm.suspend(self._live(vm_id), self._config.freeze_timeout_s))
+            return await self._in_thread(lambda: local_vm.suspend(self._live(vm_id), self._config.freeze_timeout_s))
 
     async def resume(self, vm_id: str) -> None:
         async with self._holding(vm_id):

@@ -107,8 +107,8 @@ def listing(folder: Path, booting: VmSpec | None, log_bytes_max: int) -> VmListi
     )
 
 
-def suspend(vm: Vm, timeout_s: float) -> None:
-    """Freeze by cgroup, else stop the tree. Raises ProviderError; the VM then still runs."""
+def suspend(vm: Vm, timeout_s: float) -> int:
+    """Freeze by cgroup, else stop the tree; gives the bytes that it holds. Raises ProviderError; the VM then still runs."""
     group = vm.group
     if group.can_freeze:
         try:
@@ -122,6 +122,7 @@ def suspend(vm: Vm, timeout_s: float) -> None:
             f"VM {vm.folder.name} starts processes too fast to stop",
             retryable=True,
         )
+    return group.memory_bytes() or processes.memory_bytes(processes.tree([vm.init]))
 
 
 def resume(vm: Vm, timeout_s: float) -> None:

@@ -92,6 +92,17 @@ def signal_all(processes: Iterable[ProcessRef], number: signal.Signals) -> None:
                 continue
 
 
+def memory_bytes(processes: Iterable[ProcessRef]) -> int:
+    """What they hold together; what several share counts for each."""
+    held = 0
+    for process in processes:
+        try:
+            held += psutil.Process(process.pid).memory_info().rss
+        except psutil.Error:
+            continue  # it has ended, and holds nothing
+    return held
+
+
 def stop_tree(roots: Iterable[ProcessRef]) -> bool:
     """SIGSTOP a whole tree, also what it forks meanwhile. False: it grew faster than it could be stopped."""
     roots = tuple(roots)

@@ -8,13 +8,16 @@ from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec
 
 
 class SimulatedProvider:
-    """Boots after `boot_s`. `faults` may be set to make boots or destroys fail: codes are taken from its front."""
+    """Boots after `boot_s`. `faults` may be set to make verbs fail: codes are taken from its front."""
 
     name = "simulated"
 
     def __init__(self, boot_s: float = 0.05, clock: Callable[[], float] = time.time) -> None:
         self.boot_s = boot_s
+        self.memory_bytes = 200 << 20
         self.boot_faults: list[str] = []
+        self.suspend_faults: list[str] = []
+        self.resume_faults: list[str] = []
         self.destroy_faults: list[str] = []
         self.vms: dict[str, VmListing] = {}
         self._clock = clock
@@ -33,10 +36,15 @@ class SimulatedProvider:
         )
         return address
 
-    async def suspend(self, vm_id: str) -> None:
+    async def suspend(self, vm_id: str) -> int:
+        if self.suspend_faults:
+            raise ProviderError(self.suspend_faults.pop(0), "A simulated freeze failed.", retryable=True)
         self._set(vm_id, "suspended")
+        return self.memory_bytes
 
     async def resume(self, vm_id: str) -> None:
+        if self.resume_faults:
+            raise ProviderError(self.resume_faults.pop(0), "A simulated thaw failed.", retryable=True)
         self._set(vm_id, "running")
 
     async def destroy(self, vm_id: str) -> None:

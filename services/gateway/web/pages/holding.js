@@ -38,7 +38,12 @@ async function changed() {
   if (!response.ok) return false;
   const state = await response.json();
   if (state.status === "ready") return kind === "starting" || answers();
-  if (state.status === "starting" || state.status === "suspended") {
+  // Only a request for the page itself wakes it.
+  if (state.status === "suspended") {
+    await pause(LONGEST_WAIT_MS);
+    return true;
+  }
+  if (state.status === "starting") {
     if (kind !== "starting") return true;
     show(state);
     return false;
