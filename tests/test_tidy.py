@@ -53,7 +53,7 @@ POLLING = {
 """Helpers that look again and again until a condition holds, each with a bound."""
 VIRTUAL = "tests/journeys/"
 """Journeys run on a virtual clock: their sleeps pass no real time."""
-PAST_IRREGULAR = {"Lost", "Withdrawn"}
+PAST_IRREGULAR = {"Frozen", "Lost", "Withdrawn"}
 NOT_PARTICIPLES = {"Ready"}
 """States that are reached, and end an event's name as an adjective."""
 TEXT_BYTES_MAX = 2 * 1024 * 1024

@@ -2,6 +2,6 @@
 
 owns:  `project` events
 hears: everything that a browser shows: `preview`, `vm` and `claim` events, progress, logs
-says:  HTTP, SSE and WebSocket; the preview itself, by host name
+says:  HTTP, SSE and WebSocket; the preview itself, by host name; which previews are in use
 never: decides about VMs or installs
 """

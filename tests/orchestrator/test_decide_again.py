@@ -7,12 +7,7 @@ from services.orchestrator.state import State
 from shared.commands import (
     ExpireStep,
     FailPreview,
-    HandleVmLost,
-    MaintainResidents,
     RequestPreview,
-    RestartPreview,
-    StopPreview,
-    commands_of,
 )
 from shared.events import Event, PreviewRequested, PreviewWarningRaised
 from tests.builders import (
@@ -42,7 +37,6 @@ from tests.builders import (
 )
 from tests.orchestrator.test_decide import (
     CONFIRM,
-    EVERY_REPORT,
     HMR,
     INSTALL_FAILED,
     INSTALLED,
@@ -300,10 +294,3 @@ def test_a_vm_that_is_being_given_back_is_nothing_to_go_on_in(step: str, code: s
     spec = orchestrator(*story("installing"), preview_failed(code=code, step=step)).when(RESTART)
     spec.then(preview_restarted(2))
     assert spec.state.previews[PREVIEW].vm is None
-
-
-def test_every_command_has_its_tests() -> None:
-    """A new command of the orchestrator must appear here, or among the reports; residents have a file of their own."""
-    covered = {type(report) for report, _ in EVERY_REPORT}
-    others = {RequestPreview, StopPreview, RestartPreview, HandleVmLost, MaintainResidents}
-    assert covered | others == set(commands_of("orchestrator"))
