@@ -119,9 +119,12 @@ async def test_a_quiet_gateway_does_not_put_to_sleep_what_another_one_serves() -
 
 
 @pytest.mark.parametrize("moment", [PreviewSuspended, VmSuspended, VmFrozen])
-async def test_a_request_that_comes_while_it_falls_asleep_is_answered(moment: type[Event]) -> None:
+@pytest.mark.parametrize("more", [(), ("pool/2", "orchestrator/2", "gateway/2")], ids=["one of each", "two of each"])
+async def test_a_request_that_comes_while_it_falls_asleep_is_answered(
+    moment: type[Event], more: tuple[str, ...]
+) -> None:
     """Wherever the freeze stands, the VM runs in the end. Freezing is slow here."""
-    async with staged(orchestrator=QUICK) as stage:
+    async with staged(orchestrator=QUICK, replicas=(*SERVICES, *more)) as stage:
         stage.provider.freeze_s = 0.5
         preview_id = await ready(stage)
         await stage.until(moment, preview_id, within_s=NOTICED_S + 1)

@@ -1,6 +1,7 @@
 """An idle preview is frozen for real, and wakes for the next request: right bytes, sockets, edits, and lines of its log."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
@@ -15,7 +16,7 @@ from shared.ids import VmId
 from tests.deploy.waiting import eventually
 from tests.live.client import Client, node_project
 from tests.live.conftest import running
-from tests.live.platform import Platform
+from tests.live.platform import EXAMPLES, Platform
 
 SUSPEND_AFTER_S = 2
 ROUNDS = 3
@@ -178,3 +179,35 @@ async def test_an_edit_wakes_it_and_a_stop_does_not(sleepy: Platform, user: Clie
     await eventually(lambda: not any(process.is_running() for process in processes))
     kinds = [each.type for each in await sleepy.events(preview_id)]
     assert kinds.count("PreviewResumed") == 1
+
+
+@pytest.mark.timeout(240)
+async def test_vites_socket_comes_back_and_tells_of_the_next_edit(sleepy: Platform, user: Client) -> None:
+    """The page's client dials again, as after any break, and an edit is an update to it, not a reload."""
+    source = EXAMPLES / "vite-react"
+    files: dict[str, str | bytes] = {
+        str(path.relative_to(source)): path.read_bytes()
+        for path in source.rglob("*")
+        if path.is_file() and not {"node_modules", "dist"} & set(path.parts)
+    }
+    view = await user.ready(files)
+    preview_id = view["preview_id"]
+    headers = {"Host": f"{preview_id}.preview.localhost:{urlsplit(sleepy.gateway).port}"}
+    client = (await user.visit(preview_id, "/@vite/client", accept="*/*")).text
+    token = re.search(r'wsToken = "([^"]+)"', client)
+    assert token is not None
+    url = f"{sleepy.gateway}/?token={token[1]}"
+    for _ in range(2):
+        await asleep(sleepy, view["vm_id"])
+        async with user.session.ws_connect(url, headers=headers, protocols=("vite-hmr",)) as socket:
+            assert (await socket.receive_json(timeout=10))["type"] == "connected"
+    await asleep(sleepy, view["vm_id"])
+    async with user.session.ws_connect(url, headers=headers, protocols=("vite-hmr",)) as socket:
+        assert (await socket.receive_json(timeout=10))["type"] == "connected"
+        for path in ("/src/main.tsx", "/src/App.tsx"):  # what nobody has loaded is not watched
+            assert (await user.visit(preview_id, path, accept="*/*")).status == 200
+        app = (source / "src" / "App.tsx").read_text().replace("Drape example", "Edited example")
+        await user.patch(view["project_id"], 1, {"src/App.tsx": app})
+        told = await socket.receive_json(timeout=20)
+        assert (told["type"], told["updates"][0]["path"]) == ("update", "/src/App.tsx")
+    await user.stop(preview_id)

@@ -169,7 +169,10 @@ def _preview_paths(problem: Json) -> Json:
             "post": _operation(
                 "Show a project",
                 problem,
-                {"202": _ok("Requested", preview), "200": _ok("It has a live preview already: that one", preview)},
+                {
+                    "202": _ok("Requested", preview),
+                    "200": _ok("It has a live preview already: that one, awake", preview),
+                },
                 requestBody={"content": {"application/json": {"schema": wanted}}},
                 parameters=[_KEY],
             ),

@@ -66,9 +66,11 @@ class PreviewResolver:
         told = self._feed.progress.get(preview.preview_id)
         if preview.status == "stopped":
             return Holding("stopped", preview.preview_id)
+        if preview.status == "suspended":
+            return Holding("suspended", preview.preview_id, percent=percent_of(preview, None))
         if preview.status != "failed":
             return Holding(
-                "suspended" if preview.status == "suspended" else "starting",
+                "starting",
                 preview.preview_id,
                 message=message_of(preview, told),
                 percent=percent_of(preview, told),
