@@ -20,8 +20,9 @@ def kept_for(state: State, command: AcquireVm) -> Vm | None:
 
 
 def released(state: State, vm: Vm, command: ReleaseVm, config: PoolConfig) -> VmReleased:
-    """To be emptied for its owner where it is worth that and nobody waits for its place, else to be destroyed."""
-    keeps = command.keep != "" and config.kept_max > 0 and not state.claims
+    """To be emptied for its owner where it is worth that and nobody waits for its place, else to be destroyed. One that is
+    to stand still can't be emptied."""
+    keeps = command.keep != "" and config.kept_max > 0 and not state.claims and not vm.suspended
     return VmReleased(
         vm_id=vm.vm_id,
         preview_id=command.preview_id,

@@ -1,7 +1,8 @@
 """Brings the project's folder to a version: writes what is new, leaves alone what is right, removes what is gone.
 
-Every file is written beside its place, verified and renamed over it. A sync that breaks off leaves the old version's
-number with a note of what was begun, and the next one repairs it. Never: follows a symlink, leaves the folder, or
+Every file is written beside its place and verified; then it is renamed to it or, where a file is there already, copied into
+that (see `inplace`). A sync that breaks off leaves the old version's number with a note of what was begun, and the next one
+repairs it. Never: follows a symlink, leaves the folder, or
 touches node_modules, .git and the folders to keep. Everything here blocks; call it in a thread, one sync at a time.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from .inplace import overwrite
 from .paths import Folder, ancestors, basename, check_path, conflict
 from .protocol import SYNC_HEADER_NAME, AgentProblem, FileEntry, FileSync, SyncResult
 from .sweep import Sweep, too_deep, unlink_if_there
@@ -263,7 +265,8 @@ class _Apply:
                         paths=(path,),
                     )
                 os.fchmod(file.fileno(), _mode_of(entry))
-            self._rename(fresh, path, parent)
+            if not overwrite(basename(path), fresh, parent):
+                self._rename(fresh, path, parent)
         except BaseException:
             unlink_if_there(fresh, parent)
             raise

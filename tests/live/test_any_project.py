@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.deploy.waiting import eventually
 from tests.live.client import Client, node_project
 from tests.live.platform import Platform
 
@@ -43,6 +44,23 @@ async def test_an_edit_of_a_server_that_does_not_watch_its_files_is_shown(client
 
     assert (await client.visit(preview_id)).text == "after"
     assert view["install"] == "skipped"
+    await client.stop(preview_id)
+
+
+async def test_a_server_that_node_watches_sees_every_edit(client: Client) -> None:
+    """Not the first one only: Node watches the file that it has opened, which must stay the same file."""
+    project_id = await client.project(node_project(ECHO.replace("TEXT", "'edit 0'"), "node --watch server.mjs"))
+    preview_id = await client.request_preview(project_id)
+    await client.ended(preview_id)
+    for number in range(1, 4):
+        changed = await client.patch(project_id, number, {"server.mjs": ECHO.replace("TEXT", f"'edit {number}'")})
+        assert changed.status == 200, changed.text
+
+        async def is_shown(text: str = f"edit {number}") -> bool:
+            return (await client.visit(preview_id)).text == text
+
+        await eventually(is_shown, 20.0)
+    assert (await client.preview(preview_id))["attempt"] == 1
     await client.stop(preview_id)
 
 

@@ -120,6 +120,42 @@ async def test_changes_touch_only_what_they_name(agent: RunningAgent) -> None:
     assert (result.written, result.deleted) == (3, 3)
 
 
+async def test_an_edit_goes_into_the_file_that_is_there(agent: RunningAgent) -> None:
+    """Who watches it by its inode sees each edit; longer, shorter, empty, and with another mode."""
+    await agent.put(1, {"server.js": b"first"})
+    before = (agent.app / "server.js").stat().st_ino
+    for version, content in ((2, b"the second, which is longer"), (3, b"3"), (4, b""), (5, b"x" * 700_000)):
+        assert (await agent.put(version, {"server.js": content}, version - 1)).written == 1
+        assert (agent.app / "server.js").read_bytes() == content
+    sync = sync_of(6, {})
+    run = {"server.js": FileEntry(sha256=entry_of(b"#!").sha256, size=2, mode=0o755)}
+    await agent.client.sync_files(
+        msgspec.structs.replace(sync, base_version=5, files=run), contents_of({"server.js": b"#!"})
+    )
+    after = (agent.app / "server.js").stat()
+    assert (after.st_ino, after.st_mode & 0o777) == (before, 0o755)
+    assert [path.name for path in agent.app.iterdir()] == ["server.js"]
+
+
+async def test_no_edit_goes_through_another_name_of_a_file(agent: RunningAgent) -> None:
+    """A hard link, a symlink, a pipe, a large file: those are replaced; what else has that name stays as it was."""
+    outside = agent.root / "home"
+    for name in ("hard", "soft"):
+        (outside / name).write_bytes(b"mine")
+    (agent.app / "hard").hardlink_to(outside / "hard")
+    (agent.app / "soft").symlink_to(outside / "soft")
+    os.mkfifo(agent.app / "pipe")
+    (agent.app / "read-only").write_bytes(b"1")
+    (agent.app / "read-only").chmod(0o444)
+    files = dict.fromkeys(("hard", "soft", "pipe", "read-only"), b"edited")
+    await agent.put(1, files)
+    assert tree(agent.app) == files
+    assert [(outside / name).read_bytes() for name in ("hard", "soft")] == [b"mine", b"mine"]
+    large = b"y" * 5_000_000
+    await agent.put(2, {"hard": large}, 1)
+    assert (agent.app / "hard").read_bytes() == large
+
+
 async def test_another_project_takes_the_folder_over(agent: RunningAgent) -> None:
     """Versions count within a project: its changes start from another's files, and what those left beside them stays.
     Said again, nothing is done; from a version that is not there, or without saying whose it is, it is refused."""
