@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from deploy.bench.rows import Run, read_run
+from deploy.bench.rows import Run, kept_of, read_run
 from deploy.cli.api import Api
 from deploy.cli.folder import LocalFile, pack_changes, pack_folder, read_folder
 from deploy.cli.platform import STATUS_FUNCTION
@@ -68,18 +68,27 @@ class OwnPlatform:
         asked = await self._ask(project_id)
         return await self._until_ready(asked["preview_id"], asked["attempt"])
 
-    async def restart(self, project_id: str) -> Run:
-        """In its VM, as every change of the project's variables does."""
-        asked = await self._ask(project_id)
-        await self._api.call("PATCH", f"/api/projects/{project_id}/env", json={"BENCH": "again"})
-        return (await self._until_ready(asked["preview_id"], asked["attempt"] + 1))[1]
+    async def stop(self, preview_id: PreviewId) -> None:
+        await self._api.call("DELETE", f"/api/previews/{preview_id}")
 
-    async def ask_again(self, project_id: str) -> Run:
-        """Stop its preview, then ask for one."""
-        asked = await self._ask(project_id)
-        await self._api.call("DELETE", f"/api/previews/{asked['preview_id']}")
-        await self._until_status(asked["preview_id"], asked["attempt"], ("stopped",))
-        return (await self.preview(project_id))[1]
+    async def is_kept(self, preview_id: PreviewId) -> bool:
+        """Whether the VM of a stopped preview was emptied for the next; known once the log says either."""
+        async with asyncio.timeout(KEPT_TIMEOUT_S):
+            while (kept := kept_of(await self._log(), preview_id)) is None:
+                await asyncio.sleep(POLL_S)
+        return kept
+
+    async def keep_residents(self, project_id: str, count: int) -> None:
+        """Make the project a template."""
+        await self._api.call("PUT", f"/api/projects/{project_id}/residents", json={"count": count})
+
+    async def until_resident(self, project_id: str) -> None:
+        """Until one runs. Raises `DrapeError` where it fails."""
+        async with asyncio.timeout(PREVIEW_TIMEOUT_S):
+            while not (told := await self._api.call("GET", f"/api/projects/{project_id}/residents"))["ready"]:
+                if told["error"] is not None:
+                    raise DrapeError("bench_preview_failed", f"The template failed: {told['error']['message']}")
+                await asyncio.sleep(POLL_S)
 
     async def status(self, preview_id: PreviewId) -> str:
         view = await self._api.call("GET", f"/api/previews/{preview_id}")
@@ -87,12 +96,15 @@ class OwnPlatform:
 
     async def events(self, preview_id: PreviewId) -> list[Event]:
         """The preview's, in the log's order."""
+        return [each for each in await self._log() if getattr(each, "preview_id", "") == preview_id]
+
+    async def _log(self) -> list[Event]:
         client = await connect(self._nats_url, "drape-bench")
         try:
             found = [recorded.event async for recorded in bus_on(client, "bench").log.read()]
         finally:
             await client.close()
-        return [each for each in found if each is not None and getattr(each, "preview_id", "") == preview_id]
+        return [each for each in found if each is not None]
 
     async def until_kept(self, installs: int) -> None:
         """Until so many installs are kept, and what the package manager fetched for them. Raises `DrapeError`."""

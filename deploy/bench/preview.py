@@ -15,20 +15,19 @@ from services.orchestrator.rules.detection import Detection, detect
 
 ROUNDS = 5
 """Edits and wake-ups are quick: so many for each run."""
-IN_PLACE = "in place: this platform gave the VM of a stopped preview to nobody"
-AGAIN = "stopped, then asked for again: its VM was kept"
 
 
 async def measure(path: Path, runs: int, say: Callable[[str], None], modes: Collection[Mode] = MODES) -> list[Row]:
     """Bare, ours, bare, ours …, mode after mode; the platforms and every folder are gone afterwards.
 
     Ours: `cold`, a warm VM and an install with an empty npm cache. `store`: an install for which all is fetched already.
-    `restored`: another VM, with the dependencies of an earlier install. `preserved`: the dev server anew in the VM that
-    has them. `edit`: a file's change sent as `preview --watch` does, until it is seen through the gateway. `hot`: the
-    first GET of a suspended preview, until its first right answer.
+    `restored`: another VM, with the dependencies of an earlier install. `preserved`: the VM that a stopped preview has left,
+    emptied of all but them. `resident`: a VM in which the same files run as a template. `edit`: a file's change sent as
+    `preview --watch` does, until it is seen through the gateway. `hot`: the first GET of a suspended preview, until its
+    first right answer.
 
     Bare: for `cold` an install with an empty npm cache, then the dev script to its first 200; for `store` and `restored`
-    the same with a warm npm cache; for `preserved` the dev script alone, in an installed folder; for `edit` the file
+    the same with a warm npm cache; for `preserved` and `resident` the dev script alone, in an installed folder; for `edit` the file
     written in that folder, until it is seen; for `hot` a GET of the dev server that runs there.
 
     Every run's events are compared with its mode. Raises `DrapeError` where they do not fit, or something failed.
@@ -41,7 +40,9 @@ async def measure(path: Path, runs: int, say: Callable[[str], None], modes: Coll
         for group, make in (
             (("cold",), bench.cold),
             (("store",), bench.store),
-            (("restored", "preserved"), bench.again),
+            (("restored",), bench.restored),
+            (("preserved",), bench.preserved),
+            (("resident",), bench.resident),
             (("edit",), bench.edit),
             (("hot",), bench.hot),
         ):
@@ -97,34 +98,53 @@ class _Bench:
                 await platform.delete(project_id)
             return [preview_row("store", pairs)]
 
-    async def again(self) -> list[Row]:
+    async def restored(self) -> list[Row]:
         if not self._installs:
-            return [Row(mode=mode, runs=0, note="the project installs nothing") for mode in ("restored", "preserved")]
-        restored, preserved, installs = [], [], []
-        async with self._warm("again") as platform:
-            kept = await self._keeps_vms(platform)
+            return [Row(mode="restored", runs=0, note="the project installs nothing")]
+        pairs, installs = [], []
+        async with self._warm("restored") as platform:
             for number in range(1, self._runs + 1):
                 bare = await self._warm_bare()
                 installs.append(bare.install_s)
                 await platform.until_prepared()
                 project_id = await platform.project(self._files, self._name)
-                restored.append(self._told("restored", number, bare, (await platform.preview(project_id))[1]))
-                run = await (platform.ask_again(project_id) if kept else platform.restart(project_id))
-                preserved.append(self._told("preserved", number, BareRun(0.0, bare.boot_s), run))
+                pairs.append(self._told("restored", number, bare, (await platform.preview(project_id))[1]))
                 await platform.delete(project_id)
-        install_s = statistics.median(installs)
-        return [
-            preview_row("restored", restored, install_s=install_s),
-            preview_row("preserved", preserved, note=AGAIN if kept else IN_PLACE),
-        ]
+        return [preview_row("restored", pairs, install_s=statistics.median(installs))]
 
-    async def _keeps_vms(self, platform: OwnPlatform) -> bool:
-        """Whether who stops a preview and asks again gets the same VM."""
-        project_id = await platform.project(self._files, self._name)
-        await platform.preview(project_id)
-        run = await platform.ask_again(project_id)
-        await platform.delete(project_id)
-        return run.took == "preserved"
+    async def preserved(self) -> list[Row]:
+        """Stopped, and asked for again once its VM is kept."""
+        if not self._installs:
+            return [Row(mode="preserved", runs=0, note="the project installs nothing")]
+        async with open_own(self._folder / "preserved", {}) as platform:
+            project_id = await platform.project(self._files, self._name)
+            view, _ = await platform.preview(project_id)
+            pairs = []
+            for number in range(1, self._runs + 1):
+                bare = await self._warm_bare()
+                await platform.stop(view["preview_id"])
+                if not await platform.is_kept(view["preview_id"]):
+                    return [Row(mode="preserved", runs=0, note="its VM was not kept; `drape events` says why")]
+                view, run = await platform.preview(project_id)
+                pairs.append(self._told("preserved", number, BareRun(0.0, bare.boot_s), run))
+            return [preview_row("preserved", pairs)]
+
+    async def resident(self) -> list[Row]:
+        """Another project of the same files each time, while one VM runs them as a template."""
+        async with open_own(self._folder / "resident", {}) as platform:
+            template = await platform.project(self._files, self._name)
+            await platform.keep_residents(template, 1)
+            pairs: list[tuple[Pair, Run]] = []
+            for number in range(1, self._runs + 1):
+                bare = await self._warm_bare()
+                await platform.until_resident(template)
+                project_id = await platform.project(self._files, self._name)
+                _, run = await platform.preview(project_id)
+                if run.took != "resident" and not pairs:
+                    return [Row(mode="resident", runs=0, note="its server is none that is taken over while it runs")]
+                pairs.append(self._told("resident", number, BareRun(0.0, bare.boot_s), run))
+                await platform.delete(project_id)
+            return [preview_row("resident", pairs)]
 
     def _told(self, mode: Mode, number: int, bare: BareRun, run: Run) -> tuple[Pair, Run]:
         verify(mode, run, installs=self._installs)
@@ -163,7 +183,7 @@ class _Bench:
     @asynccontextmanager
     async def _warm(self, name: str) -> AsyncIterator[OwnPlatform]:
         """A platform that has shown the project once, so that there is something kept."""
-        async with open_own(self._folder / name, {"DRAPE_POOL_CACHE": "true"}) as platform:
+        async with open_own(self._folder / name, {"DRAPE_POOL_CACHE": "true", "DRAPE_POOL_KEPT_MAX": "0"}) as platform:
             project_id = await platform.project(self._files, self._name)
             await platform.preview(project_id)
             await platform.until_kept(1)

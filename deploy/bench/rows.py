@@ -7,12 +7,29 @@ from typing import Literal, get_args
 import msgspec
 
 from shared.errors import DrapeError
-from shared.events import DevServerReady, Event, FilesSynced, InstallCompleted, InstallSkipped, PreviewReady
+from shared.events import (
+    DevServerReady,
+    Event,
+    FilesSynced,
+    InstallCompleted,
+    InstallSkipped,
+    PreviewReady,
+    VmCleaned,
+    VmDestroyed,
+    VmReleased,
+    VmRetired,
+)
 from shared.ids import PreviewId
 
-Mode = Literal["cold", "store", "restored", "preserved", "hot", "edit"]
+Mode = Literal["cold", "store", "restored", "preserved", "resident", "hot", "edit"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-TAKES: dict[Mode, str] = {"cold": "completed", "store": "completed", "restored": "restored", "preserved": "preserved"}
+TAKES: dict[Mode, str] = {
+    "cold": "completed",
+    "store": "completed",
+    "restored": "restored",
+    "preserved": "preserved",
+    "resident": "resident",
+}
 """How a preview of this mode comes by its dependencies: `completed`, an install ran; else why none was needed."""
 
 
@@ -81,6 +98,22 @@ def read_run(events: Iterable[Event], preview_id: PreviewId, attempt: int) -> Ru
     foreign = {"installing": install_s, "waiting_server": boot_s}
     own = {step: round(seconds - foreign.get(step, 0.0), 4) for step, seconds in ready.steps.items()}
     return Run(took, ready.total_s, round(ready.total_s - install_s - boot_s, 4), ready.steps, own, restore_s)
+
+
+def kept_of(events: Iterable[Event], preview_id: PreviewId) -> bool | None:
+    """Whether the VM that this preview released last was kept; None as long as that is not known."""
+    vm_id, kept = "", None
+    for event in events:
+        match event:
+            case VmReleased() if event.preview_id == preview_id:
+                vm_id, kept = event.vm_id, None if event.keep else False
+            case VmCleaned() if event.vm_id == vm_id:
+                kept = True
+            case VmRetired() | VmDestroyed() if event.vm_id == vm_id and kept is None:
+                kept = False
+            case _:
+                pass
+    return kept
 
 
 def verify(mode: Mode, run: Run, *, installs: bool) -> None:

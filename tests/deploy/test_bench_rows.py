@@ -3,7 +3,20 @@
 import msgspec
 import pytest
 
-from deploy.bench.rows import MODES, Mode, Pair, Row, Run, pair_row, percentile, preview_row, read_run, table, verify
+from deploy.bench.rows import (
+    MODES,
+    Mode,
+    Pair,
+    Row,
+    Run,
+    kept_of,
+    pair_row,
+    percentile,
+    preview_row,
+    read_run,
+    table,
+    verify,
+)
 from shared.errors import DrapeError
 from shared.events import (
     DevServerReady,
@@ -12,6 +25,9 @@ from shared.events import (
     InstallCompleted,
     InstallSkipped,
     PreviewReady,
+    VmCleaned,
+    VmReleased,
+    VmRetired,
 )
 
 STEPS = {"acquiring_vm": 0.02, "syncing_files": 0.06, "installing": 0.0, "waiting_server": 0.53, "confirming": 0.03}
@@ -158,4 +174,19 @@ def test_the_json_of_a_row_has_the_keys_that_others_rely_on() -> None:
 
 
 def test_modes_are_in_the_order_of_their_cost() -> None:
-    assert MODES == ("cold", "store", "restored", "preserved", "hot", "edit")
+    assert MODES == ("cold", "store", "restored", "preserved", "resident", "hot", "edit")
+
+
+def test_whether_a_vm_was_kept_is_known_from_the_log() -> None:
+    """Of the VM that the preview released last; what happens to others, or to this one later, says nothing."""
+    asked = VmReleased(vm_id="vm-1", preview_id="p1", reason="ended", keep="key")
+    cleaned = VmCleaned(vm_id="vm-1", owner="ann", key="key")
+    retired = VmRetired(vm_id="vm-1", reason="unclean")
+    assert kept_of([], "p1") is None
+    assert kept_of([asked], "p1") is None
+    assert kept_of([asked, VmCleaned(vm_id="vm-2", owner="ann", key="key")], "p1") is None
+    assert kept_of([asked, cleaned, VmRetired(vm_id="vm-1", reason="aged")], "p1") is True
+    assert kept_of([asked, retired], "p1") is False
+    assert kept_of([VmReleased(vm_id="vm-1", preview_id="p1", reason="ended")], "p1") is False
+    assert kept_of([asked, cleaned, asked], "p1") is None
+    assert kept_of([asked, cleaned], "p2") is None
