@@ -6,13 +6,12 @@ every replica, and every replay, sees the same state.
 """
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -21,13 +20,11 @@ from opentelemetry.trace import SpanKind
 from shared import telemetry
 from shared.codec import Meta, Recorded, event_id
 from shared.commands import AcquireVm, Command, Reply
-from shared.definition import Definition, Effect, digest
-from shared.effects import Send, SetTimer
-from shared.errors import DrapeError, Invalid, Refused, Unavailable
+from shared.definition import Definition, digest
+from shared.errors import DrapeError, Invalid, Unavailable
 from shared.events import Event, aggregate_key
-from shared.ids import derive
-from shared.parked import REPLAY
-from shared.ports import Bus, Cause, Delivery, Handler, Head, Subscription, Timer, TimerFired, WrongLastSequence
+from shared.ports import Bus, Cause, Handler, Head, Subscription, WrongLastSequence
+from shared.reactions import Perform, Reactor
 from shared.ulids import new_id
 
 log = logging.getLogger("drape.runtime")
@@ -60,9 +57,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How often a long reaction tells NATS that it lives (a third of the consumers' ack wait)."""
 
 
-Perform = Callable[[Effect, Cause], Awaitable[None]]
-
-
 class Runtime(Generic[S]):
     """One replica of one service."""
 
@@ -85,7 +79,7 @@ class Runtime(Generic[S]):
         self.replay_s = 0.0
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_folded: list[Callable[[Recorded], None]] = []
-        self._actor = f"{definition.name}/{instance}"
+        self.actor = f"{definition.name}/{instance}"
         self._heads: OrderedDict[str, Head] = OrderedDict()
         self._recent: OrderedDict[str, int] = OrderedDict()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -109,17 +103,12 @@ class Runtime(Generic[S]):
     async def serve(self, perform: Perform, queries: Mapping[str, Handler] | None = None) -> None:
         """Answer commands and queries, react to events, hear timers."""
 
-        async def on_event(recorded: Recorded, delivery: Delivery) -> None:
-            await self._react(recorded, delivery, perform)
-
-        async def on_timer(fired: TimerFired, delivery: Delivery) -> None:
-            await self._on_timer(fired, delivery, perform)
-
+        reactor = Reactor(self, perform)
         commands = {kind.verb: self._handler(kind) for kind in self.definition.commands}
         own = {"status": self._status, "digest": self._digest, **(queries or {})}
         self._subscriptions.append(await self.bus.commands.serve(self.definition.name, commands, own))
-        self._subscriptions.append(await self.bus.reactions.events(self.definition.name, on_event))
-        self._subscriptions.append(await self.bus.reactions.timers(self.definition.name, on_timer))
+        self._subscriptions.append(await self.bus.reactions.events(self.definition.name, reactor.event))
+        self._subscriptions.append(await self.bus.reactions.timers(self.definition.name, reactor.timer))
         for name, period_s in self.definition.ticks.items():
             await self.bus.timers.every(self.definition.name, name, period_s)
         self.ready = True
@@ -275,7 +264,7 @@ class Runtime(Generic[S]):
                 # Whatever names a preview belongs to that preview's story, also where another's end set it off.
                 correlation_id=getattr(event, "preview_id", None) or cause.correlation_id or event.aggregate_id,
                 causation_id=command.id,
-                actor=cause.actor or self._actor,
+                actor=cause.actor or self.actor,
                 traceparent=telemetry.carrier() or cause.traceparent,
             )
             seq = await self.bus.log.append(event, meta, after=head.seq)
@@ -332,118 +321,3 @@ class Runtime(Generic[S]):
 
     async def _digest(self, _body: bytes, _headers: Mapping[str, str]) -> bytes:
         return msgspec.json.encode({"seq": self.seq, "digest": digest(self.state)})
-
-    # --- reactions --------------------------------------------------------------------------------------------
-
-    async def _react(self, recorded: Recorded, delivery: Delivery, perform: Perform) -> None:
-        attributes = {
-            "messaging.system": "nats",
-            "messaging.operation.name": "process",
-            "messaging.consumer.group.name": f"{self.definition.name}-reactor",
-            "messaging.message.id": recorded.meta.id,
-            "messaging.message.conversation_id": recorded.meta.correlation_id,
-        }
-        name = f"process {recorded.key.rpartition('.')[0]}.{recorded.type}"
-
-        async def work() -> None:
-            await self.until(recorded.seq, timeout_s=self.limits.fold_wait_s)
-            traceparent = self.definition.trace_of(self.state, recorded)
-            with telemetry.span(name, SpanKind.CONSUMER, traceparent, attributes):
-                await self._perform_all(self.definition.react(self.state, recorded), recorded, perform)
-
-        await self._deliver(f"{recorded.type} seq {recorded.seq}", delivery, work)
-
-    async def _perform_all(self, effects: Sequence[Effect], recorded: Recorded, perform: Perform) -> None:
-        """One after another; a timer beside those that follow it, for storing it takes milliseconds.
-
-        The event is not done before its timers are stored: should this replica die first, or a timer fail, it is heard
-        again.
-        """
-        try:
-            async with asyncio.TaskGroup() as timers:
-                for index, effect in enumerate(effects):
-                    work = self._perform(effect, _cause_of(recorded, index, self._actor), perform, recorded.meta.at)
-                    if isinstance(effect, SetTimer):
-                        timers.create_task(work, name=f"timer-{effect.name}-{effect.id}")
-                    else:
-                        await work
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-
-    async def _on_timer(self, fired: TimerFired, delivery: Delivery, perform: Perform) -> None:
-        if fired.name == REPLAY:
-            seq = int(fired.data["seq"])
-            async for recorded in self.bus.log.read(seq - 1, seq):
-                await self._react(recorded, delivery, perform)
-            return
-
-        async def work() -> None:
-            for index, effect in enumerate(self.definition.on_timer(self.state, fired)):
-                cause = Cause(causation_id=derive(fired.key, self.definition.name, index), actor=self._actor)
-                await self._perform(effect, cause, perform, self.clock())
-
-        await self._deliver(f"timer {fired.key}", delivery, work)
-
-    async def _perform(self, effect: Effect, cause: Cause, perform: Perform, since: float) -> None:
-        match effect:
-            case Send(command):
-                command_id = command.id or derive(cause.causation_id, type(command).__name__)
-                await self.send(msgspec.structs.replace(command, id=command_id), cause)
-            case SetTimer(name, timer_id, delay_s, data):
-                # From the event on, not from its hearing: a replica that dies again and again moves no limit.
-                at = max(self.clock(), since + delay_s)
-                timer = Timer(service=self.definition.name, name=name, id=timer_id, at=at, data=data)
-                await self.bus.timers.schedule(timer)
-            case _:
-                await perform(effect, cause)
-
-    async def _deliver(self, what: str, delivery: Delivery, work: Callable[[], Awaitable[None]]) -> None:
-        """Do the work and acknowledge it; a failure brings it again later, too many failures park it."""
-        alive = asyncio.create_task(_report_progress(delivery, self.limits.progress_report_s))
-        try:
-            await work()
-        except Exception as error:
-            await self._failed(what, delivery, error)
-        else:
-            await delivery.ack()
-        finally:
-            alive.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await alive
-
-    async def _failed(self, what: str, delivery: Delivery, error: Exception) -> None:
-        attempts = delivery.attempts
-        away = isinstance(error, Unavailable)
-        extra = {"what": what, "attempts": attempts, "error": f"{type(error).__name__}: {error}"}
-        if isinstance(error, Refused):
-            # The world has moved on since the event: a decision said so, and will say so again.
-            log.info("reaction_refused", extra=extra)
-            await delivery.ack()
-        elif attempts >= (self.limits.reaction_outages_max if away else self.limits.reaction_attempts_max):
-            log.error("reaction_parked", extra=extra)
-            await delivery.park(f"{type(error).__name__}: {error}")
-        else:
-            expected = isinstance(error, DrapeError)
-            log.log(
-                logging.WARNING if expected else logging.ERROR, "reaction_failed", extra=extra, exc_info=not expected
-            )
-            await delivery.retry(min(self.limits.reaction_retry_max_s, 0.1 * 2 ** min(attempts, 10)))
-
-
-def _cause_of(recorded: Recorded, index: int, actor: str) -> Cause:
-    return Cause(
-        correlation_id=recorded.meta.correlation_id,
-        causation_id=derive(recorded.meta.id, "effect", index),
-        actor=actor,
-        traceparent=telemetry.carrier() or recorded.meta.traceparent,
-    )
-
-
-async def _report_progress(delivery: Delivery, period_s: float) -> None:
-    while True:
-        await asyncio.sleep(period_s)
-        try:
-            await delivery.in_progress()
-        except Exception as error:
-            # The connection is away: if it stays away, the work is another replica's.
-            log.debug("progress_unreported", extra={"error": str(error)})

@@ -16,7 +16,8 @@ from shared.definition import Definition
 from shared.errors import DrapeError
 from shared.jetstream.connection import bus_on, connect
 from shared.ports import Bus, Handler
-from shared.runtime import Perform, Runtime
+from shared.reactions import Perform
+from shared.runtime import Runtime
 from shared.settings import Common, common
 
 log = logging.getLogger("drape.service")
