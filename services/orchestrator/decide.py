@@ -418,8 +418,10 @@ def _known(state: State, preview_id: str) -> Preview:
 
 
 def _running(state: State, preview_id: str, attempt: int) -> Preview | None:
-    """The preview, if this is still the attempt that runs."""
+    """The preview, if this is still the attempt that runs. A resident that gave its VM up has nothing to report."""
     preview = state.previews.get(preview_id)
     if preview is None or preview.status in ENDED or preview.attempt != attempt:
+        return None
+    if preview.resident and preview.status == "ready" and preview.vm is None:
         return None
     return preview

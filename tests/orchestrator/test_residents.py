@@ -7,6 +7,7 @@ from services.orchestrator.react import on_timer, react
 from services.orchestrator.rules import residents
 from services.orchestrator.state import State
 from shared.commands import (
+    FailPreview,
     HandleVmLost,
     MaintainResidents,
     RecordFilesSynced,
@@ -281,6 +282,12 @@ def test_the_one_that_gave_its_vm_up_releases_nothing_of_it() -> None:
     spec = orchestrator(*template(), *running(), *shop(), taken(), stopped)
     assert react(spec.state, spec.log[-1], CONFIG) == [Send(ReleaseVm(preview_id=resident_id(), reason="ended"))]
     assert spec.state.previews[PREVIEW].vm is not None
+
+
+def test_what_the_next_holder_does_in_the_vm_is_no_failure_of_the_resident() -> None:
+    """Its agent refuses who held the VM before: were that a failure, its template would wait before it gets another."""
+    late = FailPreview(preview_id=resident_id(), attempt=1, code="lease_over", message="Another holds this VM.")
+    orchestrator(*template(), *running(), *shop(), taken()).when(late).stays_quiet()
 
 
 def synced(*, needs_restart: bool = False) -> RecordFilesSynced:
