@@ -1,5 +1,6 @@
 """Dependencies of an earlier install: restored instead of installed, never wrong, never another project's to write to."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -113,3 +114,52 @@ http.createServer((request, response) => response.end(text)).listen(process.env.
         preview_id, text = await shown(user, {"package.json": package, "server.mjs": script})
         assert (text, await how(warm, preview_id)) == ("made", [])
         await user.stop(preview_id)
+
+
+WRONG_LOCK = {
+    "name": "live",
+    "lockfileVersion": 3,
+    "requires": True,
+    "packages": {
+        "": {"name": "live", "dependencies": {"is-odd": "3.0.1"}},
+        "node_modules/is-odd": {
+            "version": "3.0.1",
+            "integrity": f"sha512-{'A' * 86}==",
+            "dependencies": {"is-number": "^6.0.0"},
+        },
+        "node_modules/is-number": {"version": "6.0.0"},
+    },
+}
+
+
+async def test_a_lockfile_edited_by_hand_gets_no_earlier_install(warm: Platform, user: Client) -> None:
+    """The same dependencies are kept, and fetched before; what the lockfile names is looked for all the same, and the
+    failure says so."""
+    preview_id, _ = await shown(user, FILES)
+    await kept(warm)
+    await user.stop(preview_id)
+
+    project_id = await user.project({**FILES, "package-lock.json": json.dumps(WRONG_LOCK)})
+    view = await user.ended(await user.request_preview(project_id))
+
+    assert (view["status"], view["error"]["code"]) == ("failed", "integrity_mismatch")
+    assert await how(warm, view["preview_id"]) == []
+
+
+async def test_a_folder_of_dependencies_that_becomes_a_link(warm: Platform, user: Client) -> None:
+    """By the project, while it runs: the page is right, nothing of it is kept, and the next preview installs."""
+    package = PACKAGE.decode().replace("node server.mjs", "node link.mjs && node server.mjs")
+    package = package.replace('"dependencies":{', '"dependencies":{"is-number":"7.0.0",')
+    link = """
+import fs from 'node:fs'
+if (!fs.lstatSync('node_modules').isSymbolicLink()) {
+  fs.renameSync('node_modules', '.modules')
+  fs.symlinkSync('.modules', 'node_modules')
+}
+"""
+    before = len(entries(warm))
+    for _ in range(2):
+        preview_id, text = await shown(user, {**FILES, "package.json": package, "link.mjs": link})
+        assert (text, await how(warm, preview_id)) == ("true false", [])
+        await user.stop(preview_id)
+    assert len(entries(warm)) == before
