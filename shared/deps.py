@@ -6,7 +6,7 @@ a preview.
 
 import msgspec
 
-from shared.ids import PreviewId, VmId
+from shared.ids import PreviewId, ProjectId, VmId
 
 
 class DepsRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,7 +14,7 @@ class DepsRequest(msgspec.Struct, frozen=True, kw_only=True):
     empty: what it gives can't be kept, only what the package manager has fetched can. `manager`: its name.
 
     `trees`: folders of the project that are kept under the key in place of an install, a framework's build cache; what is
-    published later replaces what was there.
+    published later replaces what was there. They are `project_id`'s alone, and go with it.
     """
 
     vm_id: VmId
@@ -22,6 +22,7 @@ class DepsRequest(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     manager: str = ""
     trees: tuple[str, ...] = ()
+    project_id: ProjectId = ""
 
 
 class DepsAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -182,7 +182,13 @@ class OrchestratorEffects:
             build = build_cache(preview) if preview is not None else None
             if preview is None or preview.status != "ready" or preview.vm is None or build is None:
                 return
-            asked = DepsRequest(vm_id=preview.vm.vm_id, preview_id=preview.preview_id, key=build.key, trees=build.trees)
+            asked = DepsRequest(
+                vm_id=preview.vm.vm_id,
+                preview_id=preview.preview_id,
+                key=build.key,
+                trees=build.trees,
+                project_id=preview.project_id,
+            )
             if await self._kept(asked):
                 return
 

@@ -141,7 +141,13 @@ class Syncer:
         new_to_it = preview.status == "syncing" and not preview.in_place and preview.template is None
         if build is None or not new_to_it or not (restored.done or preview.installed):
             return False
-        asked = DepsRequest(vm_id=vm.vm_id, preview_id=preview.preview_id, key=build.key, trees=build.trees)
+        asked = DepsRequest(
+            vm_id=vm.vm_id,
+            preview_id=preview.preview_id,
+            key=build.key,
+            trees=build.trees,
+            project_id=preview.project_id,
+        )
         return (await self._deps.restore(asked)).done
 
     async def _refused(self, preview: Preview, error: AgentError, cause: Cause) -> None:

@@ -25,6 +25,7 @@ from services.pool.react import Reconcile
 from shared.commands import MaintainPool, ResizePool, commands_of
 from shared.definition import Definition
 from shared.errors import Invalid
+from shared.ids import ProjectId
 from shared.ports import Bus, Cause, Handler
 from shared.runtime import Runtime
 from shared.service import Parts, Wiring
@@ -58,12 +59,14 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         provider, probe = _provider(config, settings, session)
         stack.push_async_callback(provider.close)
+        deps = _deps(runtime, config, settings, stack)
         effects = PoolEffects(
             provider,
             probe,
             _cleaner(config, settings, session),
             runtime.send,
             lambda: runtime.state,
+            forget=deps.forget if deps is not None else _forget_nothing,
             config=config,
             secret=settings.drape_secret,
             clock=runtime.clock,
@@ -72,7 +75,8 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         # What died or was left over while no pool ran, without waiting for a tick.
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
-        return Parts(effects.perform, {**queries(runtime), **_deps_queries(runtime, config, settings, stack)})
+        kept = {"restore_deps": deps.restore, "publish_deps": deps.publish} if deps is not None else {}
+        return Parts(effects.perform, {**queries(runtime), **kept})
 
     return Wiring(definition(config), build)
 
@@ -86,12 +90,14 @@ def queries(runtime: Runtime[state.State]) -> dict[str, Handler]:
     return {"summary": summary}
 
 
-def _deps_queries(
-    runtime: Runtime[state.State], config: PoolConfig, settings: Common, stack: AsyncExitStack
-) -> dict[str, Handler]:
-    """What is asked about dependencies; nothing where the provider can't keep them."""
+async def _forget_nothing(_project_id: ProjectId) -> None:
+    """Nothing is kept here."""
+
+
+def _deps(runtime: Runtime[state.State], config: PoolConfig, settings: Common, stack: AsyncExitStack) -> Deps | None:
+    """What answers about dependencies; None where the provider can't keep them."""
     if config.provider != "local" or not config.cache:
-        return {}
+        return None
     home = Path(settings.drape_home)
     limits = CacheLimits(
         bytes_max=config.cache_mb_max << 20,
@@ -106,7 +112,7 @@ def _deps_queries(
     platform = asyncio.ensure_future(asyncio.to_thread(platform_of, node_dir(config.node_dir)))
     deps = Deps(store, lambda: runtime.state, platform, config.cache_prepare_after_s)
     stack.push_async_callback(deps.close)
-    return {"restore_deps": deps.restore, "publish_deps": deps.publish}
+    return deps
 
 
 async def _resize(runtime: Runtime[state.State], config: PoolConfig) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from services.pool.state import State, Vm
 from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import Refused
-from shared.ids import OwnerId
+from shared.ids import OwnerId, ProjectId
 
 log = logging.getLogger("drape.pool")
 
@@ -51,6 +51,10 @@ class DepsStore(Protocol):
 
     def prepare(self, owner: OwnerId, key: str) -> None:
         """Do ahead of the next restore what can be done."""
+        ...
+
+    def forget(self, project_id: ProjectId) -> int:
+        """Remove what is this project's alone, and say how many entries that were."""
         ...
 
 
@@ -90,6 +94,11 @@ class Deps:
         answer = msgspec.structs.replace(answer, took_s=round(time.monotonic() - begun, 4))
         log.debug("deps", extra={"vm_id": asked.vm_id, "verb": verb.__name__, "code": answer.code})
         return msgspec.json.encode(answer)
+
+    async def forget(self, project_id: ProjectId) -> None:
+        """The project was deleted: what holds code of its files goes with it."""
+        count = await asyncio.to_thread(self._store.forget, project_id)
+        log.debug("builds_forgotten", extra={"project_id": project_id, "count": count})
 
     async def _prepare(self, owner: OwnerId, key: str) -> None:
         try:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from services.pool.config import PoolConfig
 from services.pool.ports import Provider, ProviderError, VmSpec
-from services.pool.react import CheckHealth, CleanVm, CreateVm, DestroyVm, Reconcile, SettleVm
+from services.pool.react import CheckHealth, CleanVm, CreateVm, DestroyVm, ForgetProject, Reconcile, SettleVm
 from services.pool.state import ANSWERING, State
 from services.pool.suspending import Suspender
 from shared.commands import (
@@ -25,7 +25,7 @@ from shared.commands import (
 )
 from shared.definition import Effect
 from shared.errors import Unavailable
-from shared.ids import VmId, derive
+from shared.ids import ProjectId, VmId, derive
 from shared.ports import Cause
 from shared.secrets import agent_token
 
@@ -58,6 +58,7 @@ class PoolEffects:
         send: Send,
         state: Callable[[], State],
         *,
+        forget: Callable[[ProjectId], Awaitable[None]],
         config: PoolConfig,
         secret: str,
         clock: Callable[[], float] = time.time,
@@ -65,6 +66,7 @@ class PoolEffects:
         self._provider = provider
         self._probe = probe
         self._cleaner = cleaner
+        self._forget = forget
         self._send_command = send
         self._state = state
         self._config = config
@@ -83,6 +85,8 @@ class PoolEffects:
                 await self._clean(effect, cause)
             case SettleVm(vm_id):
                 await self._suspender.settle(vm_id, cause)
+            case ForgetProject(project_id):
+                await self._forget(project_id)
             case CheckHealth(vms):
                 await self._check_health(vms, cause)
             case Reconcile():

@@ -12,6 +12,7 @@ from shared.events import (
     ClaimQueued,
     Event,
     PoolResized,
+    ProjectDeleted,
     VmAcquired,
     VmBooted,
     VmBootFailed,
@@ -23,7 +24,7 @@ from shared.events import (
     VmRetired,
     VmSuspended,
 )
-from shared.ids import VmId
+from shared.ids import ProjectId, VmId
 from shared.ports import TimerFired
 
 
@@ -56,6 +57,12 @@ class SettleVm(msgspec.Struct, frozen=True):
     vm_id: VmId
 
 
+class ForgetProject(msgspec.Struct, frozen=True):
+    """Remove what is kept of this project alone."""
+
+    project_id: ProjectId
+
+
 class CheckHealth(msgspec.Struct, frozen=True):
     """Ask these agents whether they live: (vm, host, port)."""
 
@@ -66,7 +73,7 @@ class Reconcile(msgspec.Struct, frozen=True):
     """Compare the provider's list with the state."""
 
 
-Effect = Send | CreateVm | DestroyVm | CleanVm | SettleVm | CheckHealth | Reconcile
+Effect = Send | CreateVm | DestroyVm | CleanVm | SettleVm | ForgetProject | CheckHealth | Reconcile
 
 REACTS_TO: tuple[type[Event], ...] = (
     VmCreationStarted,
@@ -81,6 +88,7 @@ REACTS_TO: tuple[type[Event], ...] = (
     VmResumed,
     ClaimQueued,
     PoolResized,
+    ProjectDeleted,
 )
 
 
@@ -94,6 +102,8 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
             return _let_go(state.vms.get(vm_id))
         case VmSuspended(vm_id=vm_id) | VmResumed(vm_id=vm_id):
             return [SettleVm(vm_id)] if vm_id in state.vms else []
+        case ProjectDeleted(project_id=project_id):
+            return [ForgetProject(project_id)]
         case VmBooted() if not state.claims and len(state.ready) <= state.target:
             return []
         case VmBooted() | VmAcquired() | VmDestroyed() | ClaimQueued() | PoolResized():

@@ -127,6 +127,7 @@ class Stage:
         self.cleaner = SimulatedVmCleaner(self.workspace.clean)
         self.probe = SimulatedGatewayProbe(reachable=lambda _: self.is_up("gateway"))
         self.deps = SimulatedDepsCache()
+        self.forgotten: list[str] = []
         self.replicas: dict[str, Replica] = {}
         self.complaints = _Complaints()
         self._news = asyncio.Event()
@@ -203,6 +204,7 @@ class Stage:
             self.cleaner,
             runtime.send,
             lambda: runtime.state,
+            forget=self._forget,
             config=self.pool_config,
             secret=SECRET,
             clock=self.clock,
@@ -211,6 +213,9 @@ class Stage:
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())
         await runtime.serve(effects.perform, pool_app.queries(runtime))
+
+    async def _forget(self, project_id: str) -> None:
+        self.forgotten.append(project_id)
 
     async def _serve_orchestrator(self, runtime: Runtime[Any], bus: Any) -> None:
         effects = OrchestratorEffects(

@@ -2,34 +2,47 @@
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from services.pool.adapters.deps_cache import CacheLimits, DepsCache
+from services.pool.adapters.deps_cache import CacheLimits, DepsCache, names
 from services.pool.adapters.local_deps import LocalDeps, platform_of, trees_below
+from services.pool.adapters.local_vm import Record
 from services.pool.app import definition
 from services.pool.config import PoolConfig
 from services.pool.deps import Deps, Platform, deps_key
 from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import Refused
 from shared.events import Event
-from tests.builders import OWNER, PREVIEW, vm, vm_acquired, vm_released, warm_vms
+from tests.builders import OWNER, PREVIEW, PROJECT, vm, vm_acquired, vm_released, warm_vms
 from tests.deploy.waiting import eventually
 from tests.spec import Given
 
 OTHER = "preview-2"
+RECORD = Record(
+    vm_id=vm(1),
+    pid=1,
+    created=0.0,
+    identity="",
+    port=None,
+    labels={},
+    sandbox="bubblewrap",
+)
 LINUX = Platform(system="Linux", machine="x86_64", libc="glibc 2.36", node="24.1.0", abi="137")
 
 
-def answers(folder: Path, *past: Event, platform: Platform = LINUX) -> Deps:
+def answers(folder: Path, *past: Event, platform: Platform = LINUX, sandbox: bool = True) -> Deps:
     """The pool's answers after these events, with a cache and two VMs' folders below `folder`."""
     state = Given(definition(PoolConfig()), *warm_vms(1, 2), *past).state
     store = LocalDeps(DepsCache(folder / "cache", CacheLimits()), folder / "vms")
     for number in (1, 2):
         for name in ("app", "home"):
             (folder / "vms" / vm(number) / "root" / name).mkdir(parents=True, exist_ok=True)
+        record = RECORD if sandbox else msgspec.structs.replace(RECORD, sandbox="process_group")
+        (folder / "vms" / vm(number) / "vm.json").write_bytes(msgspec.json.encode(record))
     told = asyncio.get_running_loop().create_future()
     told.set_result(platform)
     return Deps(store, lambda: state, told, prepare_after_s=0.0)
@@ -45,9 +58,17 @@ def write(path: Path, text: str) -> None:
 
 
 async def ask(
-    deps: Deps, verb: str, number: int, preview: str, key: str = "key", trees: tuple[str, ...] = ()
+    deps: Deps,
+    verb: str,
+    number: int,
+    preview: str,
+    key: str = "key",
+    trees: tuple[str, ...] = (),
+    project: str = PROJECT,
 ) -> DepsAnswer:
-    body = msgspec.json.encode(DepsRequest(vm_id=vm(number), preview_id=preview, key=key, manager="npm", trees=trees))
+    body = msgspec.json.encode(
+        DepsRequest(vm_id=vm(number), preview_id=preview, key=key, manager="npm", trees=trees, project_id=project)
+    )
     answer = await (deps.restore if verb == "restore" else deps.publish)(body, {})
     return msgspec.json.decode(answer, type=DepsAnswer)
 
@@ -91,6 +112,52 @@ async def test_named_folders_are_kept_in_place_of_an_install(tmp_path: Path) -> 
     write(there / ".next" / "dev" / "cache" / "pack", "the project's own")
     assert (await ask(deps, "restore", 2, OTHER, trees=CACHES)).code == "target_taken"
     assert (there / ".next" / "dev" / "cache" / "pack").read_text() == "the project's own"
+
+
+async def test_without_a_sandbox_no_build_is_kept(tmp_path: Path) -> None:
+    """Each VM's project is at another path then, and what was built names the one that it was built at."""
+    deps = answers(tmp_path, vm_acquired(1), sandbox=False)
+    write(app_of(tmp_path, 1) / ".next" / "cache" / "pack", "mine")
+    assert (await ask(deps, "publish", 1, PREVIEW, trees=CACHES)).code == "path_varies"
+    assert (await ask(deps, "restore", 1, PREVIEW, trees=CACHES)).code == "path_varies"
+
+
+async def test_two_installs_whose_names_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry's manifest tells what it is for: nothing of it reaches the other project, and it goes."""
+    monkeypatch.setattr(names, "folder_name", lambda _owner, _key: "0" * 64)
+    deps = answers(tmp_path, vm_acquired(1), vm_acquired(2, preview=OTHER))
+    write(app_of(tmp_path, 1) / "node_modules" / "a.js", "of another lockfile")
+    assert (await ask(deps, "publish", 1, PREVIEW, key="one lockfile")).done
+
+    answer = await ask(deps, "restore", 2, OTHER, key="another lockfile")
+
+    assert (answer.done, answer.code) == (False, "entry_damaged")
+    assert list(app_of(tmp_path, 2).iterdir()) == []
+    assert list((tmp_path / "cache" / "entries").iterdir()) == []
+    await deps.close()
+
+
+async def test_a_folder_that_a_project_has_made_a_link_is_not_kept(tmp_path: Path) -> None:
+    deps = answers(tmp_path, vm_acquired(1))
+    write(app_of(tmp_path, 1) / ".modules" / "a.js", "a")
+    (app_of(tmp_path, 1) / "node_modules").symlink_to(".modules")
+    assert (await ask(deps, "publish", 1, PREVIEW)).code == "source_missing"
+
+
+async def test_a_deleted_project_takes_its_build_cache_along(tmp_path: Path) -> None:
+    """And nothing of another project's, nor what the owner's installs gave; another project never gets it."""
+    deps = answers(tmp_path, vm_acquired(1), vm_acquired(2, preview=OTHER))
+    write(app_of(tmp_path, 1) / ".next" / "cache" / "pack", "mine")
+    write(app_of(tmp_path, 1) / "node_modules" / "next" / "index.js", "next")
+    assert (await ask(deps, "publish", 1, PREVIEW, trees=CACHES)).done
+    assert (await ask(deps, "publish", 1, PREVIEW, "install")).done
+    assert (await ask(deps, "restore", 2, OTHER, trees=CACHES, project="another")).code == "not_cached"
+    await deps.forget("another")
+    assert (await ask(deps, "restore", 2, OTHER, trees=CACHES)).done
+    await deps.forget(PROJECT)
+    shutil.rmtree(app_of(tmp_path, 2) / ".next")
+    assert (await ask(deps, "restore", 2, OTHER, trees=CACHES)).code == "not_cached"
+    assert (await ask(deps, "restore", 2, OTHER, "install")).done
 
 
 @pytest.mark.parametrize("tree", ["../home", "/etc", "a/../../home", "", "link"])

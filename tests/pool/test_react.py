@@ -4,12 +4,31 @@ import pytest
 
 from services.pool.app import definition
 from services.pool.config import PoolConfig
-from services.pool.react import REACTS_TO, CheckHealth, CreateVm, DestroyVm, Effect, Reconcile, on_timer, react
+from services.pool.react import (
+    REACTS_TO,
+    CheckHealth,
+    CreateVm,
+    DestroyVm,
+    Effect,
+    ForgetProject,
+    Reconcile,
+    on_timer,
+    react,
+)
 from shared.commands import MaintainPool
 from shared.effects import Send
-from shared.events import EVENT_TYPES, Event, VmDestroyed, VmHealthCheckFailed, VmHealthCheckRecovered, VmRetired
+from shared.events import (
+    EVENT_TYPES,
+    Event,
+    ProjectDeleted,
+    VmDestroyed,
+    VmHealthCheckFailed,
+    VmHealthCheckRecovered,
+    VmRetired,
+)
 from shared.ports import TimerFired
 from tests.builders import (
+    PROJECT,
     VM,
     claim_queued,
     pool_resized,
@@ -117,3 +136,8 @@ def test_every_tick_is_heard_and_an_unknown_timer_is_not() -> None:
     state = given(POOL, *warm_vms(1)).state
     assert all(on_timer(state, fired(name)) for name in POOL.ticks)
     assert on_timer(state, fired("polish")) == []
+
+
+def test_what_is_a_projects_alone_goes_with_it() -> None:
+    spec = given(POOL, ProjectDeleted(project_id=PROJECT))
+    assert react(spec.state, spec.log[-1]) == [ForgetProject(PROJECT)]

@@ -110,9 +110,13 @@ class Stage:
             SimulatedVmCleaner(),
             self._send,
             lambda: self.spec.state,
+            forget=self._forget,
             config=PoolConfig(),
             secret="s",
         )
+
+    async def _forget(self, _project_id: str) -> None:
+        raise AssertionError("no project was deleted")
 
     async def _send(self, command: Command, _cause: Cause) -> bytes:
         self.sent.append(command)

@@ -9,11 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from services.pool.adapters import local_vm
 from services.pool.adapters.deps_cache import CacheError, DepsCache, VmPlace
 from services.pool.adapters.deps_cache.names import is_path
 from services.pool.deps import Platform
 from shared.deps import DepsAnswer, DepsRequest
-from shared.ids import OwnerId, VmId
+from shared.ids import OwnerId, ProjectId, VmId
 
 log = logging.getLogger("drape.pool")
 
@@ -27,6 +28,7 @@ STORES = {
 }
 """Where package managers keep what they have fetched, below the home folder. They check it by hash when they use it."""
 TREE = "node_modules"
+PATH_VARIES = DepsAnswer(done=False, code="path_varies")
 DEPTH_MAX = 5
 FOLDERS_MAX = 5_000
 TREES_MAX = 200
@@ -42,22 +44,27 @@ class LocalDeps:
         self._vms_dir = vms_dir
 
     def publish(self, owner: OwnerId, key: str, asked: DepsRequest) -> DepsAnswer:
+        if asked.trees and not self._has_the_path(asked.vm_id):
+            return PATH_VARIES
         stored = not asked.trees and self._publish_store(owner, asked.vm_id, asked.manager)
         place = self._place(asked.vm_id, APP)
         trees = self._trees(place, asked) if key else []
         if not trees:
             return DepsAnswer(done=False, code="source_missing", store=stored)
         try:
-            published = self._cache.publish(owner, key, place, trees, replace=bool(asked.trees))
+            published = self._cache.publish(_for(owner, asked), key, place, trees, replace=bool(asked.trees))
         except CacheError as error:
             return DepsAnswer(done=False, code=error.code, store=stored)
         return DepsAnswer(done=True, store=stored, files=published.files, bytes=published.bytes)
 
     def restore(self, owner: OwnerId, key: str, asked: DepsRequest) -> DepsAnswer:
         code = "not_cached"
+        if asked.trees and not self._has_the_path(asked.vm_id):
+            return PATH_VARIES
         if key:
             try:
-                restored = self._cache.restore(owner, key, self._place(asked.vm_id, APP))
+                place = self._place(asked.vm_id, APP)
+                restored = self._cache.restore(_for(owner, asked), key, place, full=bool(asked.trees))
             except CacheError as error:
                 code = error.code
             else:
@@ -70,6 +77,14 @@ class LocalDeps:
             self._cache.prepare(owner, key)
         except CacheError as error:
             log.info("restore_not_prepared", extra={"code": error.code})
+
+    def forget(self, project_id: ProjectId) -> int:
+        return self._cache.drop_owner(_of_project(project_id))
+
+    def _has_the_path(self, vm_id: VmId) -> bool:
+        """What is built holds paths. In a sandbox a project's is the same in every VM, without one in no two."""
+        vm = local_vm.load(self._vms_dir / vm_id)
+        return vm is not None and vm.record.sandbox == "bubblewrap"
 
     def _trees(self, place: VmPlace, asked: DepsRequest) -> list[str]:
         if not asked.trees:
@@ -101,6 +116,15 @@ class LocalDeps:
     def _place(self, vm_id: VmId, folder: str) -> VmPlace:
         vm = self._vms_dir / vm_id
         return VmPlace(root=vm / "root", staging=vm, app=folder)
+
+
+def _for(owner: OwnerId, asked: DepsRequest) -> str:
+    """Whose an entry is: an install is for all of an owner's projects, a build cache for one. The key names the owner too."""
+    return _of_project(asked.project_id) if asked.trees else owner
+
+
+def _of_project(project_id: ProjectId) -> str:
+    return f"project {project_id}"
 
 
 def trees_below(app: Path) -> Iterator[str]:
