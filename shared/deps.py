@@ -15,6 +15,8 @@ class DepsRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `trees`: folders of the project that are kept under the key in place of an install, a framework's build cache; what is
     published later replaces what was there. They are `project_id`'s alone, and go with it.
+
+    `unchanged_since` (seconds, UTC): an install that the project has changed after that is not kept; 0: it is not looked at.
     """
 
     vm_id: VmId
@@ -23,6 +25,7 @@ class DepsRequest(msgspec.Struct, frozen=True, kw_only=True):
     manager: str = ""
     trees: tuple[str, ...] = ()
     project_id: ProjectId = ""
+    unchanged_since: float = 0.0
 
 
 class DepsAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """`drape`: finds the command, shows errors without a traceback."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -24,6 +25,9 @@ def command(work: Callable[Concatenate[Output, P], Coroutine[Any, Any, int | Non
     @wraps(work)
     def run(*args: Any, as_json: bool, **kwargs: Any) -> None:
         output = Output(as_json=as_json)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # As Ctrl-C: what a command has started is ended by it. `drape up` has handlers of its own.
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
         try:
             code = asyncio.run(work(output, *args, **kwargs))
         except DrapeError as error:

@@ -8,13 +8,15 @@ import aiohttp
 import click
 
 from deploy.cli.api import Api
-from deploy.cli.folder import read_folder
+from deploy.cli.folder import LocalFile, read_folder, read_texts
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import ensure_running
 from deploy.cli.projects import project_of_folder, send_folder
 from deploy.local.paths import Home
-from shared.errors import Unavailable
+from services.orchestrator.rules.detection import detect
+from services.orchestrator.rules.residents import takes_edits_in
+from shared.errors import Invalid, Unavailable
 
 READY_TIMEOUT_S = 300.0
 POLL_S = 0.5
@@ -32,9 +34,11 @@ async def resident(output: Output, path: Path, count: int, name: str | None) -> 
     counts against the pool's maximum. Returns once they run.
     """
     files = read_folder(path)
+    _check_taken_over(files)
     running = await ensure_running()
     async with aiohttp.ClientSession() as session:
         api = Api(running.gateway, session)
+        await _check_room(api, count)
         project_id = await project_of_folder(api, Home.from_env(), path, name or path.resolve().name)
         await send_folder(api, project_id, files)
         await api.call("PUT", f"/api/projects/{project_id}/residents", json={"count": count})
@@ -42,6 +46,27 @@ async def resident(output: Output, path: Path, count: int, name: str | None) -> 
     said = f"{told['ready']} of {told['count']} residents of {name or path.resolve().name} run."
     output.result({"type": "residents", **told}, said if count else "No residents are kept any more.")
     return 0
+
+
+def _check_taken_over(files: dict[str, LocalFile]) -> None:
+    """Raises `Invalid` (`never_taken_over`) for a template whose VMs nobody could get, and what detection says of others."""
+    found = detect(files, read_texts(files))
+    if not (found.deps and found.keeps and takes_edits_in(found)):
+        raise Invalid(
+            "never_taken_over",
+            f"No project could start in a VM that runs this one ({found.framework}).",
+            "A template has dependencies without install scripts of its own, and a framework's own dev server.",
+        )
+
+
+async def _check_room(api: Api, count: int) -> None:
+    most = (await api.call("GET", "/health/pool"))["pool"]["max"]
+    if count >= most:
+        raise Invalid(
+            "pool_too_small",
+            f"The pool has at most {most} VMs: {count} residents would leave none for a preview.",
+            "Keep fewer, or raise the pool's maximum (DRAPE_POOL_MAXIMUM).",
+        )
 
 
 async def _until_ready(api: Api, project_id: str) -> dict[str, Any]:

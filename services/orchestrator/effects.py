@@ -171,7 +171,13 @@ class OrchestratorEffects:
                 return
             key = preview.found.deps if worth_restoring(preview) else ""
             manager = preview.found.package_manager
-            asked = DepsRequest(vm_id=preview.vm.vm_id, preview_id=preview.preview_id, key=key, manager=manager)
+            asked = DepsRequest(
+                vm_id=preview.vm.vm_id,
+                preview_id=preview.preview_id,
+                key=key,
+                manager=manager,
+                unchanged_since=preview.installed_at,
+            )
             if await self._kept(asked):
                 return
 

@@ -102,12 +102,12 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """One preview. Times are seconds, UTC.
 
     `wanted`: somebody has asked to see it. `queued`: it waits for a VM, since none was free. `installed`: the fingerprint
-    of the dependencies that its VM holds whole; `installed_by`: the job that gave them; empty: they come from an earlier
-    preview, `restored` from what is kept on the disk, or preserved in the VM. `manifest`: of the files that its VM holds,
-    where that is known. `resident`: made ahead of need for a template; `template`: what was in the VM, and runs there, when
-    this preview took it over from such a one. `install_job`: the newest install job of this attempt. `frozen_mb`: what its
-    VM holds while it is suspended, once that is known. `left`: what the next holder of its last VM may find there. A failed
-    preview may hold its VM for a while, for the next try.
+    of the dependencies that its VM holds whole; `installed_at`: since when; `installed_by`: the job that gave them; empty:
+    they come from an earlier preview, `restored` from what is kept on the disk, or preserved in the VM. `manifest`: of the
+    files that its VM holds, where that is known. `resident`: made ahead of need for a template; `template`: what was in the
+    VM, and runs there, when this preview took it over from such a one. `install_job`: the newest install job of this
+    attempt. `frozen_mb`: what its VM holds while it is suspended, once that is known. `left`: what the next holder of its
+    last VM may find there. A failed preview may hold its VM for a while, for the next try.
     """
 
     preview_id: PreviewId
@@ -136,6 +136,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     install_job: str = ""
     installed: str = ""
     installed_by: str = ""
+    installed_at: float = 0.0
     restored: bool = False
     restore_s: float = 0.0
     in_place: bool = False

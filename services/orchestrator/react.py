@@ -358,11 +358,14 @@ def _make_way(state: State, preview_id: PreviewId) -> Sequence[Effect]:
     waiting = state.previews.get(preview_id)
     if waiting is None or not waiting.wanted or waiting.resident:
         return []
-    ahead = (each for each in state.previews.values() if each.status not in ENDED and each.preview_id != preview_id)
-    idle = next((each for each in ahead if each.resident or (each.vm is not None and not each.wanted)), None)
-    if idle is not None:
-        return [Send(StopPreview(preview_id=idle.preview_id, reason="needed"))]
-    return [Send(stop_cold(each, "needed")) for each in coldest_first(state)[:1]]
+    ahead = [each for each in state.previews.values() if each.status not in ENDED and each.preview_id != preview_id]
+    # Claims are served in order: a resident that waits too would get the VM that the next one gives up.
+    in_the_way = [each for each in ahead if each.resident and each.vm is None and each.status == "preparing"]
+    idle = [each for each in ahead if each.vm is not None and (each.resident or not each.wanted)][:1]
+    stops = [StopPreview(preview_id=each.preview_id, reason="needed") for each in (*in_the_way, *idle)]
+    if not idle:
+        stops += [stop_cold(each, "needed") for each in coldest_first(state)[:1]]
+    return [Send(stop) for stop in stops]
 
 
 def _apply_env(state: State, project_id: str) -> Sequence[Effect]:

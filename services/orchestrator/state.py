@@ -261,6 +261,7 @@ def _evolve_install(
             gave = {
                 "installed": preview.found.deps if preview.found is not None else "",
                 "installed_by": preview.install_job,
+                "installed_at": recorded.meta.at,
             }
             _enter(state, preview, "installed", recorded, done="installing", install="completed", **gave)
         case InstallFailed(code=code, message=message, hint=hint, evidence=evidence):

@@ -16,6 +16,7 @@ from services.orchestrator.preparing import detect_in
 from services.orchestrator.react import SyncFiles
 from services.orchestrator.rules.builds import build_cache
 from services.orchestrator.rules.edits import needs_restart
+from services.orchestrator.rules.residents import takes_in
 from services.orchestrator.state import State
 from services.orchestrator.telling import Teller
 from shared.agent.client import AgentError, AgentUnreachable
@@ -168,6 +169,8 @@ class Syncer:
         """Of a first sync only where the files may be newer than what was detected: nothing has read them yet."""
         if preview.found is None:
             return False
+        if preview.status == "syncing" and preview.template is not None and not takes_in(preview.found, changed):
+            return True
         if preview.status == "syncing" and preview.template is None:
             changed = ()
             if manifest.files_version == preview.files_version:

@@ -104,6 +104,7 @@ def _deps(runtime: Runtime[state.State], config: PoolConfig, settings: Common, s
         entry_bytes_max=config.cache_entry_mb_max << 20,
         entries_max=config.cache_entries_max,
         age_max_s=config.cache_age_max_s,
+        sample_share=min(1.0, max(0.001, config.cache_verified_share)),
         spares_max=config.cache_spares_max,
     )
     kept = DepsCache(home / "cache" / "deps", limits)

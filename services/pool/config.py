@@ -74,6 +74,8 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Installs that are kept."""
     cache_age_max_s: float = 14 * 86400.0
     """An install older than this is made anew."""
+    cache_verified_share: float = 0.1
+    """So much of an install's contents is compared at each restore, another part each time; 1.0: all of it."""
     cache_spares_max: int = 3
     """Installs that are written once more ahead of their next use, beside what is kept: a restore then only moves them."""
     cache_prepare_after_s: float = 3.0

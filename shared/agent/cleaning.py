@@ -7,6 +7,7 @@ it refuses: the VM is then destroyed, as others are. Everything here but `Cleane
 import asyncio
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,7 @@ class Cleaner:
         self._jobs = jobs
         self._files = files
         self._at_start = _surroundings(place)
+        self._mounts = _mounts()
         self._done: Cleaned | None = None
         self.floor = 0
         """The lowest lease whose holder may still use the VM."""
@@ -87,8 +89,11 @@ class Cleaner:
         own = frozenset(path.name for path in (place.app_dir, place.home_dir, state_dir) if path.parent == place.root)
         _purge(place.app_dir, frozenset(trees))
         _purge(place.root, own)
-        for folder in (place.home_dir, state_dir, *place.scratch):
+        for folder in (place.home_dir, state_dir):
             _purge(folder, _NOTHING)
+        for folder in place.scratch:
+            # What the sandbox shows there (an interpreter below /tmp) was put there before the project, and stays.
+            _purge(folder, frozenset(str(each.relative_to(folder)) for each in self._mounts if folder in each.parents))
         for folder in (place.app_dir, place.home_dir):
             folder.chmod(0o700)
         for path in {above for tree in trees for above in ancestors(tree)}:
@@ -192,6 +197,13 @@ def _purge(folder: Path, keep: frozenset[str]) -> None:
         Sweep(keep=keep, protected=_NOTHING).purge(fd, "", 0)
     finally:
         os.close(fd)
+
+
+def _mounts() -> list[Path]:
+    """Where something is mounted; read when the VM is new, and nothing of a project has run."""
+    points = (line.split()[4] for line in _lines(Path("/proc/self/mountinfo")))
+    # Blanks and backslashes are written as octal numbers.
+    return [Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point)) for point in points]
 
 
 def _surroundings(place: Place) -> tuple[object, ...]:

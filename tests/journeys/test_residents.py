@@ -102,6 +102,19 @@ async def test_a_config_that_the_running_server_can_not_take_in_restarts_it() ->
         check_rules(stage)
 
 
+async def test_a_file_that_the_running_server_may_have_read_at_its_start_restarts_it() -> None:
+    """Whatever it is: a configuration reads what it likes."""
+    async with staged() as stage:
+        await template(stage, files={**VITE, "title.txt": b"template"})
+        await running(stage)
+        preview_id = await stage.request(await stage.project({**VITE, "title.txt": b"shop"}))
+        await stage.until(PreviewReady, preview_id, within_s=20)
+        assert [event.in_place for event in stage.events(PreviewRestarted, preview_id)] == [True]
+        assert [event.reason for event in stage.events(InstallSkipped, preview_id)] == ["preserved"]
+        await asyncio.sleep(30)
+        check_rules(stage)
+
+
 async def test_a_template_that_changes_gets_new_residents() -> None:
     async with staged() as stage:
         project_id = await template(stage)
@@ -143,6 +156,18 @@ async def test_residents_go_where_people_wait() -> None:
         await stage.stop(preview_id)
         await stage.until(PreviewReady, within_s=30, nth=3)
         await asyncio.sleep(10)
+        check_rules(stage)
+
+
+async def test_residents_that_wait_do_not_starve_a_preview() -> None:
+    """More are asked for than there can be: who wants to see a project gets the next VM all the same."""
+    async with staged(target=0, minimum=0, maximum=2) as stage:
+        await template(stage, 6)
+        await running(stage, 2)
+        preview_id = await stage.request(await stage.project({"index.html": b"<h1>static</h1>"}))
+        await stage.until(PreviewReady, preview_id, within_s=10)
+        await stage.stop(preview_id)
+        await asyncio.sleep(80)
         check_rules(stage)
 
 

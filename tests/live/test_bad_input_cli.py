@@ -126,15 +126,18 @@ async def test_a_type_of_event_that_does_not_exist(platform: Platform) -> None:
 
 
 async def test_residents_of_a_folder_that_can_be_none(platform: Platform, tmp_path: Path) -> None:
-    """No folder; one that is no web project, which shows when it is to run."""
+    """No folder, no web project, one whose server nobody could take over, more than the pool has VMs."""
     ran = await platform.drape("resident", tmp_path / "nowhere", "--json")
     assert (ran.code, ran.last["code"]) == (1, "no_such_folder")
     (tmp_path / "readme.md").write_text("# nothing to show")
     ran = await platform.drape("resident", tmp_path, "--json")
-    assert (ran.code, ran.last["code"]) == (1, "residents_not_ready")
-    assert "index.html" in ran.last["detail"]
-    ran = await platform.drape("resident", tmp_path, "--count", "0", "--json")
-    assert (ran.code, ran.last["count"]) == (0, 0)
+    assert (ran.code, ran.last["code"]) == (1, "not_a_web_project")
+    (tmp_path / "package.json").write_text('{"scripts": {"dev": "node x.js"}, "dependencies": {"express": "5.1.0"}}')
+    ran = await platform.drape("resident", tmp_path, "--json")
+    assert (ran.code, ran.last["code"]) == (1, "never_taken_over")
+    (tmp_path / "package.json").write_text('{"scripts": {"dev": "vite"}, "devDependencies": {"vite": "7.1.2"}}')
+    ran = await platform.drape("resident", tmp_path, "--count", "100", "--json")
+    assert (ran.code, ran.last["code"]) == (1, "pool_too_small")
 
 
 async def test_a_second_up_says_so_and_does_no_harm(platform: Platform, client: Client) -> None:

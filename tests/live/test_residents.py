@@ -85,3 +85,37 @@ async def test_an_edit_reaches_a_preview_that_took_a_resident_over(user: Client)
         return "edited" in (await user.visit(preview["preview_id"], "/src/more.ts")).text
 
     await eventually(shown, 10.0)
+
+
+CONFIG = """
+import { readFileSync } from 'node:fs'
+import { defineConfig, loadEnv } from 'vite'
+import react from '@vitejs/plugin-react'
+export default defineConfig(({ mode }) => {
+  process.env = { ...process.env, ...loadEnv(mode, process.cwd(), '') }
+  const said = readFileSync('./title.txt', 'utf8').trim() + ' ' + (process.env.MY_KEY ?? 'none')
+  return { plugins: [react()], define: { __SAID__: JSON.stringify(said) } }
+})
+"""
+APP = "export default function App() { return <h1>{__SAID__}</h1> }\n"
+
+
+async def test_what_the_template_was_started_with_is_not_shown(platform: Platform, user: Client) -> None:
+    """A file that its configuration reads, and its own .env, which has gone into the process: neither is the project's."""
+    base: dict[str, str | bytes] = {**TEMPLATE, "vite.config.ts": CONFIG, "src/App.tsx": APP}
+    template = await user.project(
+        {**base, "title.txt": "template", ".env": "MY_KEY=secret-of-template\n"}, "configured"
+    )
+    await user.call("PUT", f"/api/projects/{template}/residents", json={"count": 1})
+
+    async def ready() -> bool:
+        return bool((await residents_of(user, template))["ready"])
+
+    await eventually(ready, READY_IN_S)
+    view = await user.ready({**base, "title.txt": "mine"})
+    shown = (await user.visit(view["preview_id"], "/@vite/env")).text
+    assert "mine none" in shown
+    assert "template" not in shown
+    acquired = [each.event for each in await platform.events(view["preview_id"]) if isinstance(each.event, VmAcquired)]
+    assert [bool(each.resident) for each in acquired] == [True]
+    await user.call("PUT", f"/api/projects/{template}/residents", json={"count": 0})

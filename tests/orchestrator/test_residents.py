@@ -250,6 +250,40 @@ def test_one_that_ended_or_shows_an_error_or_where_variables_matter_does_not(mor
     assert fitting(*template(), *running(), *shop(), *more) == ""
 
 
+@pytest.mark.parametrize(
+    ("changed", "takes"),
+    [
+        ((), True),
+        (("src/App.tsx", "public/logo.svg", "index.html", "app/page.tsx"), True),
+        (("src/App.tsx", "title.txt"), False),
+        (("vite.config.ts",), False),
+        ((".env",), False),
+        (("src/.env.local",), False),
+        (("config/site.json",), False),
+        (("packages/ui/index.ts",), False),
+        (("src",), True),
+    ],
+)
+def test_a_server_takes_in_its_sources_and_nothing_that_it_was_started_with(
+    changed: tuple[str, ...], takes: bool
+) -> None:
+    """A configuration may have read any file beside them, into the process itself: a title, a version, a secret."""
+    found = orchestrator(*template(), *running()).state.previews[resident_id()].found
+    assert found is not None
+    assert residents.takes_in(found, changed) == takes
+    below = msgspec.structs.replace(found, app_root="apps/web")
+    assert residents.takes_in(below, [f"apps/web/{path}" for path in changed]) == takes
+    assert not residents.takes_in(below, ["src/App.tsx"])
+
+
+def test_residents_that_wait_for_a_vm_make_way_too() -> None:
+    """Claims are served in order: the VM that is given up would be theirs."""
+    past = [*template(3), *running(), requested(2), claim_queued(resident_id(2)), *shop(), claim_queued()]
+    spec = orchestrator(*past)
+    stops = [Send(StopPreview(preview_id=resident_id(number), reason="needed")) for number in (2, 1)]
+    assert react(spec.state, spec.log[-1], CONFIG) == stops
+
+
 def test_nobody_gets_another_owners() -> None:
     assert fitting(*template(owner="bob"), *running(owner="bob"), *shop()) == ""
 

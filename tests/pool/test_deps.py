@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import time
 from pathlib import Path
 
 import msgspec
@@ -134,6 +135,27 @@ async def test_two_installs_whose_names_collide(tmp_path: Path, monkeypatch: pyt
     assert (answer.done, answer.code) == (False, "entry_damaged")
     assert list(app_of(tmp_path, 2).iterdir()) == []
     assert list((tmp_path / "cache" / "entries").iterdir()) == []
+    await deps.close()
+
+
+async def test_what_a_project_has_changed_since_its_install_is_not_kept(tmp_path: Path) -> None:
+    """Else the next project of the owner would run on it. What a dev server caches there is no change."""
+    deps = answers(tmp_path, vm_acquired(1))
+    app = app_of(tmp_path, 1)
+    write(app / "node_modules" / "is-odd" / "index.js", "right")
+    write(app / "node_modules" / ".bin" / "odd", "right")
+    installed_at = time.time() + 0.01
+    await eventually(lambda: time.time() > installed_at + 0.05)
+    write(app / "node_modules" / ".vite" / "deps" / "a.js", "optimized")
+
+    async def publish(key: str) -> DepsAnswer:
+        asked = DepsRequest(vm_id=vm(1), preview_id=PREVIEW, key=key, manager="npm", unchanged_since=installed_at)
+        return msgspec.json.decode(await deps.publish(msgspec.json.encode(asked), {}), type=DepsAnswer)
+
+    assert (await publish("as installed")).done
+    for changed in ("is-odd/index.js", ".bin/odd", "new/index.js"):
+        write(app / "node_modules" / changed, "poisoned")
+        assert (await publish(changed)).code == "dependencies_changed"
     await deps.close()
 
 

@@ -2,14 +2,18 @@
 alone. Which ones a template lacks, and which one fits a preview. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from services.orchestrator.model import ENDED, Found, Preview, Project
+from services.orchestrator.rules.detection import Detection
 from services.orchestrator.rules.edits import same_jobs
 from services.orchestrator.rules.frameworks import FRAMEWORKS, TOOLS
 from services.orchestrator.state import State
 from shared.events import Event, PreviewRequested, PreviewStopped
 from shared.ids import ProjectId, derive
+
+SOURCES = frozenset({"app", "assets", "components", "lib", "pages", "public", "src", "styles"})
+"""Folders of an app that dev servers watch, and configurations are not in."""
 
 
 def maintain(state: State, at: float, retry_s: float) -> Sequence[Event]:
@@ -78,7 +82,7 @@ def fitting(state: State, preview: Preview) -> Preview | None:
     """The resident that has run longest of those whose jobs are this preview's too."""
     found = preview.found
     # What an install writes elsewhere is made of the project's own files: another project's would be wrong.
-    if found is None or not found.deps or not found.keeps or not _takes_edits_in(found):
+    if found is None or not found.deps or not found.keeps or not takes_edits_in(found):
         return None
     fits = (
         each
@@ -91,8 +95,23 @@ def fitting(state: State, preview: Preview) -> Preview | None:
     return next(fits, None)
 
 
-def _takes_edits_in(found: Found) -> bool:
-    """A framework's own dev server; a program such as an Express app goes on with the code that it was started with."""
+def takes_in(found: Found, changed: Collection[str]) -> bool:
+    """Whether a server that runs shows these files and nothing of those that it was started with. What its configuration
+    may have read, at its start and into its environment, is wherever configurations are: beside the sources, not in them."""
+    prefix = "" if found.app_root == "." else f"{found.app_root}/"
+    return all(
+        path == f"{prefix}index.html"
+        or (path.startswith(prefix) and path.removeprefix(prefix).partition("/")[0] in SOURCES and not _is_env(path))
+        for path in changed
+    )
+
+
+def _is_env(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(".env")
+
+
+def takes_edits_in(found: Found | Detection) -> bool:
+    """True for a framework's own dev server; a program such as an Express app goes on with the code that it was started with."""
     framework = FRAMEWORKS.get(found.framework)
     if framework is None or framework.kind != "web":
         return False

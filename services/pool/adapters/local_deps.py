@@ -52,7 +52,9 @@ class LocalDeps:
         if not trees:
             return DepsAnswer(done=False, code="source_missing", store=stored)
         try:
-            published = self._cache.publish(_for(owner, asked), key, place, trees, replace=bool(asked.trees))
+            published = self._cache.publish(
+                _for(owner, asked), key, place, trees, replace=bool(asked.trees), since_s=asked.unchanged_since or None
+            )
         except CacheError as error:
             return DepsAnswer(done=False, code=error.code, store=stored)
         return DepsAnswer(done=True, store=stored, files=published.files, bytes=published.bytes)

@@ -292,7 +292,9 @@ BASE = vite(more={"package-lock.json": "{}", ".npmrc": "", "patches/a.patch": "1
 @pytest.mark.parametrize(
     "change",
     [
-        {"package-lock.json": "{ }"},
+        {"package-lock.json": '{"packages": {"": {"dependencies": {"a": "1"}}}}'},
+        {"package-lock.json": '{"packages": {"node_modules/a": {"name": "b"}}}'},
+        {"package-lock.json": "{ half"},
         {".npmrc": "legacy-peer-deps=true"},
         {"patches/a.patch": "2"},
         {".nvmrc": "22"},
@@ -312,6 +314,10 @@ def test_the_fingerprint_changes_with_what_decides_an_install(change: Files) -> 
     [
         {"src/main.js": "2"},
         {"README.md": "new"},
+        {
+            "package-lock.json": '{"name": "renamed", "version": "2", "packages": {"": {"name": "renamed", "version": "2"}}}'
+        },
+        {"package.json": package("vite", "", "vite", name="renamed")},
         {"package.json": package({"dev": "vite", "lint": "eslint ."}, "", "vite", version="2.0.0", description="x")},
         {"drape.toml": 'ready_path = "/docs/"'},
     ],

@@ -250,6 +250,9 @@ def run_argv(manager: Manager, script: str, flags: Iterable[str]) -> tuple[str, 
     return (manager.name, "run", script, *dashes, *options)
 
 
+NPM_LOCKFILES = ("package-lock.json", "npm-shrinkwrap.json")
+
+
 def fingerprint(tree: Tree, root: str, members: Iterable[str], manager: Manager, node: str) -> str:
     """SHA-256 over all that decides what an install gives, as far as the texts were given."""
     parts: list[tuple[str, object]] = [("manager", [manager.name, manager.version]), ("node", node)]
@@ -263,23 +266,39 @@ def fingerprint(tree: Tree, root: str, members: Iterable[str], manager: Manager,
         ".pnpmfile.cjs",
     ):
         if name and tree.has(root, name):
-            parts.append((name, tree.text(root, name)))
-    for folder in sorted({root, *members}):
+            parts.append((name, _lockfile(tree.text(root, name)) if name in NPM_LOCKFILES else tree.text(root, name)))
+    folders = sorted({root, *members})
+    for folder in folders:
         package = tree.package(folder)
         if package is not None:
-            parts.append((folder, _manifest(package.data)))
+            # In a workspace packages are found by their names; alone, a project may be called what it likes.
+            parts.append((folder, _manifest(package.data, named=len(folders) > 1)))
         if folder != root and tree.has(folder, ".npmrc"):
             parts.append((join(folder, ".npmrc"), tree.text(folder, ".npmrc")))
     parts += [(path, tree.text(*_split(path))) for path in sorted(tree.paths) if _is_patch(path, root)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _manifest(data: Json) -> Json:
+def _lockfile(text: str) -> object:
+    """npm's, without the name and version that it repeats of the project."""
+    try:
+        lock = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(lock, dict):
+        return text
+    packages = mapping(lock.get("packages"))
+    own = {key: value for key, value in mapping(packages.get("")).items() if key not in ("name", "version")}
+    kept = {key: value for key, value in lock.items() if key not in ("name", "version")}
+    return {**kept, "packages": {**packages, "": own}}
+
+
+def _manifest(data: Json, *, named: bool) -> Json:
     kept = {key: data[key] for key in MANIFEST_KEYS if key in data}
     scripts = mapping(data.get("scripts"))
     return {
         **kept,
-        "name": data.get("name"),
+        **({"name": data.get("name")} if named else {}),
         "scripts": {key: scripts[key] for key in INSTALL_SCRIPTS if key in scripts},
     }
 

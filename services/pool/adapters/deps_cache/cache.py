@@ -35,11 +35,19 @@ class DepsCache:
             raise of_os(error, "opening the cache") from error
 
     def publish(
-        self, owner: str, key: str, place: VmPlace, trees: Sequence[str], *, replace: bool = False
+        self,
+        owner: str,
+        key: str,
+        place: VmPlace,
+        trees: Sequence[str],
+        *,
+        replace: bool = False,
+        since_s: float | None = None,
     ) -> Published:
         """Copies `trees` (paths of folders below the project's) into the cache. The VM may run meanwhile.
 
-        An entry that is there is kept, unless `replace`. Raises CacheError; the cache is then as it was.
+        An entry that is there is kept, unless `replace`. `since_s` (Unix time): what was changed after that is not kept, but
+        for caches in the trees. Raises CacheError; the cache is then as it was.
         """
         name = names.folder_name(owner, key)
         wanted = tuple(sorted(trees))
@@ -49,7 +57,7 @@ class DepsCache:
             return Published(stored=False)
         try:
             with self._store.working() as work:
-                header = self._collect(work, owner, key, place, wanted)
+                header = self._collect(work, owner, key, place, wanted, since_s)
                 size = sum((work / each).stat().st_size for each in (MANIFEST, DATA))
                 if size > self._limits.bytes_max:
                     raise CacheError("too_large", f"{size} bytes are more than the whole cache may hold")
@@ -144,12 +152,14 @@ class DepsCache:
             return False
         return header is not None
 
-    def _collect(self, work: Path, owner: str, key: str, place: VmPlace, trees: tuple[str, ...]) -> manifest.Header:
+    def _collect(
+        self, work: Path, owner: str, key: str, place: VmPlace, trees: tuple[str, ...], since_s: float | None
+    ) -> manifest.Header:
         """Writes data and manifest into `work`, durable when it returns."""
         with contextlib.ExitStack() as stack:
             data = stack.enter_context((work / DATA).open("xb"))
             app = stack.enter_context(_source(place))
-            collector = Collector(data, self._limits)
+            collector = Collector(data, self._limits, since_s)
             collector.collect(app, trees)
             os.fsync(data.fileno())
         header = manifest.Header(

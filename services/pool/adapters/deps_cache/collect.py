@@ -23,6 +23,11 @@ BLOCK = 4096
 ALIGN_FROM = 64 << 10
 """Files from this size on begin at a block's boundary, so that a filesystem that shares blocks can share theirs."""
 
+INSTALLED = frozenset(
+    {".bin", ".pnpm", ".store", ".modules.yaml", ".package-lock.json", ".pnpm-workspace-state.json"}
+    | {".pnpm-workspace-state-v1.json", ".yarn-integrity", ".yarn-state.yml"}
+)
+"""What package managers make directly in a tree; other names with a dot are caches of what runs there."""
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 """What opening says of a name that has become nothing, or something else."""
 
@@ -40,13 +45,16 @@ class Data(Protocol):
 class Collector:
     """Reads trees below one folder into `data` and `items`. Methods raise CacheError."""
 
-    def __init__(self, data: Data, limits: CacheLimits) -> None:
+    def __init__(self, data: Data, limits: CacheLimits, since_s: float | None = None) -> None:
+        """`since_s`: nothing but caches may have changed after that (Unix time): a project's processes have run since."""
         self.items: list[Item] = []
         self.files = 0
         self.bytes = 0
         self.offset = 0
         self._data = data
         self._limits = limits
+        self._since_ns = None if since_s is None else int(since_s * 1e9)
+        self._in_cache = False
         self._stamps: dict[str, list[tuple[str, Stamp]]] = {}
 
     def collect(self, app: int, trees: tuple[str, ...]) -> None:
@@ -69,6 +77,8 @@ class Collector:
             found = os.fstat(fd)
             self._add(Folder(path, found.st_mode & MODE_BITS, found.st_mtime_ns), found)
             for each in _listing(fd, path):
+                if depth == 0:
+                    self._in_cache = each.startswith(".") and each not in INSTALLED
                 self._member(fd, f"{path}/{each}", each, depth)
             if _stamp(os.fstat(fd)) != _stamp(found):
                 _changed(path)
@@ -82,6 +92,8 @@ class Collector:
             _changed(path)
         except OSError as error:
             raise CacheError("source_unreadable", f"{path!r}: {error}") from error
+        if self._since_ns is not None and found.st_ctime_ns > self._since_ns and not self._in_cache:
+            raise CacheError("dependencies_changed", f"{path!r} was changed after the install")
         if stat.S_ISDIR(found.st_mode):
             self._folder(parent, path, depth + 1)
         elif stat.S_ISREG(found.st_mode):
