@@ -153,7 +153,12 @@ async def test_a_project_of_several_apps_asks_which(client: Client) -> None:
 
 async def test_what_was_prepared_is_opened_without_an_install(client: Client) -> None:
     """Claimed, synced and installed when the project is opened; the dev server starts when it is wanted."""
-    project_id = await client.project({"package.json": VITE_PACKAGE, "index.html": "<h1>prepared</h1>"})
+    files: dict[str, str | bytes] = {
+        "package.json": VITE_PACKAGE,
+        "index.html": "<h1>prepared</h1>",
+        ".npmrc": "; an install of its own\n",
+    }
+    project_id = await client.project(files)
     prepared = await client.call("POST", f"/api/projects/{project_id}/prepare", json={})
     assert prepared.status == 202, prepared.text
     preview_id = prepared.json["preview_id"]
