@@ -45,9 +45,12 @@ import fs from 'node:fs'
 import http from 'node:http'
 import odd from 'is-odd'
 const found = []
+// What the sandbox itself shows (an interpreter below /tmp) is nobody's file.
+const mounts = fs.readFileSync('/proc/self/mountinfo', 'utf8').trim().split('\\n').map((line) => line.split(' ')[4])
 const look = (folder) => {
   for (const each of fs.readdirSync(folder, { withFileTypes: true })) {
     const path = `${folder}/${each.name}`
+    if (mounts.includes(path) && !path.startsWith('/vm')) continue
     if (/left-behind|port|first/.test(each.name)) found.push(path)
     if (each.isDirectory() && each.name !== 'is-odd') look(path)
   }
