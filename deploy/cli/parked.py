@@ -1,6 +1,6 @@
 """`parked`: reactions that failed too often; look at them, have them tried again, or forget them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import click
@@ -59,10 +59,7 @@ async def show_parked(output: Output, key: str) -> int:
 async def replay_parked(output: Output, keys: tuple[str, ...], every: bool) -> int:
     """Have them tried again, once the cause is mended. What fails as often once more is parked anew."""
     async with _bus() as bus:
-        for each in await _chosen(bus.parked, keys, every):
-            await bus.parked.replay(each)
-            output.result({"type": "replayed", "key": each.key}, f"{each.key} is tried again.")
-    return 0
+        return await _each(output, await _chosen(bus.parked, keys, every), bus.parked.replay, "replayed", "tried again")
 
 
 @parked.command("drop")
@@ -72,9 +69,15 @@ async def replay_parked(output: Output, keys: tuple[str, ...], every: bool) -> i
 async def drop_parked(output: Output, keys: tuple[str, ...], every: bool) -> int:
     """Forget them. What their events say stays in the log."""
     async with _bus() as bus:
-        for each in await _chosen(bus.parked, keys, every):
-            await bus.parked.drop(each)
-            output.result({"type": "dropped", "key": each.key}, f"{each.key} is forgotten.")
+        return await _each(output, await _chosen(bus.parked, keys, every), bus.parked.drop, "dropped", "forgotten")
+
+
+async def _each(
+    output: Output, chosen: list[Parked], act: Callable[[Parked], Awaitable[None]], done: str, words: str
+) -> int:
+    for each in chosen:
+        await act(each)
+        output.result({"type": done, "key": each.key}, f"{each.key} is {words}.")
     return 0
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.idling import Changes, Idler
 from services.orchestrator.jobs import JobRunner
-from services.orchestrator.model import ENDED, Preview
+from services.orchestrator.model import ENDED, Preview, Vm
 from services.orchestrator.ports import DepsCache, GatewayProbe, ProjectStore, Workspace
 from services.orchestrator.preparing import Preparer
 from services.orchestrator.react import (
@@ -24,7 +24,7 @@ from services.orchestrator.react import (
     SuspendIdle,
     SyncFiles,
 )
-from services.orchestrator.rules.builds import build_cache
+from services.orchestrator.rules.builds import build_request
 from services.orchestrator.rules.frameworks import FRAMEWORKS
 from services.orchestrator.rules.steps import worth_restoring
 from services.orchestrator.state import State
@@ -92,9 +92,9 @@ class OrchestratorEffects:
             case ProbeHmr():
                 await self._probe_hmr(effect, cause)
             case KeepDeps():
-                await self._keep_deps(effect)
+                await self._keep(effect, _deps_request)
             case KeepBuild():
-                await self._keep_build(effect)
+                await self._keep(effect, build_request)
             case SuspendIdle():
                 await self._idler.suspend_idle(cause)
             case _:
@@ -163,48 +163,17 @@ class OrchestratorEffects:
 
     # --- dependencies -----------------------------------------------------------------------------------------
 
-    async def _keep_deps(self, effect: KeepDeps) -> None:
-        """Again where the dev server was writing into them: it does so while it warms up."""
+    async def _keep(self, effect: KeepDeps | KeepBuild, request: Callable[[Preview, Vm], DepsRequest | None]) -> None:
+        """Again where the dev server was writing there: it does so while it warms up, and now and then."""
         for _ in range(KEEP_TRIES_MAX):
             preview = self._teller.running(effect.preview_id, effect.attempt)
-            if preview is None or preview.status != "ready" or preview.vm is None or preview.found is None:
+            if preview is None or preview.status != "ready" or preview.vm is None:
                 return
-            key = preview.found.deps if worth_restoring(preview) else ""
-            manager = preview.found.package_manager
-            asked = DepsRequest(
-                vm_id=preview.vm.vm_id,
-                preview_id=preview.preview_id,
-                key=key,
-                manager=manager,
-                unchanged_since=preview.installed_at,
-            )
-            if await self._kept(asked):
+            asked = request(preview, preview.vm)
+            kept = await self._deps.publish(asked) if asked is not None else None
+            if kept is None or kept.done or kept.code != "source_changed":
                 return
-
-    async def _keep_build(self, effect: KeepBuild) -> None:
-        """What a dev server writes now and then is copied in a quiet moment, if there is one."""
-        for _ in range(KEEP_TRIES_MAX):
-            preview = self._teller.running(effect.preview_id, effect.attempt)
-            build = build_cache(preview) if preview is not None else None
-            if preview is None or preview.status != "ready" or preview.vm is None or build is None:
-                return
-            asked = DepsRequest(
-                vm_id=preview.vm.vm_id,
-                preview_id=preview.preview_id,
-                key=build.key,
-                trees=build.trees,
-                project_id=preview.project_id,
-            )
-            if await self._kept(asked):
-                return
-
-    async def _kept(self, asked: DepsRequest) -> bool:
-        """Whether that is all that can be done; else a while has passed since it was tried."""
-        kept = await self._deps.publish(asked)
-        if kept.done or kept.code != "source_changed":
-            return True
-        await asyncio.sleep(self._config.keep_retry_s)
-        return False
+            await asyncio.sleep(self._config.keep_retry_s)
 
     # --- commands ---------------------------------------------------------------------------------------------
 
@@ -217,6 +186,18 @@ class OrchestratorEffects:
     async def _send(self, command: Command, cause: Cause) -> None:
         command_id = command.id or derive(cause.causation_id, type(command).__name__)
         await self._send_command(replace(command, id=command_id), cause)
+
+
+def _deps_request(preview: Preview, vm: Vm) -> DepsRequest | None:
+    if preview.found is None:
+        return None
+    return DepsRequest(
+        vm_id=vm.vm_id,
+        preview_id=preview.preview_id,
+        key=preview.found.deps if worth_restoring(preview) else "",
+        manager=preview.found.package_manager,
+        unchanged_since=preview.installed_at,
+    )
 
 
 def _measure(preview: Preview, now: float) -> None:

@@ -65,13 +65,15 @@ HISTORY_WEIGHT = 0.3
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Projects, their previews, and how long steps take by framework. `kept`: VMs that wait for their owner's next preview."""
+    """Projects, their previews, and how long steps take by framework. `kept`: VMs that wait for their owner's next preview;
+    `residents`: an index into `previews`, for each request looks for one that fits."""
 
     projects: dict[ProjectId, Project] = {}
     previews: dict[PreviewId, Preview] = {}
     ended: dict[PreviewId, float] = {}
     history_s: dict[str, dict[str, float]] = {}
     kept: dict[VmId, OwnerId] = {}
+    residents: dict[PreviewId, None] = {}
 
 
 def initial() -> State:
@@ -128,6 +130,8 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
         files_version=event.files_version,
         traceparent=recorded.meta.traceparent,
     )
+    if event.resident:
+        state.residents[event.preview_id] = None
     project = state.projects.get(event.project_id)
     if project is not None and event.resident:
         _change_project(state, event.project_id, residents_made=project.residents_made + 1)
@@ -386,6 +390,7 @@ def _forget(state: State, at: float) -> None:
         if at - ended_at < FORGET_AFTER_S:
             break
         del state.ended[preview_id]
+        state.residents.pop(preview_id, None)
         state.previews.pop(preview_id, None)
 
 

@@ -14,7 +14,7 @@ from services.orchestrator.model import Preview, Vm
 from services.orchestrator.ports import DepsCache, ProjectStore, Workspace
 from services.orchestrator.preparing import detect_in
 from services.orchestrator.react import SyncFiles
-from services.orchestrator.rules.builds import build_cache
+from services.orchestrator.rules.builds import build_cache, build_request
 from services.orchestrator.rules.edits import needs_restart
 from services.orchestrator.rules.residents import takes_in
 from services.orchestrator.state import State
@@ -138,18 +138,9 @@ class Syncer:
 
     async def _restore_build(self, preview: Preview, vm: Vm, restored: DepsAnswer) -> bool:
         """After the files, which sweep away what they don't list, and only beside dependencies that it was made with."""
-        build = build_cache(preview)
         new_to_it = preview.status == "syncing" and not preview.in_place and preview.template is None
-        if build is None or not new_to_it or not (restored.done or preview.installed):
-            return False
-        asked = DepsRequest(
-            vm_id=vm.vm_id,
-            preview_id=preview.preview_id,
-            key=build.key,
-            trees=build.trees,
-            project_id=preview.project_id,
-        )
-        return (await self._deps.restore(asked)).done
+        asked = build_request(preview, vm) if new_to_it and (restored.done or preview.installed) else None
+        return asked is not None and (await self._deps.restore(asked)).done
 
     async def _refused(self, preview: Preview, error: AgentError, cause: Cause) -> None:
         if preview.status != "syncing":

@@ -179,6 +179,7 @@ async def test_a_deleted_template_leaves_nothing_behind() -> None:
         await stage.until(ProjectDeleted, within_s=5)
         await stage.until(VmReleased, within_s=10, nth=2)
         assert stage.state("pool").holders == {}
+        assert stage.forgotten == [project_id]
         await asyncio.sleep(30)
         check_rules(stage)
 

@@ -5,7 +5,7 @@ import pytest
 
 from services.orchestrator.react import on_timer, react
 from services.orchestrator.rules import residents
-from services.orchestrator.state import State
+from services.orchestrator.state import FORGET_AFTER_S, State
 from shared.commands import (
     FailPreview,
     HandleVmLost,
@@ -127,6 +127,16 @@ def test_residents_of_no_use_are_stopped(then: Event, stopped: str) -> None:
     assert spec.outcome[0] == PreviewStopped(preview_id=resident_id(), reason=stopped)
     more = [requested(2, version=2)] if stopped == "outdated" else []
     assert spec.outcome[1:] == more
+
+
+def test_a_resident_is_found_by_its_index_until_it_is_forgotten() -> None:
+    """Whoever asks for a preview looks among the residents, not among all that are remembered."""
+    past: list[Past] = [*template(), *running(), *shop()]
+    assert list(orchestrator(*past).state.residents) == [resident_id()]
+    stopped = msgspec.structs.replace(preview_stopped(), preview_id=resident_id())
+    later = msgspec.structs.replace(preview_requested("preview-9"), project_id=PROJECT)
+    state = orchestrator(*past, stopped, (AT + FORGET_AFTER_S, later)).state
+    assert (list(state.residents), resident_id() in state.previews) == ([], False)
 
 
 def test_a_template_that_fails_is_not_tried_at_once() -> None:

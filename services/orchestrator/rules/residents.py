@@ -30,9 +30,8 @@ def maintain(state: State, at: float, retry_s: float) -> Sequence[Event]:
 
 def _residents(state: State) -> dict[ProjectId, list[Preview]]:
     by_project: dict[ProjectId, list[Preview]] = defaultdict(list)
-    for preview in state.previews.values():
-        if preview.resident:
-            by_project[preview.project_id].append(preview)
+    for preview in map(state.previews.__getitem__, state.residents):
+        by_project[preview.project_id].append(preview)
     return by_project
 
 
@@ -123,11 +122,10 @@ def _candidates(state: State, preview: Preview) -> Iterator[Preview]:
     project = state.projects.get(preview.project_id)
     if project is None or project.env or preview.resident or preview.vm is not None:
         return
-    for each in state.previews.values():
+    for each in map(state.previews.__getitem__, state.residents):
         template = state.projects.get(each.project_id)
         if (
-            each.resident
-            and each.status == "ready"
+            each.status == "ready"
             and not each.with_errors
             and each.vm is not None
             and each.owner == preview.owner
