@@ -7,16 +7,17 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import msgspec
-from aiohttp import web
 
 from services.gateway import decide, react, state, views
 from services.gateway.adapters.access import access_from
 from services.gateway.adapters.activity import Activity
 from services.gateway.adapters.context import Context
 from services.gateway.adapters.feed import Feed
+from services.gateway.adapters.history import History
 from services.gateway.adapters.http import Api
 from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, open_session, runner_options
 from services.gateway.adapters.resolver import PreviewResolver, mark_probed
+from services.gateway.adapters.serving import HttpServer
 from services.gateway.adapters.uploads import Uploads
 from services.gateway.adapters.variables import Variables
 from services.gateway.adapters.waking import Waker
@@ -36,7 +37,6 @@ log = logging.getLogger("drape.gateway")
 
 POOL_DEBOUNCE_S = 0.1
 POOL_RETRY_S = 2.0
-SHUTDOWN_S = 2.0
 
 
 def definition(config: GatewayConfig) -> Definition[state.State]:
@@ -63,7 +63,7 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
             raise Invalid(
                 "settings_missing", "DRAPE_SECRET is not set.", "`drape up` sets it; all services need the same."
             )
-        feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, runtime.clock)
+        feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, runtime.clock, history(runtime, bus, config))
         await _listen(runtime, bus, feed, stack)
         activity = Activity()
         waker = await _keep_awake(runtime, bus, activity, config, stack)
@@ -74,26 +74,20 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
         context = Context(runtime, bus, feed, access, config)
         variables = Variables(bus.objects, settings.drape_secret)
         api = Api(context, Uploads(bus.objects, config), variables, proxy)
-        await _open(api, config, proxy_config, stack)
-        return Parts(GatewayEffects(bus.objects, lambda: runtime.state).perform, {})
+        application = api.application()
+        application.on_response_prepare.append(mark_probed)
+        server = HttpServer(application, proxy, feed, config, **runner_options(proxy_config))
+        stack.push_async_callback(server.close)
+        await server.open()
+        return Parts(GatewayEffects(bus.objects, lambda: runtime.state).perform, {}, server.drain)
 
     return Wiring(definition(config), build)
 
 
-async def _open(api: Api, config: GatewayConfig, proxy_config: ProxyConfig, stack: AsyncExitStack) -> None:
-    application = api.application()
-    application.on_response_prepare.append(mark_probed)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_S, **runner_options(proxy_config))
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    try:
-        await web.TCPSite(runner, config.host, config.port, reuse_address=True).start()
-    except OSError as error:
-        raise Invalid(
-            "port_taken",
-            f"The gateway can't listen on {config.host}:{config.port}: {error.strerror or error}.",
-            "Choose another port: `drape up --port N`.",
-        ) from error
+def history(runtime: Runtime[state.State], bus: Bus, config: GatewayConfig) -> History:
+    """What the feed does not remember, as the log has it."""
+    readers_max = config.history_readers_max
+    return History(bus.log, lambda: runtime.seq, runtime.catch_up, config.recent_messages_max, readers_max)
 
 
 async def _listen(runtime: Runtime[state.State], bus: Bus, feed: Feed, stack: AsyncExitStack) -> None:

@@ -10,6 +10,12 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Address to listen on. Anything but loopback needs `DRAPE_API_TOKENS`."""
     port: int = 8080
     """Port to listen on."""
+    listen_fds: str = ""
+    """Numbers of inherited sockets, comma-separated, to serve instead: `drape up` gives all replicas the same one."""
+    drain_s: float = 5.0
+    """How long answers and proxied exchanges that are under way may take to end when this gateway is stopped."""
+    linger_s: float = 0.5
+    """How long a gateway that is stopped goes on answering on connections that are open already."""
     preview_domain: str = "preview.localhost"
     """Previews are served at `<preview-id>.<domain>`; in production a wildcard domain."""
     public_hosts: str = "localhost,127.0.0.1,[::1]"
@@ -35,7 +41,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 20.0
     """Ping of WebSockets, comment of SSE streams: proxies close what is silent."""
     recent_messages_max: int = 5_000
-    """Changes kept for clients that come back with `since`."""
+    """Changes kept for clients that come back with `since`; also the events read from the log where they are older."""
+    history_readers_max: int = 4
+    """Clients at a time for which the log is read: after a restart all of them come back at once."""
     log_tail_lines: int = 40
     """Lines of output shown with a failure."""
     activity_period_s: float = 10.0

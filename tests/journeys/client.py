@@ -49,7 +49,9 @@ class Client:
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self, feed: Feed, gone: asyncio.Event) -> None:
-        with feed.subscribe(self._owner, project_id=self._project_id, since=self.seq) as subscriber:
+        older = await feed.before(self.seq)
+        subscription = feed.subscribe(self._owner, project_id=self._project_id, since=self.seq, older=older)
+        with subscription as subscriber:
             closed = asyncio.create_task(gone.wait())
             try:
                 while not gone.is_set() and not subscriber.dropped.is_set():

@@ -235,7 +235,8 @@ class Stage:
         await runtime.serve(effects.perform)
 
     async def _serve_gateway(self, runtime: Runtime[Any], bus: Any, replica: Replica) -> None:
-        feed = Feed(lambda: runtime.state, lambda: runtime.seq, self.gateway_config, self.clock)
+        past = gateway_app.history(runtime, bus, self.gateway_config)
+        feed = Feed(lambda: runtime.state, lambda: runtime.seq, self.gateway_config, self.clock, past)
         # The stack is never closed: on this stage a replica ends by being killed.
         await gateway_app._listen(runtime, bus, feed, AsyncExitStack())
         replica.feed = feed

@@ -56,22 +56,31 @@ class Context:
         """Who asks. Raises 401 for nobody known."""
         return self.access.owner_of(request)
 
-    def project(self, request: web.Request) -> Project:
+    async def project(self, request: web.Request) -> Project:
         """The owner's project that the path names."""
-        return self.project_of(request, request.match_info["project_id"])
+        return await self.project_of(request, request.match_info["project_id"])
 
-    def project_of(self, request: web.Request, project_id: ProjectId) -> Project:
+    async def project_of(self, request: web.Request, project_id: ProjectId) -> Project:
         """The owner's project of this id."""
-        return owned(self.state, project_id, self.owner(request))
+        owner = self.owner(request)
+        await self._know(request, known=project_id in self.state.projects)
+        return owned(self.state, project_id, owner)
 
-    def preview(self, request: web.Request) -> Preview:
+    async def preview(self, request: web.Request) -> Preview:
         """The owner's preview that the path names."""
         owner = self.owner(request)
         preview_id = request.match_info["preview_id"]
+        await self._know(request, known=preview_id in self.state.previews)
         preview = self.state.previews.get(preview_id)
         if preview is None or preview.owner != owner:
             raise NotFound("preview_not_found", f"There is no preview {preview_id[:64]}.")
         return preview
+
+    async def _know(self, request: web.Request, *, known: bool) -> None:
+        """What is not known here may have been made through another gateway a moment ago, and what is changed here
+        may have been changed there. Looking at what is known costs no question to the log."""
+        if self.bus.connected() and not (known and request.method in ("GET", "HEAD")):
+            await self._runtime.catch_up()
 
     def check_connected(self, hint: str = "Try again in a moment.") -> None:
         """Raises 503 while nothing could be stored."""
@@ -89,7 +98,7 @@ class Context:
         """A command to another service; our state holds what it did when this returns."""
         self.check_connected()
         with _span(command):
-            body = await self.bus.commands.send(command, _cause())
+            body = await self._runtime.send(command, _cause())
         reply = msgspec.json.decode(body, type=kind)
         await self._runtime.until(reply.seq, timeout_s=self.config.ready_wait_s)
         return reply

@@ -28,10 +28,10 @@ class EnvironmentRoutes:
         return [web.get(path, self._show), web.put(path, self._replace), web.patch(path, self._change)]
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
-        return answer(views.env_view(self._context.project(request)))
+        return answer(views.env_view(await self._context.project(request)))
 
     async def _replace(self, request: web.Request) -> web.StreamResponse:
-        project = self._context.project(request)
+        project = await self._context.project(request)
         values = await _body(request, dict[str, str])
         self._context.check_connected()
         await self._record(await self._variables.replace(project, values))
@@ -41,7 +41,7 @@ class EnvironmentRoutes:
         """Made from what there is: one that loses to another change is made anew."""
         changes = await _body(request, dict[str, str | None])
         for left in reversed(range(CONFLICTS_MAX)):
-            project = self._context.project(request)
+            project = await self._context.project(request)
             self._context.check_connected()
             command = await self._variables.change(project, changes)
             try:

@@ -1,7 +1,7 @@
 """Fans what happens out to connected clients: one reader of the log a process, a bounded queue a client.
 
 A client first gets the current state, then every change in order. One that is too slow is dropped, not buffered
-without end; it comes back with `since` and misses nothing.
+without end; it comes back with `since` and misses nothing: what this gateway does not remember is read from the log.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from services.gateway import views
+from services.gateway.adapters.history import History
 from services.gateway.adapters.terminal import plain
 from services.gateway.config import GatewayConfig
 from services.gateway.state import ENDED, SERVED, Preview, State
@@ -42,16 +43,25 @@ class Change:
         self.message = message
 
 
-class Subscriber:
-    """One client's queue. `dropped` is set when it was too slow."""
+class Older(msgspec.Struct, frozen=True):
+    """Changes from before the feed's memory, up to `until`. `whole`: none of them is left out."""
 
-    def __init__(self, owner: OwnerId, project_id: ProjectId | None, preview_id: PreviewId | None, size: int) -> None:
+    until: int
+    changes: tuple[Change, ...] = ()
+    whole: bool = True
+
+
+class Subscriber:
+    """One client's queue. `dropped` is set when it was too slow, or when this gateway is leaving."""
+
+    def __init__(self, owner: OwnerId, project_id: ProjectId | None, preview_id: PreviewId | None) -> None:
         self.owner = owner
         self.project_id = project_id
         self.preview_id = preview_id
-        self.queue: asyncio.Queue[Json] = asyncio.Queue(maxsize=size)
+        self.queue: asyncio.Queue[Json] = asyncio.Queue()
         self.logs_of: set[PreviewId] = set()
         self.dropped = asyncio.Event()
+        self.left = False
 
     def wants(self, change: Change) -> bool:
         """True for what is the owner's, or everybody's, and within the filter."""
@@ -61,12 +71,25 @@ class Subscriber:
             return change.preview_id == self.preview_id
         return self.project_id is None or change.project_id in (None, self.project_id)
 
+    def fill(self, messages: list[Json], size: int) -> None:
+        """What the client gets first; `size` more may wait behind that."""
+        self.queue = asyncio.Queue(maxsize=size + len(messages))
+        for message in messages:
+            self.queue.put_nowait(message)
+
     def offer(self, message: Json) -> None:
         """Queue a message, or give the client up."""
+        if self.left:
+            return
         try:
             self.queue.put_nowait(message)
         except asyncio.QueueFull:
             self.dropped.set()
+
+    def leave(self) -> None:
+        """End it: what it has not got yet, it gets when it comes back with `since`."""
+        self.left = True
+        self.dropped.set()
 
 
 class Feed:
@@ -78,8 +101,11 @@ class Feed:
         seq: Callable[[], int],
         config: GatewayConfig,
         clock: Callable[[], float] = time.time,
+        history: History | None = None,
     ) -> None:
         self._state = state
+        self._history = history
+        self.leaving = False
         self._seq = seq
         self._config = config
         self._clock = clock
@@ -98,11 +124,9 @@ class Feed:
         match event:
             case PreviewEvent(preview_id=preview_id) | VmAcquired(preview_id=preview_id):
                 self._on_preview(preview_id, recorded)
-            case ProjectEvent(project_id=project_id):
-                project = self._state().projects.get(project_id)
-                if project is not None:
-                    message = {"type": "project", "seq": recorded.seq, "project": views.project_view(project)}
-                    self._tell(Change(recorded.seq, project.owner, project_id, None, message))
+            case ProjectEvent():
+                for change in self._project_changes(event, recorded.seq):
+                    self._tell(change)
             case _:
                 return
 
@@ -110,25 +134,31 @@ class Feed:
         preview = self._state().previews.get(preview_id)
         if preview is None or preview.resident:
             return
-        message = {
-            "type": "preview",
-            "seq": recorded.seq,
-            "event": recorded.type,
-            "preview": self.view(preview),
-        }
-        self._tell(_about(preview, recorded.seq, message))
-        match recorded.event:
-            case PreviewRestarted():
-                self._last_lines.pop(preview_id, None)
-            case PreviewWarningRaised() as warning:
-                told = {**views.warning_view(warning), "preview_id": preview_id, "seq": recorded.seq}
-                self._tell(_about(preview, recorded.seq, told))
-            case PreviewReady():
-                progress = views.ready_progress(preview, self._clock())
-                self._tell(_about(preview, recorded.seq, views.progress_message(preview_id, progress, recorded.seq)))
+        for change in self._preview_changes(preview, recorded):
+            self._tell(change)
+        if isinstance(recorded.event, PreviewRestarted):
+            self._last_lines.pop(preview_id, None)
         if preview.status in (*SERVED, *ENDED):
             self.progress.pop(preview_id, None)
             self._last_lines.pop(preview_id, None)
+
+    def _project_changes(self, event: ProjectEvent, seq: int) -> Iterator[Change]:
+        project = self._state().projects.get(event.project_id)
+        if project is not None:
+            message = {"type": "project", "seq": seq, "project": views.project_view(project)}
+            yield Change(seq, project.owner, project.project_id, None, message)
+
+    def _preview_changes(self, preview: Preview, recorded: Recorded) -> Iterator[Change]:
+        seq = recorded.seq
+        message = {"type": "preview", "seq": seq, "event": recorded.type, "preview": self.view(preview)}
+        yield _about(preview, seq, message)
+        match recorded.event:
+            case PreviewWarningRaised() as warning:
+                told = {**views.warning_view(warning), "preview_id": preview.preview_id, "seq": seq}
+                yield _about(preview, seq, told)
+            case PreviewReady():
+                progress = views.ready_progress(preview, self._clock())
+                yield _about(preview, seq, views.progress_message(preview.preview_id, progress, seq))
 
     def on_progress(self, progress: Progress) -> None:
         """A tick came: remember the newest, never go back within a step."""
@@ -181,27 +211,69 @@ class Feed:
         project_id: ProjectId | None = None,
         preview_id: PreviewId | None = None,
         since: int | None = None,
+        older: Older | None = None,
     ) -> Iterator[Subscriber]:
-        """A queue that begins with the current state, then what came after `since`, then what comes."""
+        """A queue that begins with the current state, then what came after `since`, then what comes. `older`: what
+        `before(since)` gave."""
         if len(self._subscribers) >= self._config.websocket_clients_max:
             raise Unavailable(
                 "too_many_clients",
                 f"{self._config.websocket_clients_max} clients are connected already.",
                 retry_after_s=5,
             )
-        subscriber = Subscriber(owner, project_id, preview_id, self._config.websocket_queue_max)
-        subscriber.offer(self.snapshot(subscriber, since))
-        if since is not None:
-            for change in self._recent:
-                if change.seq > since and subscriber.wants(change):
-                    subscriber.offer(change.message)
+        subscriber = Subscriber(owner, project_id, preview_id)
+        snapshot = self.snapshot(subscriber, since, older)
+        came = self._since(since, older) if since is not None else ()
+        first = [snapshot, *(change.message for change in came if subscriber.wants(change))]
+        subscriber.fill(first, self._config.websocket_queue_max)
         self._subscribers.add(subscriber)
+        if self.leaving:
+            subscriber.leave()
         try:
             yield subscriber
         finally:
             self._subscribers.discard(subscriber)
 
-    def snapshot(self, subscriber: Subscriber, since: int | None = None) -> Json:
+    async def before(self, since: int | None) -> Older | None:
+        """What came after `since` and is not in memory any more, or never was: a gateway remembers what came since its
+        start. The previews in it are told as they are now."""
+        if since is None or self._history is None:
+            return None
+        await self._history.reach(since)
+        until = self._seq()
+        if since >= self._oldest_seq:
+            return None
+        events = await self._history.after(since)
+        if events is None:
+            return Older(until, whole=False)
+        changes: list[Change] = []
+        whole = True
+        for recorded in events:
+            match recorded.event:
+                case PreviewEvent(preview_id=preview_id) | VmAcquired(preview_id=preview_id):
+                    preview = self._state().previews.get(preview_id)
+                    whole &= preview is not None  # it ended so long ago that nobody can say whose it was
+                    if preview is not None and not preview.resident:
+                        changes += self._preview_changes(preview, recorded)
+                case ProjectEvent() as event:
+                    changes += self._project_changes(event, recorded.seq)
+        return Older(events[-1].seq if events else until, tuple(changes), whole)
+
+    def _since(self, since: int, older: Older | None) -> Iterator[Change]:
+        if older is not None:
+            yield from older.changes
+            since = max(since, older.until)
+        for change in self._recent:
+            if change.seq > since:
+                yield change
+
+    def leave(self) -> None:
+        """This gateway ends: its clients go to another, with the `seq` that they have."""
+        self.leaving = True
+        for subscriber in self._subscribers:
+            subscriber.leave()
+
+    def snapshot(self, subscriber: Subscriber, since: int | None = None, older: Older | None = None) -> Json:
         """Everything that this client may see, as it is now. `missed`: what came after `since` is not all kept."""
         state = self._state()
         previews = [
@@ -221,8 +293,12 @@ class Feed:
             "projects": [views.project_view(project) for project in projects],
             "previews": [self.view(preview) for preview in previews],
             "pool": self.pool,
-            "missed": since is not None and since < self._oldest_seq,
+            "missed": since is not None and self._misses(since, older),
         }
+
+    def _misses(self, since: int, older: Older | None) -> bool:
+        reached = older.until if older is not None and older.whole else since
+        return reached < self._oldest_seq
 
     def view(self, preview: Preview) -> Json:
         """A preview with its newest progress."""

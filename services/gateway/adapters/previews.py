@@ -50,7 +50,7 @@ class PreviewRoutes:
     async def _request(self, request: web.Request) -> web.StreamResponse:
         owner = self._context.owner(request)
         wanted = await json_body(request, NewPreview)
-        project = self._context.project_of(request, wanted.project_id)
+        project = await self._context.project_of(request, wanted.project_id)
         command = RequestPreview(
             id=command_id(request, owner), project_id=project.project_id, owner=owner, app=checked_app(wanted.app)
         )
@@ -61,20 +61,20 @@ class PreviewRoutes:
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         """The preview, with the end of its log and the lines that its error names."""
-        preview = self._context.preview(request)
+        preview = await self._context.preview(request)
         config, feed = self._context.config, self._context.feed
         tail, evidence = await output.tail_of(self._context.bus.preview_logs, preview, config.log_tail_lines)
         progress = feed.progress.get(preview.preview_id)
         return answer(views.preview_view(self._context.state, preview, progress, time.time(), tail, evidence))
 
     async def _stop(self, request: web.Request) -> web.StreamResponse:
-        preview = self._context.preview(request)
+        preview = await self._context.preview(request)
         if preview.status not in ENDED:
             await self._context.send(StopPreview(preview_id=preview.preview_id), PreviewReply)
         return answer(self._context.feed.view(self._context.state.previews[preview.preview_id]))
 
     async def _restart(self, request: web.Request) -> web.StreamResponse:
-        preview = self._context.preview(request)
+        preview = await self._context.preview(request)
         wanted = await optional_body(request, Restart)
         command = RestartPreview(
             id=command_id(request, preview.owner), preview_id=preview.preview_id, app=checked_app(wanted.app)
@@ -83,7 +83,7 @@ class PreviewRoutes:
         return answer(self._context.feed.view(self._context.state.previews[preview.preview_id]), status=202)
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        preview = self._context.preview(request)
+        preview = await self._context.preview(request)
         wanted = output.filter_of(request)
         logs = self._context.bus.preview_logs
         if "text/event-stream" in request.headers.get("Accept", ""):
@@ -92,5 +92,5 @@ class PreviewRoutes:
         return answer(await output.page(logs, preview, after, wanted))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        preview = self._context.preview(request)
+        preview = await self._context.preview(request)
         return await sse.events(request, preview.owner, preview.preview_id, self._context.feed, self._context.config)

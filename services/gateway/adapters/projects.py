@@ -63,16 +63,16 @@ class ProjectRoutes:
         return answer(views.project_view(self._context.state.projects[reply.project_id]), status=201)
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
-        return answer(views.project_view(self._context.project(request)))
+        return answer(views.project_view(await self._context.project(request)))
 
     async def _delete(self, request: web.Request) -> web.StreamResponse:
-        project = self._context.project(request)
+        project = await self._context.project(request)
         await self._context.execute(DeleteProject(project_id=project.project_id, owner=project.owner), Reply)
         return web.Response(status=204)
 
     async def _list_files(self, request: web.Request) -> web.StreamResponse:
         """What the present version holds, for clients that compare by themselves."""
-        project = self._context.project(request)
+        project = await self._context.project(request)
         files = await self._uploads.listing(project)
         listed = {path: {"sha256": e.sha256, "size": e.size, "mode": e.mode} for path, e in files.items()}
         return answer({"version": project.files_version, "files": listed})
@@ -84,7 +84,7 @@ class ProjectRoutes:
         return await self._receive(request, patch=True)
 
     async def _receive(self, request: web.Request, *, patch: bool) -> web.StreamResponse:
-        project = self._context.project(request)
+        project = await self._context.project(request)
         self._context.check_connected("Send the files again in a moment.")
         command = await self._uploads.receive(request, project, patch=patch)
         await self._context.execute(command, ProjectReply)
@@ -100,13 +100,13 @@ class ProjectRoutes:
 
     async def _missing_files(self, request: web.Request) -> web.StreamResponse:
         """What of these files has to be sent, before it is."""
-        project = self._context.project(request)
+        project = await self._context.project(request)
         body = await large_body(request, MANIFEST_BYTES_MAX)
         return answer(await self._uploads.missing(body, project))
 
     async def _prepare(self, request: web.Request) -> web.StreamResponse:
         """All but the dev server, ahead of the wish to see it."""
-        project = self._context.project(request)
+        project = await self._context.project(request)
         wanted = await optional_body(request, Preparation)
         command = RequestPreview(
             id=command_id(request, project.owner),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import aiohttp
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 from yarl import URL
 
 from services.gateway.adapters import pages
@@ -88,6 +88,7 @@ class PreviewProxy:
         self._config = config
         self._session = session
         self._suffix = f".{config.base_domain.lower()}"
+        self._sockets: set[BrowserSocket] = set()
 
     def preview_id(self, host_header: str) -> str | None:
         """`"<id>.preview.localhost:8080"` -> id; None for a host that is no preview's.
@@ -120,6 +121,11 @@ class PreviewProxy:
         if preview_id is None or not is_token(preview_id):
             return Holding("unknown", preview_id or "")
         return await self._resolve(preview_id, request)
+
+    async def leave(self) -> None:
+        """This gateway ends: sockets would never end by themselves, so their browsers are told to come again."""
+        closing = (each.close(code=WSCloseCode.SERVICE_RESTART, message=b"restarting") for each in self._sockets)
+        await asyncio.gather(*closing, return_exceptions=True)
 
     def _own(self, request: web.Request, target: Upstream | Holding) -> web.Response:
         """The proxy's own paths: the state that a waiting page asks for, and that page's script and style."""
@@ -188,23 +194,25 @@ class PreviewProxy:
             raise too_slow(f"the WebSocket handshake within {config.ws_handshake_timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable(upstream.preview_id, error) from error
+        browser = BrowserSocket(
+            protocols=(server.protocol,) if server.protocol else (),
+            autoclose=False,
+            autoping=False,
+            compress=False,
+            heartbeat=config.ws_heartbeat_s,
+            max_msg_size=config.ws_message_bytes_max,
+            timeout=config.ws_close_timeout_s,
+        )
         try:
-            browser = BrowserSocket(
-                protocols=(server.protocol,) if server.protocol else (),
-                autoclose=False,
-                autoping=False,
-                compress=False,
-                heartbeat=config.ws_heartbeat_s,
-                max_msg_size=config.ws_message_bytes_max,
-                timeout=config.ws_close_timeout_s,
-            )
             try:
                 await browser.prepare(request)
             except ConnectionError:
                 return browser  # the browser left during the handshake
+            self._sockets.add(browser)
             await join(browser, server, close_timeout_s=config.ws_close_timeout_s)
             return browser
         finally:
+            self._sockets.discard(browser)
             await server.close()
 
 

@@ -25,11 +25,11 @@ class ResidentRoutes:
         return [web.get(path, self._show), web.put(path, self._set)]
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
-        return answer(views.residents_view(self._context.state, self._context.project(request)))
+        return answer(views.residents_view(self._context.state, await self._context.project(request)))
 
     async def _set(self, request: web.Request) -> web.StreamResponse:
-        project = self._context.project(request)
+        project = await self._context.project(request)
         wanted = await json_body(request, Residents)
         command = SetProjectResidents(project_id=project.project_id, owner=project.owner, count=wanted.count)
         await self._context.execute(command, Reply)
-        return answer(views.residents_view(self._context.state, self._context.project(request)))
+        return answer(views.residents_view(self._context.state, await self._context.project(request)))

@@ -25,7 +25,8 @@ async def events(
 ) -> web.StreamResponse:
     """`GET /api/previews/{id}/events`: the current state, then every change."""
     since = parse_since(request.headers.get("Last-Event-ID") or request.query.get("since"))
-    with feed.subscribe(owner, preview_id=preview_id, since=since) as subscriber:
+    older = await feed.before(since)
+    with feed.subscribe(owner, preview_id=preview_id, since=since, older=older) as subscriber:
         response = await _open(request)
         while (message := await _next(subscriber, config.heartbeat_s)) is not _DROPPED:
             if not await _write(response, message, message.get("seq") if message else None):
@@ -75,13 +76,22 @@ _DROPPED: dict[str, Any] = {"type": "dropped"}
 
 
 async def _next(subscriber: Subscriber, heartbeat_s: float) -> dict[str, Any] | None:
-    """The next message; None when it is time for a heartbeat; `_DROPPED` when the client was too slow."""
+    """The next message; None when it is time for a heartbeat; `_DROPPED` when the client was too slow, or this
+    gateway is leaving."""
     if subscriber.dropped.is_set():
         return _DROPPED
+    if not subscriber.queue.empty():
+        return subscriber.queue.get_nowait()
+    coming = asyncio.ensure_future(subscriber.queue.get())
+    dropped = asyncio.ensure_future(subscriber.dropped.wait())
     try:
-        return await asyncio.wait_for(subscriber.queue.get(), heartbeat_s)
-    except TimeoutError:
-        return None
+        await asyncio.wait({coming, dropped}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
+        if coming.done():
+            return coming.result()
+        return _DROPPED if dropped.done() else None
+    finally:
+        coming.cancel()
+        dropped.cancel()
 
 
 async def _open(request: web.Request) -> web.StreamResponse:

@@ -34,7 +34,8 @@ async def serve(
     """One client, until it goes or is too slow."""
     project_id = request.query.get("project") or None
     since = parse_since(request.query.get("since"))
-    with feed.subscribe(owner, project_id=project_id, since=since) as subscriber:
+    older = await feed.before(since)
+    with feed.subscribe(owner, project_id=project_id, since=since, older=older) as subscriber:
         protocols = (PROTOCOL,) if PROTOCOL in socket_protocols(request) else ()
         socket = web.WebSocketResponse(
             heartbeat=config.heartbeat_s, max_msg_size=config.websocket_message_bytes_max, protocols=protocols
@@ -74,6 +75,9 @@ async def _send(socket: web.WebSocketResponse, subscriber: Subscriber) -> None:
 
 async def _drop_when_slow(socket: web.WebSocketResponse, subscriber: Subscriber) -> None:
     await subscriber.dropped.wait()
+    if subscriber.left:
+        await socket.close(code=WSCloseCode.SERVICE_RESTART, message=b"restarting: reconnect with since")
+        return
     await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too slow: reconnect with since")
 
 
