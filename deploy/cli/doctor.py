@@ -9,11 +9,11 @@ from typing import Any
 import click
 import msgspec
 
-from deploy.cli.lifecycle import services_of
+from deploy.cli.lifecycle import services_of, silent_of
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import require_running, running_or_none
-from deploy.local.options import SERVICES
+from deploy.local.options import SERVICES, RunStatus
 from deploy.local.paths import Home
 from services.gateway.app import definition as gateway_definition
 from services.gateway.config import GatewayConfig
@@ -60,6 +60,7 @@ async def doctor(output: Output, replay_check: bool) -> int:
         for name, each in services.items():
             level = "ok" if each["ready"] else "error"
             findings.append(Finding(f"service {name}", level, f"seq {each['seq']}, {each['lag']} behind the log"))
+            findings += _silent(running, name, each)
         findings.append(await _parked(running.nats))
     if replay_check:
         findings += await _replay_check(require_running().nats)
@@ -70,6 +71,15 @@ async def doctor(output: Output, replay_check: bool) -> int:
     failed = [finding.check for finding in findings if finding.level == "error"]
     output.emit({"type": "doctor", "ok": not failed, "failed": failed})
     return 1 if failed else 0
+
+
+def _silent(running: RunStatus, name: str, status: dict[str, Any]) -> list[Finding]:
+    """A process that hangs: others do its work, after a while, but it may hold what they wait for."""
+    hint = f"`drape rollout --service {name}` replaces it; its log may say what it waits for."
+    return [
+        Finding(f"process {pid}", "warning", f"The {name} process {pid} does not answer. {hint}")
+        for pid in silent_of(running, name, status)
+    ]
 
 
 def _node() -> Finding:

@@ -15,6 +15,7 @@ from deploy.local.detach import up_detached
 from deploy.local.launcher import run
 from deploy.local.options import SERVICES, AlreadyRunning, RunStatus, UpOptions
 from deploy.local.paths import Home
+from deploy.local.rollout import service_of
 from deploy.provision import provision as make_streams
 from services.gateway.adapters.access import access_from
 
@@ -110,7 +111,7 @@ async def services_of(nats_url: str) -> dict[str, dict[str, Any]]:
         found = await service_status(nats_url)
     except Exception:
         found = {}  # NATS is away: no service is ready, which is what the table then says
-    silent = {"ready": False, "seq": 0, "lag": 0}
+    silent: dict[str, Any] = {"ready": False, "seq": 0, "lag": 0, "replicas": []}
     return {name: {**silent, **found.get(name, {})} for name in SERVICES}
 
 
@@ -118,8 +119,18 @@ def _status_text(running: RunStatus, services: dict[str, dict[str, Any]]) -> str
     lines = [f"gateway     {running.gateway}/"]
     for name, each in services.items():
         state = "ready" if each["ready"] else "not ready"
-        lines.append(f"{name:<13} {state:<10} seq {each['seq']}, lag {each['lag']}, pid {running.pids.get(name, '-')}")
+        pids = [str(pid) for process, pid in sorted(running.pids.items()) if service_of(process) == name]
+        lines.append(f"{name:<13} {state:<10} seq {each['seq']}, lag {each['lag']}, pid {' '.join(pids) or '-'}")
+        if silent := silent_of(running, name, each):
+            lines.append(f"{'':<13} no answer from pid {' '.join(map(str, silent))}")
     return "\n".join(lines)
+
+
+def silent_of(running: RunStatus, name: str, status: dict[str, Any]) -> list[int]:
+    """The processes of a service that do not say how they are: they hang, or are starting."""
+    speaking = {each["pid"] for each in status["replicas"]}
+    ours = sorted(pid for process, pid in running.pids.items() if service_of(process) == name)
+    return [pid for pid in ours if pid not in speaking]
 
 
 @click.command()

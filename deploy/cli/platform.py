@@ -15,26 +15,52 @@ from deploy.local.status import read_status
 from shared.errors import DrapeError, Unavailable
 
 STATUS_TIMEOUT_S = 1.0
+QUIET_S = 0.2
+"""After so long without one more answer all replicas have spoken that will."""
+REPLICAS_MAX = 1_000
 STATUS_FUNCTION = "deploy.cli.platform:service_status"
 
 _clients: dict[str, Any] = {}
 
 
 async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
-    """{"ready", "seq", "lag"} of each service that answers. Raises `OSError` or a NATS error when NATS does not."""
+    """{"ready", "seq", "lag", "replicas"} of each service that answers. Raises `OSError` or a NATS error when NATS does not."""
     client = _clients.get(nats_url)
     if client is None or client.is_closed:
         client = await nats.connect(nats_url, name="drape-launcher", connect_timeout=2, max_reconnect_attempts=2)
         _clients[nats_url] = client
-    found: dict[str, Mapping[str, object]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in SERVICES:
         try:
             answer = await client.request(f"drape.query.{name}.status", b"{}", timeout=STATUS_TIMEOUT_S)
         except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
             continue
         if "Nats-Service-Error-Code" not in (answer.headers or {}):
-            found[name] = msgspec.json.decode(answer.data)
+            found[name] = {**msgspec.json.decode(answer.data), "replicas": []}
+    for status in await _each(client):
+        service = found.get(status["service"])
+        if service is not None:
+            service["replicas"].append({key: status[key] for key in ("instance", "pid", "ready", "seq", "lag")})
     return found
+
+
+async def _each(client: Any) -> list[dict[str, Any]]:
+    """What every process says of itself: those that are there answer within milliseconds, one that hangs does not."""
+    inbox = client.new_inbox()
+    subscription = await client.subscribe(inbox)
+    told: list[dict[str, Any]] = []
+    try:
+        for name in SERVICES:
+            await client.publish(f"drape.query.{name}.status.each", b"{}", reply=inbox)
+        while len(told) < REPLICAS_MAX:
+            answer = await subscription.next_msg(timeout=QUIET_S)
+            if answer.data:  # else: NATS says that nobody listens there
+                told.append(msgspec.json.decode(answer.data))
+    except nats.errors.TimeoutError:
+        return sorted(told, key=lambda each: str(each["instance"]))
+    finally:
+        await subscription.unsubscribe()
+    return told
 
 
 def launcher_problem(error: LauncherError) -> DrapeError:

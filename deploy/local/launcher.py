@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -23,6 +24,7 @@ from deploy.local.leftovers import end_leftovers
 from deploy.local.options import GATEWAY, RunStatus, ServiceStatus, UpOptions, without_credentials
 from deploy.local.paths import Home
 from deploy.local.processes import ChildSpec, Supervised, notice_cancellation
+from deploy.local.rollout import Rollouts, serves
 from deploy.local.secrets import Secrets, load_or_make
 from deploy.local.status import recorded_supervisor, supervisor_lock, write_status
 from deploy.local.vms import end_vms
@@ -53,6 +55,7 @@ async def run(
         await end_leftovers(home)
         async with AsyncExitStack() as stack:
             start = _Start(options, home, stack, service_status)
+            stack.enter_context(start.rollouts.heard())
             status = await _unless_set(stop, start.everything())
             if status is None:
                 return
@@ -70,6 +73,8 @@ class _Start:
         self._stack = stack
         self._service_status = service_status
         self._children: list[Supervised] = []
+        self._services: list[Supervised] = []
+        self.rollouts = Rollouts(home, self._services, self._until_ready)
         self._timings_s: dict[str, float] = {}
         self._nats_url = options.nats_url or ""
         self._nats_monitor: str | None = None
@@ -78,7 +83,7 @@ class _Start:
     async def everything(self) -> RunStatus:
         """From nothing to ready."""
         began = time.perf_counter()
-        gateway_ports = self._gateway_ports()
+        listener = self._listen()
         secrets = load_or_make(self._home)
         try:
             async with asyncio.TaskGroup() as group:
@@ -86,18 +91,16 @@ class _Start:
                 group.create_task(self._start_postgres(secrets))
         except BaseExceptionGroup as failed:
             raise _reason(failed) from failed
-        services = self._start_services(secrets, gateway_ports)
-        await self._timed("services", self._wait_ready(services))
+        self._start_services(secrets, listener)
+        await self._timed("services", self._wait_ready(self._services))
         self._timings_s["total"] = round(time.perf_counter() - began, 3)
         _log.info("everything is ready", extra={"timings_s": self._timings_s})
-        gateways = tuple(f"http://{_shown_host(self._options.host)}:{port}" for port in gateway_ports)
         return RunStatus(
-            gateway=gateways[0],
-            gateways=gateways,
+            gateway=f"http://{_shown_host(self._options.host)}:{listener.getsockname()[1]}",
             nats=self._nats_url,
             nats_monitor=self._nats_monitor,
             postgres=self._postgres_url,
-            pids={child.spec.name: child.pid for child in self._children if child.pid is not None},
+            pids={child.spec.name: child.pid for child in (*self._children, *self._services) if child.pid is not None},
             supervisor_pid=os.getpid(),
             started_at=time.time(),
             timings_s=self._timings_s,
@@ -106,18 +109,19 @@ class _Start:
     async def watch(self) -> None:
         """Ends only when supervision itself breaks, with the reason."""
         async with asyncio.TaskGroup() as group:
-            for child in self._children:
+            for child in [*self._children, *self._services]:
                 group.create_task(child.wait())
+            group.create_task(self.rollouts.serve(lambda child: _in(group, child)))
             # With both servers elsewhere and no services there is nothing to wait for but `stop`.
             group.create_task(asyncio.Event().wait())
 
-    def _gateway_ports(self) -> list[int]:
-        """The port that was asked for, and a free one for each further replica."""
+    def _listen(self) -> socket.socket:
+        """The one address of all gateways: held here, so that it is there while they come and go."""
         host, port = self._options.host, self._options.port
-        if port:
-            hint = f"End that program, or choose another port: `drape up --port {port + 1 if port < 65535 else 0}`."
-            ports.require_free(host, port, "the gateway", hint)
-        return [port or ports.free_port(host), *(ports.free_port(host) for _ in range(1, self._options.replicas))]
+        hint = f"End that program, or choose another port: `drape up --port {port + 1 if port < 65535 else 0}`."
+        listener = ports.listening(host, port, "the gateway", hint)
+        self._stack.callback(listener.close)
+        return listener
 
     async def _start_nats(self, secrets: Secrets) -> None:
         if self._nats_url:
@@ -142,31 +146,31 @@ class _Start:
         self._children.append(server.child)
         self._postgres_url = server.url
 
-    def _start_services(self, secrets: Secrets, gateway_ports: list[int]) -> list[Supervised]:
-        services = []
+    def _start_services(self, secrets: Secrets, listener: socket.socket) -> None:
+        port = listener.getsockname()[1]
         for name, argv in self._options.services.items():
             for replica in range(self._options.replicas):
                 spec = ChildSpec(
                     name=f"{name}-{replica}" if replica else name,
                     argv=argv,
                     env={
-                        **self._orchestrator_settings(gateway_ports[0]),
+                        **self._orchestrator_settings(port),
                         **self._environment(secrets),
                         "DRAPE_GATEWAY_HOST": self._options.host,
-                        "DRAPE_GATEWAY_PORT": str(gateway_ports[replica if name == GATEWAY else 0]),
+                        "DRAPE_GATEWAY_PORT": str(port),
+                        "DRAPE_GATEWAY_LISTEN_FDS": str(listener.fileno()) if name == GATEWAY else "",
                         "DRAPE_INSTANCE": f"{name}-{replica}",
                     },
                     log=self._home.logs / (f"{name}-{replica}.log" if replica else f"{name}.log"),
                     cwd=_SOURCE,
                     stop=((signal.SIGTERM, self._options.service_stop_grace_s),),
+                    pass_fds=(listener.fileno(),) if name == GATEWAY else (),
                 )
-                services.append(Supervised(spec, self._home))
+                self._services.append(Supervised(spec, self._home))
         self._stack.push_async_callback(end_vms, self._home)
-        self._stack.push_async_callback(_stop_all, services)
-        for child in services:
+        self._stack.push_async_callback(_stop_all, self._services)
+        for child in self._services:
             child.start()
-        self._children.extend(services)
-        return services
 
     def _orchestrator_settings(self, port: int) -> dict[str, str]:
         """Where the orchestrator confirms previews, the address that it gives them, and the Node that VMs have. What the
@@ -193,7 +197,7 @@ class _Start:
 
     async def _wait_ready(self, services: list[Supervised]) -> None:
         """Polls until every service says that it is ready. Raises LauncherError `service_failed`, `services_not_ready`."""
-        missing = set(self._options.services)
+        missing = {child.spec.name for child in services}
         try:
             async with asyncio.timeout(self._options.ready_timeout_s):
                 while missing:
@@ -202,10 +206,7 @@ class _Start:
                             raise _service_failed(child)
                     answers = await self._ask()
                     notice_cancellation()
-                    missing = {
-                        name for name in self._options.services if answers.get(name, {}).get("ready") is not True
-                    }
-                    missing |= {child.spec.name for child in services if child.pid is None}
+                    missing = {child.spec.name for child in services if not serves(child, answers)}
                     if missing:
                         await asyncio.sleep(self._options.ready_poll_s)
         except TimeoutError:
@@ -216,6 +217,10 @@ class _Start:
                 + "\n".join(tails),
                 f"All logs are in {self._home.logs}.",
             ) from None
+
+    async def _until_ready(self, child: Supervised) -> None:
+        """As `_wait_ready`, for a process that is started later."""
+        await self._wait_ready([child])
 
     async def _ask(self) -> Mapping[str, Mapping[str, object]]:
         try:
@@ -229,6 +234,10 @@ class _Start:
         result = await work
         self._timings_s[name] = round(time.perf_counter() - began, 3)
         return result
+
+
+def _in(group: asyncio.TaskGroup, child: Supervised) -> None:
+    group.create_task(child.wait())
 
 
 def _reason(failed: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -15,7 +15,8 @@ SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
 GATEWAY = "gateway"
 
 ServiceStatus = Callable[[str], Awaitable[Mapping[str, Mapping[str, object]]]]
-"""Given the URL of NATS, says of each service that answers: {"ready": bool, "seq": int, "lag": int}."""
+"""Given the URL of NATS, says of each service that answers: {"ready": bool, "seq": int, "lag": int, "replicas": [...]};
+the last, where it is known, has the same of each process, with its `pid`."""
 
 
 def _services() -> dict[str, tuple[str, ...]]:
@@ -47,7 +48,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     ready_poll_s: float = 0.05
     startup_exits_max: int = 3
     """A service that ends so often before everything is ready has failed to start."""
-    service_stop_grace_s: float = 10.0
+    service_stop_grace_s: float = 15.0
+    """More than a service takes to drain: see `DRAPE_GATEWAY_DRAIN_S` and the loop's own limit."""
 
     @classmethod
     def from_env(
@@ -81,8 +83,6 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     nats: str
     postgres: str
     pids: dict[str, int]
-    gateways: tuple[str, ...] = ()
-    """One a replica; the first is `gateway`."""
     nats_monitor: str | None = None
     supervisor_pid: int
     started_at: float

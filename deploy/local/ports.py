@@ -5,6 +5,8 @@ import socket
 from deploy.local.errors import LauncherError
 
 LOOPBACK = "127.0.0.1"
+BACKLOG = 1024
+"""Connections that may wait to be accepted; the kernel may allow fewer."""
 
 
 def free_port(host: str = LOOPBACK) -> int:
@@ -22,6 +24,17 @@ def require_free(host: str, port: int, what: str, hint: str) -> None:
         code = "port_taken" if taken else "port_unusable"
         reason = "another program listens there" if taken else (error.strerror or str(error))
         raise LauncherError(code, f"Port {port} on {host}, for {what}, cannot be used: {reason}.", hint) from error
+
+
+def listening(host: str, port: int, what: str, hint: str) -> socket.socket:
+    """A socket that listens; connections wait in it until a process that was given it accepts them. `port` 0 takes a free
+    one. Raises as `require_free` does."""
+    if port:
+        require_free(host, port, what, hint)
+    listener = _bound(host, port)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -57,6 +57,8 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     restart: RestartPolicy = RestartPolicy()
     limits: logs.LogLimits = logs.LogLimits()
     log_check_s: float = 5.0
+    pass_fds: tuple[int, ...] = ()
+    """Open files that the child gets, under the same numbers."""
     prepare: Callable[[], Awaitable[None]] = _nothing
     """Awaited before every start, the first one and those after a crash."""
 
@@ -121,6 +123,7 @@ class Supervised:
                 cwd=self.spec.cwd,
                 env={**self.spec.env, records.SUPERVISED_BY: str(self._home.root)},
                 start_new_session=True,
+                pass_fds=self.spec.pass_fds,
             )
         except OSError as error:
             os.write(output, f"cannot start {self.spec.argv[0]}: {error.strerror}\n".encode())
@@ -134,7 +137,12 @@ class Supervised:
         finally:
             self.last_exit = child.returncode
             self.pid = None
-            records.remove(self._home, self.spec.name)
+            records.remove(self._home, self.spec.name, child.pid)
+
+    def record_again(self) -> None:
+        """Say once more that this is the process of that name, after another has said so and ended."""
+        if self.pid is not None:
+            self._record(self.pid)
 
     def _record(self, pid: int) -> None:
         self.pid = pid

@@ -65,8 +65,10 @@ def read_all(home: Home) -> list[ProcessRecord]:
     return sorted((record for record in found if record), key=lambda record: (record.rank, record.name))
 
 
-def remove(home: Home, name: str) -> None:
-    """Forgets a process."""
+def remove(home: Home, name: str, pid: int | None = None) -> None:
+    """Forgets a process; with `pid` only where the record is still that one's."""
+    if pid is not None and (record := read(home, name)) is not None and record.pid != pid:
+        return
     (home.run / f"{name}.pid").unlink(missing_ok=True)
     (home.run / f"{name}.json").unlink(missing_ok=True)
 

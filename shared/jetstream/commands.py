@@ -118,7 +118,7 @@ class NatsCommands:
         """`drape.query.<service>.status.each`: every replica answers, since it is in no queue group."""
         if STATUS not in queries:
             return None
-        own = {"instance": self._instance, "pid": os.getpid()}
+        own = {"service": service, "instance": self._instance, "pid": os.getpid()}
 
         async def answer(message: Msg) -> None:
             try:

@@ -181,11 +181,16 @@ async def test_given_nats_is_used_and_left_running(home: Home, tmp_path: Path) -
         assert await local_nats.answers(server.url)
 
 
-async def test_replicas_have_names_and_gateway_ports_of_their_own(home: Home) -> None:
-    """Two of each service: `pool` and `pool-1`, and no two gateways on one port."""
+async def test_replicas_have_names_of_their_own_and_gateways_one_address(home: Home) -> None:
+    """Two of each service: `pool` and `pool-1`; both gateways are given the socket that the supervisor listens on."""
     async with running(home, options(replicas=2)) as status:
         assert {"pool", "pool-1", "gateway", "gateway-1", "nats", "postgres"} == set(status.pids)
-        assert len(set(status.gateways)) == 2
+        told = [json.loads(logs.tail(home.logs / f"{name}.log")[0]) for name in ("gateway", "gateway-1")]
+        assert {status.gateway} == {f"http://127.0.0.1:{each['DRAPE_GATEWAY_PORT']}" for each in told}
+        for name, each in zip(("gateway", "gateway-1"), told, strict=True):
+            inherited = psutil.Process(status.pids[name]).net_connections()
+            assert each["DRAPE_GATEWAY_LISTEN_FDS"] == str(inherited[0].fd)
+            assert inherited[0].laddr.port == int(each["DRAPE_GATEWAY_PORT"])
 
 
 async def test_stop_while_starting_leaves_nothing(home: Home) -> None:

@@ -32,7 +32,7 @@ class HttpServer:
         self._under_way = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
-        application.middlewares.insert(0, web.middleware(self._counted))
+        application.middlewares.insert(0, self._counted)
         application.on_response_prepare.append(self._close_after)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=CUT_S, **options)
 
@@ -72,6 +72,7 @@ class HttpServer:
         """End all connections."""
         await self._runner.cleanup()
 
+    @web.middleware
     async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._under_way += 1
         self._quiet.clear()
