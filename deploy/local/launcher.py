@@ -198,8 +198,9 @@ class _Start:
     async def _wait_ready(self, services: list[Supervised]) -> None:
         """Polls until every service says that it is ready. Raises LauncherError `service_failed`, `services_not_ready`."""
         missing = {child.spec.name for child in services}
+        limit_s = self._options.ready_timeout_s * self._options.replicas  # they start at once, on the same processors
         try:
-            async with asyncio.timeout(self._options.ready_timeout_s):
+            async with asyncio.timeout(limit_s):
                 while missing:
                     for child in services:
                         if child.exits >= self._options.startup_exits_max:
@@ -213,8 +214,7 @@ class _Start:
             tails = [f"{name}: {logs.tail_text(self._home.logs / f'{name}.log')}" for name in sorted(missing)]
             raise LauncherError(
                 "services_not_ready",
-                f"Not ready after {self._options.ready_timeout_s:g} s: {', '.join(sorted(missing))}.\n"
-                + "\n".join(tails),
+                f"Not ready after {limit_s:g} s: {', '.join(sorted(missing))}.\n" + "\n".join(tails),
                 f"All logs are in {self._home.logs}.",
             ) from None
 

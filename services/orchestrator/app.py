@@ -50,11 +50,15 @@ def wiring(config: OrchestratorConfig) -> Wiring[state.State]:
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
         )
+        # A connection for each look: one that is kept may lead to a gateway that hangs, a new one leads to one that accepts.
+        probing = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+        )
         effects = OrchestratorEffects(
             bus,
             AgentWorkspace(session, settings.drape_secret),
             ObjectProjectStore(bus.objects, settings.drape_secret),
-            HttpGatewayProbe(session, config.gateway_url, settings.drape_secret),
+            HttpGatewayProbe(probing, config.gateway_url, settings.drape_secret),
             PoolDepsCache(bus, lambda: runtime.seq),
             runtime.send,
             lambda: runtime.state,

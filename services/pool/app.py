@@ -70,6 +70,7 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
             config=config,
             secret=settings.drape_secret,
             clock=runtime.clock,
+            catch_up=runtime.catch_up,
         )
         await _resize(runtime, config)
         # What died or was left over while no pool ran, without waiting for a tick.

@@ -31,6 +31,9 @@ from shared.secrets import agent_token
 
 log = logging.getLogger("drape.pool")
 
+VM_BUSY = "vm_busy"
+"""Another replica is at work on the VM: no failure of the VM, the effect comes again."""
+
 Send = Callable[[Command, Cause], Awaitable[bytes]]
 
 
@@ -62,7 +65,9 @@ class PoolEffects:
         config: PoolConfig,
         secret: str,
         clock: Callable[[], float] = time.time,
+        catch_up: Callable[[], Awaitable[None]],
     ) -> None:
+        """`catch_up`: returns once the state holds all that the log holds."""
         self._provider = provider
         self._probe = probe
         self._cleaner = cleaner
@@ -72,7 +77,7 @@ class PoolEffects:
         self._config = config
         self._secret = secret
         self._clock = clock
-        self._suspender = Suspender(provider, send, state)
+        self._suspender = Suspender(provider, send, state, catch_up)
 
     async def perform(self, effect: Effect, cause: Cause) -> None:
         """Do what the effect says; idempotent, since an effect may come again after a crash."""
@@ -103,11 +108,16 @@ class PoolEffects:
             pids_max=self._config.vm_pids_max,
             orphan_timeout_s=self._config.orphan_timeout_s,
         )
+        vm = self._state().vms.get(vm_id)
+        if vm is None or vm.status != "booting":
+            return  # another replica has made it, and told so: making it anew would end what runs in it
         begun = self._clock()
         try:
             async with asyncio.timeout(self._config.boot_timeout_s):
                 address = await self._provider.create(spec)
         except ProviderError as error:
+            if error.code == VM_BUSY:
+                raise Unavailable(error.code, error.message) from error
             await self._send(
                 RecordVmBootFailed(vm_id=vm_id, code=error.code, message=error.message),
                 cause,

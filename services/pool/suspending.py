@@ -27,8 +27,10 @@ class Suspender:
         provider: Provider,
         send: Callable[[Command, Cause], Awaitable[bytes]],
         state: Callable[[], State],
+        catch_up: Callable[[], Awaitable[None]],
     ) -> None:
         self._provider = provider
+        self._catch_up = catch_up
         self._send = send
         self._state = state
 
@@ -42,6 +44,8 @@ class Suspender:
                 await self._freeze(vm, cause)
             else:
                 await self._thaw(vm, cause)
+            # Another replica may have decided otherwise meanwhile, and done so before this one froze or thawed the VM.
+            await self._catch_up()
             now = self._holding(vm_id)
             if now is None or now.suspended == vm.suspended:
                 return

@@ -188,7 +188,8 @@ async def test_replicas_have_names_of_their_own_and_gateways_one_address(home: H
         told = [json.loads(logs.tail(home.logs / f"{name}.log")[0]) for name in ("gateway", "gateway-1")]
         assert {status.gateway} == {f"http://127.0.0.1:{each['DRAPE_GATEWAY_PORT']}" for each in told}
         for name, each in zip(("gateway", "gateway-1"), told, strict=True):
-            inherited = psutil.Process(status.pids[name]).net_connections()
+            sockets = psutil.Process(status.pids[name]).net_connections()
+            inherited = [one for one in sockets if one.status == psutil.CONN_LISTEN]
             assert each["DRAPE_GATEWAY_LISTEN_FDS"] == str(inherited[0].fd)
             assert inherited[0].laddr.port == int(each["DRAPE_GATEWAY_PORT"])
 

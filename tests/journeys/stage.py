@@ -208,6 +208,7 @@ class Stage:
             config=self.pool_config,
             secret=SECRET,
             clock=self.clock,
+            catch_up=runtime.catch_up,
         )
         await pool_app._resize(runtime, self.pool_config)
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))

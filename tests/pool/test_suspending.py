@@ -103,6 +103,7 @@ class Stage:
     def __init__(self, *past: Event) -> None:
         self.spec = pool(*HELD, *past)
         self.sent: list[Command] = []
+        self.meanwhile: list[Event] = []
         self.provider = SimulatedProvider(boot_s=0.0)
         self.effects = PoolEffects(
             self.provider,
@@ -113,7 +114,14 @@ class Stage:
             forget=self._forget,
             config=PoolConfig(),
             secret="s",
+            catch_up=self._catch_up,
         )
+
+    async def _catch_up(self) -> None:
+        """What another replica has decided while this one was at work, where a test says so."""
+        for event in self.meanwhile:
+            self.spec.given(event)
+        self.meanwhile = []
 
     async def _forget(self, _project_id: str) -> None:
         raise AssertionError("no project was deleted")

@@ -4,8 +4,8 @@
 
 The agent runs under bubblewrap where that works (see `sandbox`), else as a plain process group with a warning; limits
 and freezing come from cgroups where these can be written (see `cgroups`). VMs live on when this process ends: another
-provider on the same folder finds them by their records, and an agent that nobody calls ends itself. One process at a
-time is expected to create and destroy in a `vms_dir`. This room decides nothing about when VMs are wanted.
+provider on the same folder finds them by their records, and an agent that nobody calls ends itself. Several processes
+may share a `vms_dir`: each VM has a lock among them (see `vm_locks`). This room decides nothing about when VMs are wanted.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from services.pool.adapters import cgroups, local_launch, local_vm, sandbox
+from services.pool.adapters import cgroups, local_launch, local_vm, sandbox, vm_locks
 from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec
 
 log = logging.getLogger("drape.pool.local")
@@ -72,6 +72,8 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     destroy_timeout_s: float = 10.0
     # How often a destroy that left something starts over before it says so.
     destroy_tries_max: int = 3
+    # Until another pool on this machine has ended its verb on the same VM; one that hangs may never.
+    lock_timeout_s: float = 10.0
     # Freezing waits for processes inside the kernel to come out.
     freeze_timeout_s: float = 2.0
     # agent.log is cut back to half of this whenever VMs are listed.
@@ -125,6 +127,7 @@ class LocalProvider:
         async with self._holding(vm_id):
             await self._ready()
             await self._destroy(vm_id)
+            vm_locks.forget(self._vms_dir, vm_id)
 
     async def list(self) -> Sequence[VmListing]:
         self._check_open()
@@ -271,7 +274,7 @@ class LocalProvider:
         if not VM_ID.fullmatch(vm_id):
             raise ProviderError("invalid_vm_id", "a VM id is 1 to 64 of a-z, 0-9 and '-'")
         lock = self._locks.setdefault(vm_id, asyncio.Lock())
-        async with lock:
+        async with lock, vm_locks.locked(self._vms_dir, vm_id, self._config.lock_timeout_s):
             yield
 
     def _check_open(self) -> None:

@@ -68,8 +68,12 @@ class Store:
         self._lock = threading.RLock()
         for each in (folder, self._entries, self._spares, self._tmp):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Spares are not made durable: after a crash their contents may be anything.
-        left = folders.remove_left(self._tmp) + folders.remove_left(self._spares)
+        left = folders.remove_left(self._tmp)
+        # Spares are not made durable: after a crash their contents may be anything. Each is moved away whole before it
+        # goes, so that another process, which may be taking it, has all of it or nothing.
+        for each in sorted(self._spares.iterdir()):
+            self._remove_spare(each.name)
+            left += 1
         if left:
             log.info("removed %d unfinished copies", left, extra={"code": "deps_cache_recovered"})
         self._order = max((each.use.order for each in self.scan()), default=0)
