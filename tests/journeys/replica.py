@@ -6,6 +6,7 @@ nothing of a dead replica acts, answers or hears.
 
 import asyncio
 import contextvars
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from inspect import isasyncgenfunction
 from typing import Any, cast
@@ -26,6 +27,7 @@ class Replica:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.subscriptions: list[Subscription] = []
         self.gone = asyncio.Event()
+        self.lag_s = 0.0
         self.runtime: Any = None
         self.feed: Any = None
         self.activity: Any = None
@@ -83,6 +85,8 @@ class _Line:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             self._check()
+            if name == "follow":
+                args = (args[0], self._late(args[1]), *args[2:])
             result = await method(*args, **kwargs)
             self._check()
             if hasattr(result, "stop"):
@@ -90,6 +94,24 @@ class _Line:
             return result
 
         return call
+
+    def _late(self, deliver: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Events come in the log's order, each when the replica is to hear of it."""
+        waiting: deque[Any] = deque()
+        loop = asyncio.get_running_loop()
+
+        def come() -> None:
+            if self._replica.alive:
+                deliver(waiting.popleft())
+
+        def heard(recorded: Any) -> None:
+            if not waiting and not self._replica.lag_s:
+                deliver(recorded)
+                return
+            waiting.append(recorded)
+            loop.call_later(self._replica.lag_s, come)
+
+        return heard
 
     def _check(self) -> None:
         if not self._replica.alive:

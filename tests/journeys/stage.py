@@ -289,10 +289,12 @@ class Stage:
         self._versions[project_id] = manifest
         return msgspec.json.decode(await self.send(record), type=ProjectReply).files_version
 
-    async def request(self, project_id: str, *, owner: str = OWNER, command_id: str = "") -> str:
+    async def request(
+        self, project_id: str, *, owner: str = OWNER, command_id: str = "", patience_s: float = 60.0
+    ) -> str:
         """Ask for a preview. Gives its id."""
         command = RequestPreview(id=command_id, project_id=project_id, owner=owner)
-        return msgspec.json.decode(await self.send(command), type=PreviewReply).preview_id
+        return msgspec.json.decode(await self.send(command, patience_s=patience_s), type=PreviewReply).preview_id
 
     @asynccontextmanager
     async def visiting(self, preview_id: str, gateway: str = "gateway") -> AsyncIterator[str]:

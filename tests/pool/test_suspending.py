@@ -103,7 +103,7 @@ class Stage:
     def __init__(self, *past: Event) -> None:
         self.spec = pool(*HELD, *past)
         self.sent: list[Command] = []
-        self.meanwhile: list[Event] = []
+        self.unheard: list[Event] = []
         self.provider = SimulatedProvider(boot_s=0.0)
         self.effects = PoolEffects(
             self.provider,
@@ -119,9 +119,8 @@ class Stage:
 
     async def _catch_up(self) -> None:
         """What another replica has decided while this one was at work, where a test says so."""
-        for event in self.meanwhile:
-            self.spec.given(event)
-        self.meanwhile = []
+        if self.unheard:
+            self._fold(*self.unheard)
 
     async def _forget(self, _project_id: str) -> None:
         raise AssertionError("no project was deleted")
@@ -144,10 +143,14 @@ class Stage:
 
         async def slow(vm_id: str) -> Any:
             setattr(self.provider, verb, real)
-            self.spec = pool(*[each.event for each in self.spec.log if each.event is not None], *events)
+            self._fold(*events)
             return await real(vm_id)
 
         setattr(self.provider, verb, slow)
+
+    def _fold(self, *events: Event) -> None:
+        self.unheard = []
+        self.spec = pool(*[each.event for each in self.spec.log if each.event is not None], *events)
 
 
 async def test_a_suspended_vm_is_frozen_and_its_memory_told() -> None:
@@ -170,6 +173,13 @@ async def test_who_changes_its_mind_meanwhile_gets_what_is_wanted_last(verb: str
     stage = Stage(vm_suspended()) if asleep else Stage(vm_suspended(), vm_resumed())
     stage.meanwhile(verb, vm_resumed() if asleep else vm_suspended())
     assert await stage.perform(SettleVm(VM)) == ("running" if asleep else "suspended")
+
+
+async def test_a_replica_that_lags_does_not_leave_a_vm_frozen_that_is_wanted() -> None:
+    """It froze the VM after another replica had thawed it for an event that this one had not heard of."""
+    stage = Stage(vm_suspended())
+    stage.unheard = [vm_resumed()]
+    assert await stage.perform(SettleVm(VM)) == "running"
 
 
 async def test_what_cant_be_frozen_is_to_run() -> None:
