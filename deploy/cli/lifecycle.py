@@ -24,10 +24,14 @@ from services.gateway.adapters.access import access_from
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the gateway; 0 takes a free one. Default 8080.")
 @click.option("--host", help="Address of the gateway. Default 127.0.0.1.")
 @click.option("--replicas", type=click.IntRange(1, 16), default=1, show_default=True, help="Processes of each service.")
+@click.option("--nats-nodes", type=click.Choice(["1", "3"]), help="Nodes of NATS. Default: as before, at first 1.")
 @command
-async def up(output: Output, detach: bool, port: int | None, host: str | None, replicas: int) -> int:
+async def up(
+    output: Output, detach: bool, port: int | None, host: str | None, replicas: int, nats_nodes: str | None
+) -> int:
     """Start everything on this machine: NATS, PostgreSQL, the four services."""
-    options = UpOptions.from_env(host=host, port=port, replicas=replicas)
+    nodes = int(nats_nodes) if nats_nodes else None
+    options = UpOptions.from_env(host=host, port=port, replicas=replicas, nats_nodes=nodes)
     # What the gateway would refuse, said before anything is started.
     access_from(os.environ.get("DRAPE_API_TOKENS", ""), options.host, "")
     home = Home.from_env()
