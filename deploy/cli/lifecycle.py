@@ -13,6 +13,7 @@ from deploy.cli.platform import STATUS_FUNCTION, require_running, running_or_non
 from deploy.local.detach import down as stop_all
 from deploy.local.detach import up_detached
 from deploy.local.launcher import run
+from deploy.local.nats_health import health_of
 from deploy.local.options import SERVICES, AlreadyRunning, RunStatus, UpOptions
 from deploy.local.paths import Home
 from deploy.provision import provision as make_streams
@@ -93,7 +94,7 @@ async def status(output: Output) -> int:
     if running is None:
         output.result({"type": "status", "running": False}, "Drape is not running. Start it with `drape up --detach`.")
         return 1
-    services = await services_of(running.nats)
+    services, nodes = await services_of(running.nats), await health_of(running.nats_monitors)
     output.result(
         {
             "type": "status",
@@ -102,9 +103,10 @@ async def status(output: Output) -> int:
             "nats": running.nats,
             "postgres": running.postgres,
             "services": services,
+            "nats_nodes": nodes,
             "pids": running.pids,
         },
-        _status_text(running, services),
+        _status_text(running, services, nodes),
     )
     return 0 if all(each["ready"] for each in services.values()) else 1
 
@@ -118,8 +120,9 @@ async def services_of(nats_url: str) -> dict[str, dict[str, Any]]:
     return {name: {**silent, **found.get(name, {})} for name in SERVICES}
 
 
-def _status_text(running: RunStatus, services: dict[str, dict[str, Any]]) -> str:
+def _status_text(running: RunStatus, services: dict[str, dict[str, Any]], nodes: dict[str, str]) -> str:
     lines = [f"gateway     {running.gateway}/"]
+    lines += [f"{name:<13} {health}, pid {running.pids.get(name, '-')}" for name, health in nodes.items()]
     for name, each in services.items():
         state = "ready" if each["ready"] else "not ready"
         lines.append(f"{name:<13} {state:<10} seq {each['seq']}, lag {each['lag']}, pid {running.pids.get(name, '-')}")

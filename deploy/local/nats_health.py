@@ -1,9 +1,10 @@
 """Whether an embedded NATS server can still store what it is sent, by its own word. Only asks; restarts nothing."""
 
+import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -29,6 +30,13 @@ async def health(monitor_url: str) -> str:
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return "silent"
     return "" if answer.status == 200 else str(body.get("error") or body.get("status") or answer.status)
+
+
+async def health_of(monitor_urls: Sequence[str]) -> dict[str, str]:
+    """What each embedded node says of itself, by its name: `ok`, or what is wrong with it."""
+    reasons = await asyncio.gather(*(health(url) for url in monitor_urls))
+    alone = len(reasons) == 1
+    return {"nats" if alone else f"nats-{number}": reason or "ok" for number, reason in enumerate(reasons, 1)}
 
 
 def read_only(reason: str) -> bool:
