@@ -97,6 +97,7 @@ def spec_of(
         stop=((signal.SIGTERM, options.stop_grace_s),),
         rank=1,
         stuck=stuck,
+        stuck_check_s=options.stuck_check_s,
     )
 
 

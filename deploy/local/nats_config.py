@@ -30,6 +30,8 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     cluster_timeout_s: float = 40.0
     """Until the nodes have elected their leaders: an election takes 4 to 9 s, and may be lost once."""
     stop_grace_s: float = 10.0
+    stuck_check_s: float = 5.0
+    """How often a server is asked whether it still takes writes; the third time that it does not, it is started anew."""
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     store: Path
     log: Path
     cluster_port: int | None = None
+    host: str = LOOPBACK
 
 
 def password_authorization(password: str) -> str:
@@ -53,8 +56,8 @@ def config_of(node: Node, authorization: str, options: NatsOptions, cluster: str
     text = json.dumps  # The server's configuration language takes JSON strings.
     return f"""# Written by drape at every start; changes made here are lost.
 server_name: {text(node.name)}
-listen: {text(f"{LOOPBACK}:{node.port}")}
-http: {text(f"{LOOPBACK}:{node.monitor_port}")}
+listen: {text(f"{node.host}:{node.port}")}
+http: {text(f"{node.host}:{node.monitor_port}")}
 log_file: {text(str(node.log))}
 logfile_size_limit: {options.log_bytes_max}
 logfile_max_num: {options.log_keep_count}
@@ -76,10 +79,10 @@ jetstream {{
 def cluster_of(node: Node, nodes: Sequence[Node], secret: str) -> str:
     """How the nodes find one another. `secret`: what they show each other, fit for a URL as it is."""
     text = json.dumps
-    routes = ", ".join(text(f"nats://node:{secret}@{LOOPBACK}:{each.cluster_port}") for each in nodes)
+    routes = ", ".join(text(f"nats://node:{secret}@{each.host}:{each.cluster_port}") for each in nodes)
     return f"""cluster {{
   name: "drape"
-  listen: {text(f"{LOOPBACK}:{node.cluster_port}")}
+  listen: {text(f"{node.host}:{node.cluster_port}")}
   authorization {{ user: "node", password: {text(secret)}, timeout: 5 }}
   routes: [{routes}]
   # Clients have the list of servers from NATS_URL, with what they need to be let in.

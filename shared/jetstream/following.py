@@ -43,6 +43,7 @@ class Follower:
         deliver: Callable[[Msg, int], Awaitable[bool]],
         *,
         contiguous: bool,
+        check_s: float = CHECK_S,
     ) -> None:
         self._js = js
         self._stream = stream
@@ -50,6 +51,7 @@ class Follower:
         self._last = after
         self._deliver = deliver
         self._contiguous = contiguous
+        self._check_s = check_s
         self._subscription: JetStreamContext.PushSubscription | None = None
         self._life = 0
         self._restarting: asyncio.Task[None] | None = None
@@ -102,7 +104,7 @@ class Follower:
         """Compares what was delivered with what the stream had a whole period earlier."""
         there, seen = 0, self._last
         while not self._stopped:
-            await asyncio.sleep(CHECK_S)
+            await asyncio.sleep(self._check_s)
             if self._restarting is not None:
                 continue
             if self._last == seen < there:

@@ -12,7 +12,7 @@ from nats.js.errors import APIError, NotFoundError
 from shared.codec import ALL_EVENTS, Meta, Recorded, decode, encode, filter_of, subject_of
 from shared.errors import Unavailable
 from shared.events import Event, aggregate_key
-from shared.jetstream.following import Follower, unreachable
+from shared.jetstream.following import CHECK_S, Follower, unreachable
 from shared.jetstream.outages import passing
 from shared.jetstream.topology import EVENTS
 from shared.ports import Head, Subscription, WrongLastSequence
@@ -36,9 +36,10 @@ BEING_STORED = 10158
 class NatsEventLog:
     """The stream `DRAPE_EVENTS`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, check_s: float = CHECK_S) -> None:
         self._js = client.jetstream(timeout=APPEND_TIMEOUT_S)
         self._client = client
+        self._check_s = check_s
 
     async def append(self, event: Event, meta: Meta, *, after: int) -> int:
         """As the port says. Tried again under the same id, for `APPEND_LIMIT_S`, where no answer came or nobody leads."""
@@ -135,7 +136,7 @@ class NatsEventLog:
                 await asyncio.sleep(0)
             return True
 
-        follower = Follower(self._js, EVENTS, ALL_EVENTS, after, on_message, contiguous=True)
+        follower = Follower(self._js, EVENTS, ALL_EVENTS, after, on_message, contiguous=True, check_s=self._check_s)
         await follower.start()
         return follower
 
