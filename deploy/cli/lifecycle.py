@@ -13,6 +13,7 @@ from deploy.cli.platform import STATUS_FUNCTION, require_running, running_or_non
 from deploy.local.detach import down as stop_all
 from deploy.local.detach import up_detached
 from deploy.local.launcher import run
+from deploy.local.nats_health import health_of
 from deploy.local.options import SERVICES, AlreadyRunning, RunStatus, UpOptions
 from deploy.local.paths import Home
 from deploy.local.rollout import service_of
@@ -25,10 +26,14 @@ from services.gateway.adapters.access import access_from
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the gateway; 0 takes a free one. Default 8080.")
 @click.option("--host", help="Address of the gateway. Default 127.0.0.1.")
 @click.option("--replicas", type=click.IntRange(1, 16), default=1, show_default=True, help="Processes of each service.")
+@click.option("--nats-nodes", type=click.Choice(["1", "3"]), help="Nodes of NATS. Default: as before, at first 1.")
 @command
-async def up(output: Output, detach: bool, port: int | None, host: str | None, replicas: int) -> int:
+async def up(
+    output: Output, detach: bool, port: int | None, host: str | None, replicas: int, nats_nodes: str | None
+) -> int:
     """Start everything on this machine: NATS, PostgreSQL, the four services."""
-    options = UpOptions.from_env(host=host, port=port, replicas=replicas)
+    nodes = int(nats_nodes) if nats_nodes else None
+    options = UpOptions.from_env(host=host, port=port, replicas=replicas, nats_nodes=nodes)
     # What the gateway would refuse, said before anything is started.
     access_from(os.environ.get("DRAPE_API_TOKENS", ""), options.host, "")
     home = Home.from_env()
@@ -90,7 +95,7 @@ async def status(output: Output) -> int:
     if running is None:
         output.result({"type": "status", "running": False}, "Drape is not running. Start it with `drape up --detach`.")
         return 1
-    services = await services_of(running.nats)
+    services, nodes = await services_of(running.nats), await health_of(running.nats_monitors)
     output.result(
         {
             "type": "status",
@@ -99,9 +104,10 @@ async def status(output: Output) -> int:
             "nats": running.nats,
             "postgres": running.postgres,
             "services": services,
+            "nats_nodes": nodes,
             "pids": running.pids,
         },
-        _status_text(running, services),
+        _status_text(running, services, nodes),
     )
     return 0 if all(each["ready"] for each in services.values()) else 1
 
@@ -115,8 +121,9 @@ async def services_of(nats_url: str) -> dict[str, dict[str, Any]]:
     return {name: {**silent, **found.get(name, {})} for name in SERVICES}
 
 
-def _status_text(running: RunStatus, services: dict[str, dict[str, Any]]) -> str:
+def _status_text(running: RunStatus, services: dict[str, dict[str, Any]], nodes: dict[str, str]) -> str:
     lines = [f"gateway     {running.gateway}/"]
+    lines += [f"{name:<13} {health}, pid {running.pids.get(name, '-')}" for name, health in nodes.items()]
     for name, each in services.items():
         state = "ready" if each["ready"] else "not ready"
         pids = [str(pid) for process, pid in sorted(running.pids.items()) if service_of(process) == name]

@@ -13,6 +13,7 @@ from deploy.local.options import SERVICES, RunStatus, UpOptions
 from deploy.local.paths import Home
 from deploy.local.status import read_status
 from shared.errors import DrapeError, Unavailable
+from shared.jetstream.servers import servers_of
 
 STATUS_TIMEOUT_S = 1.0
 QUIET_S = 0.2
@@ -27,7 +28,9 @@ async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
     """{"ready", "seq", "lag", "replicas"} of each service that answers. Raises `OSError` or a NATS error when NATS does not."""
     client = _clients.get(nats_url)
     if client is None or client.is_closed:
-        client = await nats.connect(nats_url, name="drape-launcher", connect_timeout=2, max_reconnect_attempts=2)
+        client = await nats.connect(
+            servers_of(nats_url), name="drape-launcher", connect_timeout=2, max_reconnect_attempts=2
+        )
         _clients[nats_url] = client
     found: dict[str, dict[str, Any]] = {}
     for name in SERVICES:

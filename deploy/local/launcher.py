@@ -21,6 +21,7 @@ from deploy.local import logs, ports, postgres
 from deploy.local import nats as local_nats
 from deploy.local.errors import LauncherError
 from deploy.local.leftovers import end_leftovers
+from deploy.local.nats_cluster import start_nodes
 from deploy.local.options import GATEWAY, RunStatus, ServiceStatus, UpOptions, without_credentials
 from deploy.local.paths import Home
 from deploy.local.processes import ChildSpec, Supervised, notice_cancellation
@@ -77,7 +78,7 @@ class _Start:
         self.rollouts = Rollouts(home, self._services, self._until_ready)
         self._timings_s: dict[str, float] = {}
         self._nats_url = options.nats_url or ""
-        self._nats_monitor: str | None = None
+        self._nats_monitors: tuple[str, ...] = ()
         self._postgres_url = options.database_url or ""
 
     async def everything(self) -> RunStatus:
@@ -98,7 +99,8 @@ class _Start:
         return RunStatus(
             gateway=f"http://{_shown_host(self._options.host)}:{listener.getsockname()[1]}",
             nats=self._nats_url,
-            nats_monitor=self._nats_monitor,
+            nats_monitor=next(iter(self._nats_monitors), None),
+            nats_monitors=self._nats_monitors,
             postgres=self._postgres_url,
             pids={child.spec.name: child.pid for child in (*self._children, *self._services) if child.pid is not None},
             supervisor_pid=os.getpid(),
@@ -127,13 +129,16 @@ class _Start:
         if self._nats_url:
             await _require_nats(self._nats_url, self._options.external_timeout_s)
         else:
-            starting = local_nats.start_nats(self._home, secrets.nats_password, self._options.nats)
-            server = await self._timed("nats", starting)
-            self._stack.push_async_callback(server.stop)
-            self._children.append(server.child)
-            self._nats_url, self._nats_monitor = server.url, server.monitor_url
+            options = self._options
+            starting = start_nodes(self._home, secrets.nats_password, options.nats, options.nats_nodes)
+            servers = await self._timed("nats", starting)
+            self._stack.push_async_callback(servers.stop)
+            self._children.extend(servers.children)
+            self._nats_url, self._nats_monitors = servers.url, tuple(servers.monitor_urls)
         if self._options.provision:
             env = self._environment(secrets)
+            if self._nats_monitors:
+                env["DRAPE_STREAM_REPLICAS"] = str(len(self._nats_monitors))
             await self._timed("provision", _provision(self._options, self._home, env))
 
     async def _start_postgres(self, secrets: Secrets) -> None:

@@ -1,47 +1,29 @@
 """An embedded NATS server with JetStream: configured, started, and proven to answer. Knows nothing of our streams."""
 
 import asyncio
-import json
 import math
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 
 from deploy.local import logs, records
 from deploy.local.errors import LauncherError
+from deploy.local.nats_config import USER, NatsOptions, Node, config_of, password_authorization
+from deploy.local.nats_health import Turns
 from deploy.local.paths import Home
 from deploy.local.ports import LOOPBACK, free_port, require_free
 from deploy.local.processes import ChildSpec, Supervised, wait_answering
+from shared.jetstream.servers import servers_of
 
 NAME = "nats"
-USER = "drape"
-
-
-class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of the embedded server. `port` 0 takes a free one."""
-
-    port: int = 0
-    payload_bytes_max: int = 8 * 1024 * 1024
-    """One message; bundles of project files are cut into smaller chunks than this."""
-    pending_bytes_max: int = 64 * 1024 * 1024
-    """Waiting for one slow client before it is cut off."""
-    store_bytes_max: int = 32 * 1024**3
-    """All streams on disk; more is refused, nothing is thrown away."""
-    memory_bytes_max: int = 256 * 1024**2
-    """All streams in memory."""
-    log_bytes_max: int = 10 * 1024 * 1024
-    log_keep_count: int = 3
-    start_timeout_s: float = 15.0
-    """A store that was not closed properly is checked at start, at about 1 GB/s."""
-    stop_grace_s: float = 10.0
 
 
 class NatsServer:
@@ -67,20 +49,18 @@ async def start_nats(home: Home, password: str, options: NatsOptions | None = No
     binary = find_nats_server()
     if options.port:
         require_free(LOOPBACK, options.port, "NATS", "Give another port, or set NATS_URL to use a running server.")
-    port, monitor_port = options.port or free_port(), free_port()
-    config = home.nats / "nats.conf"
-    records.write_private(config, _config(home, password, port, monitor_port, options).encode())
-    output = home.logs / "nats.out.log"
-    spec = ChildSpec(
+    node = Node(
         name=NAME,
-        argv=(str(binary), "--config", str(config)),
-        env={"PATH": "/usr/bin:/bin", "HOME": str(home.nats)},
-        log=output,
-        cwd=home.nats,
-        stop=((signal.SIGTERM, options.stop_grace_s),),
-        rank=1,
+        port=options.port or free_port(),
+        monitor_port=free_port(),
+        store=home.nats,
+        log=home.logs / "nats.log",
     )
-    server = NatsServer(Supervised(spec, home), port, monitor_port, password)
+    config = home.nats / "nats.conf"
+    records.write_private(config, config_of(node, password_authorization(password), options).encode())
+    stuck = partial(Turns().stuck, NAME, f"http://{LOOPBACK}:{node.monitor_port}", node.store)
+    spec = spec_of(home, node, binary, config, options, stuck)
+    server = NatsServer(Supervised(spec, home), node.port, node.monitor_port, password)
     server.child.start()
     try:
         await wait_answering(
@@ -97,6 +77,28 @@ async def start_nats(home: Home, password: str, options: NatsOptions | None = No
         await server.stop()
         raise
     return server
+
+
+def spec_of(
+    home: Home,
+    node: Node,
+    binary: Path,
+    config: Path,
+    options: NatsOptions,
+    stuck: Callable[[], Awaitable[bool]],
+) -> ChildSpec:
+    """How one server is run and watched."""
+    return ChildSpec(
+        name=node.name,
+        argv=(str(binary), "--config", str(config)),
+        env={"PATH": "/usr/bin:/bin", "HOME": str(node.store)},
+        log=home.logs / f"{node.name}.out.log",
+        cwd=node.store,
+        stop=((signal.SIGTERM, options.stop_grace_s),),
+        rank=1,
+        stuck=stuck,
+        stuck_check_s=options.stuck_check_s,
+    )
 
 
 @asynccontextmanager
@@ -141,7 +143,7 @@ async def check_answers(url: str, timeout_s: float = 2.0) -> None:
     try:
         async with asyncio.timeout(timeout_s):
             await client.connect(
-                url,
+                servers_of(url),
                 name="drape-local/probe",
                 allow_reconnect=False,
                 connect_timeout=math.ceil(timeout_s),
@@ -153,25 +155,3 @@ async def check_answers(url: str, timeout_s: float = 2.0) -> None:
             await client.jetstream(timeout=timeout_s).account_info()
     finally:
         await client.close()  # Also when connect failed: it leaves the socket open then.
-
-
-def _config(home: Home, password: str, port: int, monitor_port: int, options: NatsOptions) -> str:
-    text = json.dumps  # The server's configuration language takes JSON strings.
-    return f"""# Written by drape at every start; changes made here are lost.
-server_name: drape
-listen: {text(f"{LOOPBACK}:{port}")}
-http: {text(f"{LOOPBACK}:{monitor_port}")}
-log_file: {text(str(home.logs / "nats.log"))}
-logfile_size_limit: {options.log_bytes_max}
-logfile_max_num: {options.log_keep_count}
-max_payload: {options.payload_bytes_max}
-max_pending: {options.pending_bytes_max}
-authorization {{ user: {text(USER)}, password: {text(password)}, timeout: 5 }}
-jetstream {{
-  store_dir: {text(str(home.nats))}
-  max_file_store: {options.store_bytes_max}
-  max_memory_store: {options.memory_bytes_max}
-  # An acknowledged event is on the disk. The default would fsync every two minutes.
-  sync_interval: always
-}}
-"""

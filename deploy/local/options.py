@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from deploy.local.errors import LauncherError
-from deploy.local.nats import NatsOptions
+from deploy.local.nats_config import NatsOptions
 from deploy.local.postgres import PostgresOptions
 
 SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
@@ -41,6 +41,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A running NATS to use instead of the embedded one; may name several servers, with commas between."""
     database_url: str | None = None
     nats: NatsOptions = NatsOptions()
+    nats_nodes: int | None = None
+    """Nodes of the embedded NATS, 1 or 3; None: as many as the home has, at first one."""
     postgres: PostgresOptions = PostgresOptions()
     external_timeout_s: float = 5.0
     provision_timeout_s: float = 30.0
@@ -58,6 +60,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
         host: str | None = None,
         port: int | None = None,
         replicas: int = 1,
+        nats_nodes: int | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> "UpOptions":
         """The usual options: what is not given comes from DRAPE_GATEWAY_HOST, DRAPE_GATEWAY_PORT, NATS_URL and
@@ -71,6 +74,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
             host=host or environ.get("DRAPE_GATEWAY_HOST") or "127.0.0.1",
             port=int(given),
             replicas=replicas,
+            nats_nodes=nats_nodes,
             nats_url=environ.get("NATS_URL") or None,
             database_url=environ.get("DATABASE_URL") or None,
         )
@@ -84,6 +88,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     postgres: str
     pids: dict[str, int]
     nats_monitor: str | None = None
+    nats_monitors: tuple[str, ...] = ()
+    """One an embedded node; the first is `nats_monitor`."""
     supervisor_pid: int
     started_at: float
     """Seconds since the epoch."""

@@ -61,6 +61,11 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Open files that the child gets, under the same numbers."""
     prepare: Callable[[], Awaitable[None]] = _nothing
     """Awaited before every start, the first one and those after a crash."""
+    stuck: Callable[[], Awaitable[bool]] | None = None
+    """Asked every `stuck_check_s` while the child lives, bounded by itself: True `stuck_checks` times in a row, and the
+    child is ended and started again, as one that died."""
+    stuck_check_s: float = 5.0
+    stuck_checks: int = 3
 
 
 class Supervised:
@@ -159,9 +164,11 @@ class Supervised:
         """Returns when the child has ended, by itself or because it was told to."""
         ended = asyncio.create_task(child.wait(), name=f"wait-{self.spec.name}")
         asked = asyncio.create_task(self._stopping.wait(), name=f"stop-{self.spec.name}")
+        stuck = asyncio.create_task(self._until_stuck(), name=f"stuck-{self.spec.name}")
+        reasons = {ended, asked, stuck}
         try:
-            while not ended.done() and not asked.done():
-                await asyncio.wait({ended, asked}, timeout=self.spec.log_check_s, return_when=asyncio.FIRST_COMPLETED)
+            while not any(reason.done() for reason in reasons):
+                await asyncio.wait(reasons, timeout=self.spec.log_check_s, return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.to_thread(logs.rotate, self.spec.log, self.spec.limits)
             for number, grace_s in self.spec.stop:
                 if not ended.done():
@@ -170,11 +177,26 @@ class Supervised:
         finally:
             # Also when supervision itself is cancelled or broken: a child is never left without a supervisor.
             asked.cancel()
+            stuck.cancel()
             if not ended.done():
                 _signal(child.pid, signal.SIGKILL)
                 await asyncio.wait({ended}, timeout=_KILL_WAIT_S)
             _end_group(child.pid)
-            await asyncio.gather(asked, return_exceptions=True)
+            await asyncio.gather(asked, stuck, return_exceptions=True)
+
+    async def _until_stuck(self) -> None:
+        """Returns when the child lives but does not work; never, where nothing tells."""
+        failures = 0
+        while self.spec.stuck is None or failures < self.spec.stuck_checks:
+            await asyncio.sleep(self.spec.stuck_check_s)
+            if self.spec.stuck is None:
+                continue
+            try:
+                failures = failures + 1 if await self.spec.stuck() else 0
+            except Exception:
+                # What cannot be asked is not known to be stuck.
+                _log.exception("%s cannot be asked", self.spec.name, extra={"child": self.spec.name})
+        _log.warning("%s is stuck and is started again", self.spec.name, extra={"child": self.spec.name})
 
 
 async def wait_answering(

@@ -1,7 +1,6 @@
 """One connection to NATS, and the `Bus` made on it."""
 
 import logging
-from urllib.parse import urlsplit
 
 import nats
 from nats.aio.client import Client
@@ -13,6 +12,7 @@ from shared.jetstream.log import NatsEventLog
 from shared.jetstream.objects import NatsObjects
 from shared.jetstream.parked import NatsParked
 from shared.jetstream.reactions import NatsReactions
+from shared.jetstream.servers import public_url, servers_of
 from shared.jetstream.timers import NatsTimers
 from shared.ports import Bus
 
@@ -20,7 +20,10 @@ log = logging.getLogger("drape.nats")
 
 
 async def connect(url: str, name: str) -> Client:
-    """A connection that comes back by itself for ever. Raises `Unavailable` when the server does not answer at first."""
+    """A connection that comes back by itself for ever. `url` may name several servers, with commas between.
+
+    Raises `Unavailable` when none of them answers at first.
+    """
     client: Client | None = None
 
     async def on_error(error: Exception) -> None:
@@ -37,7 +40,7 @@ async def connect(url: str, name: str) -> Client:
 
     try:
         client = await nats.connect(
-            url,
+            servers_of(url),
             name=name,
             connect_timeout=5,
             reconnect_time_wait=0.5,
@@ -60,12 +63,6 @@ async def connect(url: str, name: str) -> Client:
         ) from error
     client.options["max_reconnect_attempts"] = -1
     return client
-
-
-def public_url(url: str) -> str:
-    """The address without its credentials, fit for logs and errors."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}"
 
 
 def bus_on(client: Client, instance: str) -> Bus:

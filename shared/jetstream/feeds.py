@@ -12,6 +12,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from shared.errors import Unavailable
 from shared.ids import PreviewId
+from shared.jetstream.following import Follower
 from shared.jetstream.topology import ACTIVITY_ROOT, LOG_ROOT, LOGS, PROGRESS_ROOT
 from shared.ports import LogBatch, LogLine, Progress, Subscription
 
@@ -78,7 +79,7 @@ class NatsPreviewLogs:
         seq = after + 1
         try:
             while len(batches) < limit:
-                message = await self._js.get_msg(LOGS, seq=seq, subject=subject, next=True, direct=True)
+                message = await self._next(subject, seq)
                 batches.append(
                     LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines.decode(message.data or b"[]"))
                 )
@@ -89,9 +90,16 @@ class NatsPreviewLogs:
             raise Unavailable("logs_unavailable", f"The log stream does not answer: {error}") from error
         return batches
 
+    async def _next(self, subject: str, seq: int) -> api.RawStreamMsg:
+        """From any replica; one that has no more may be behind, so the leader says where the end is."""
+        try:
+            return await self._js.get_msg(LOGS, seq=seq, subject=subject, next=True, direct=True)
+        except NotFoundError:
+            return await self._js.get_msg(LOGS, seq=seq, subject=subject, next=True)
+
     async def last(self, preview_id: PreviewId) -> LogBatch | None:
         try:
-            message = await self._js.get_last_msg(LOGS, f"{LOG_ROOT}.{preview_id}", direct=True)
+            message = await self._js.get_last_msg(LOGS, f"{LOG_ROOT}.{preview_id}", direct=False)
         except NotFoundError:
             return None
         except (nats.errors.Error, APIError, TimeoutError) as error:
@@ -99,20 +107,18 @@ class NatsPreviewLogs:
         return LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines.decode(message.data or b"[]"))
 
     async def subscribe(self, handler: Callable[[LogBatch], None]) -> Subscription:
-        async def on_message(message: Msg) -> None:
+        async def on_message(message: Msg, seq: int) -> bool:
             preview_id = message.subject.removeprefix(f"{LOG_ROOT}.")
-            seq = message.metadata.sequence.stream
             handler(LogBatch(preview_id=preview_id, seq=seq, lines=_lines.decode(message.data)))
+            return True
 
-        subscription = await self._js.subscribe(
-            f"{LOG_ROOT}.>",
-            stream=LOGS,
-            ordered_consumer=True,
-            idle_heartbeat=1.0,
-            config=api.ConsumerConfig(deliver_policy=api.DeliverPolicy.NEW),
-            cb=on_message,
-        )
-        return _Stoppable(subscription)
+        try:
+            last = (await self._js.stream_info(LOGS)).state.last_seq
+        except (nats.errors.Error, APIError, TimeoutError) as error:
+            raise Unavailable("logs_unavailable", f"The log stream does not answer: {error}") from error
+        follower = Follower(self._js, LOGS, f"{LOG_ROOT}.>", last, on_message, contiguous=False)
+        await follower.start()
+        return follower
 
 
 class _Stoppable:

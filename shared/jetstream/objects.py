@@ -2,19 +2,22 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 from collections.abc import Awaitable
 from typing import TypeVar
 
 import nats.errors
 from nats.aio.client import Client
-from nats.js.errors import APIError, NotFoundError, ObjectNotFoundError
+from nats.js.errors import APIError, DigestMismatchError, NotFoundError, ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 
 from shared.errors import NotFound, Unavailable
 from shared.jetstream.topology import FILES_BUCKET
 
 TIMEOUT_S = 60.0
+GET_TRIES = 3
+GET_PAUSE_S = 0.2
 
 T = TypeVar("T")
 
@@ -32,14 +35,26 @@ class NatsObjects:
 
     async def get(self, name: str) -> bytes:
         store = await self._bucket()
-        return await _bounded(self._get(store, name), name)
+        return await _bounded(self._get_whole(store, name), name)
+
+    async def _get_whole(self, store: ObjectStore, name: str) -> bytes:
+        for _ in range(GET_TRIES - 1):
+            with contextlib.suppress(DigestMismatchError):
+                return await self._get(store, name)
+            await asyncio.sleep(GET_PAUSE_S)  # the replica that was read has not got all of it yet
+        return await self._get(store, name)
 
     async def _get(self, store: ObjectStore, name: str) -> bytes:
         """An object of one chunk is one message: it is asked for directly, which spares a consumer of its own."""
         info = await store.get_info(name)
         if info.chunks != 1 or info.is_link():
             return (await store.get(name)).data or b""
-        message = await self._js.get_last_msg(f"OBJ_{FILES_BUCKET}", f"$O.{FILES_BUCKET}.C.{info.nuid}", direct=True)
+        stream, subject = f"OBJ_{FILES_BUCKET}", f"$O.{FILES_BUCKET}.C.{info.nuid}"
+        try:
+            message = await self._js.get_last_msg(stream, subject, direct=True)
+        except NotFoundError:
+            # Any replica answers a direct get, and this one is behind: the leader has it, or nobody.
+            message = await self._js.get_last_msg(stream, subject, direct=False)
         data = message.data or b""
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
         if info.digest != f"SHA-256={digest}":

@@ -106,9 +106,10 @@ class _PullLoop:
     async def _deliver(self, message: Msg) -> None:
         status = (message.headers or {}).get(STATUS_HEADER)
         if status is not None:
-            if status not in ("404", "408", "409"):
+            if status not in ("404", "408", "409", "503"):
                 log.warning("pull_status", extra={"consumer": self._consumer, "status": status})
-            if status == "409":
+            if status not in ("404", "408"):
+                # 409: its leader has changed, or too much is unacknowledged; 503: it has no leader now.
                 await asyncio.sleep(PULL_RETRY_S)
             self._pull_done.set()
             return

@@ -1,13 +1,16 @@
 """Streams, consumers and buckets: their names, settings and descriptions. Made by `provision`, never by a service."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from nats.aio.client import Client
 from nats.js import api
+from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from shared.codec import ALL_EVENTS, filter_of_type
 from shared.events import Event
+from shared.jetstream.outages import settled
 
 EVENTS = "DRAPE_EVENTS"
 TIMERS = "DRAPE_TIMERS"
@@ -49,7 +52,6 @@ def _streams(replicas: int) -> list[api.StreamConfig]:
             retention=api.RetentionPolicy.LIMITS,
             discard=api.DiscardPolicy.NEW,
             storage=api.StorageType.FILE,
-            compression=api.StoreCompression.S2,
             num_replicas=replicas,
             duplicate_window=10 * 60,
             deny_delete=True,
@@ -74,7 +76,6 @@ def _streams(replicas: int) -> list[api.StreamConfig]:
             description="What previews print (install, dev server), a batch a message: drape.log.<preview>",
             subjects=[f"{LOG_ROOT}.>"],
             storage=api.StorageType.FILE,
-            compression=api.StoreCompression.S2,
             num_replicas=replicas,
             max_age=24 * 3600,
             max_bytes=256 * 1024 * 1024,
@@ -99,16 +100,28 @@ async def provision(client: Client, reacts_to: Mapping[str, Sequence[type[Event]
     """Make or update everything that the services need. Idempotent. `reacts_to`: the event types each service acts on."""
     js = client.jetstream(timeout=10)
     for config in _streams(replicas):
-        try:
-            await js.stream_info(config.name or "")
-            await js.update_stream(config)
-        except NotFoundError:
-            await js.add_stream(config)
+        await settled(partial(_make_stream, js, config))
     for service, kinds in reacts_to.items():
-        await js.add_consumer(EVENTS, _reactor(service, kinds))
-        await js.add_consumer(TIMERS, _timer_consumer(service))
+        await settled(partial(js.add_consumer, EVENTS, _reactor(service, kinds)))
+        await settled(partial(js.add_consumer, TIMERS, _timer_consumer(service)))
+    await settled(partial(_make_files_bucket, js, replicas))
+
+
+async def _make_stream(js: JetStreamContext, config: api.StreamConfig) -> None:
+    # No compression, on any stream: after a disk had been full, compressed blocks could not be read any more.
+    try:
+        await js.stream_info(config.name or "")
+        await js.update_stream(config)
+    except NotFoundError:
+        await js.add_stream(config)
+
+
+async def _make_files_bucket(js: JetStreamContext, replicas: int) -> None:
     try:
         await js.object_store(FILES_BUCKET)
+        stored = (await js.stream_info(f"OBJ_{FILES_BUCKET}")).config
+        if stored.num_replicas != replicas:
+            await js.update_stream(stored, num_replicas=replicas)
     except NotFoundError:
         await js.create_object_store(
             FILES_BUCKET,

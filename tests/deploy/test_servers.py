@@ -16,7 +16,8 @@ import pytest
 from deploy.local import nats as local_nats
 from deploy.local import postgres
 from deploy.local.errors import LauncherError
-from deploy.local.nats import NatsOptions, running_nats
+from deploy.local.nats import running_nats
+from deploy.local.nats_config import NatsOptions
 from deploy.local.paths import Home
 from deploy.local.postgres import PostgresOptions, running_postgres
 from tests.deploy.waiting import alive, eventually
