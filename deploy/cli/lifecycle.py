@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`, `provision`: the platform on this machine."""
+"""`up`, `down`, `status`: the platform on this machine."""
 
 import asyncio
 import os
@@ -9,13 +9,12 @@ import click
 
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import STATUS_FUNCTION, require_running, running_or_none, service_status
+from deploy.cli.platform import STATUS_FUNCTION, running_or_none, service_status
 from deploy.local.detach import down as stop_all
 from deploy.local.detach import up_detached
 from deploy.local.launcher import run
 from deploy.local.options import SERVICES, AlreadyRunning, RunStatus, UpOptions
 from deploy.local.paths import Home
-from deploy.provision import provision as make_streams
 from services.gateway.adapters.access import access_from
 
 
@@ -122,14 +121,4 @@ def _status_text(running: RunStatus, services: dict[str, dict[str, Any]]) -> str
     return "\n".join(lines)
 
 
-@click.command()
-@command
-async def provision(output: Output) -> int:
-    """Make the streams, consumers and buckets on the NATS of NATS_URL (or the one that runs here)."""
-    url = os.environ.get("NATS_URL") or require_running().nats
-    await make_streams(url, int(os.environ.get("DRAPE_STREAM_REPLICAS", "1")))
-    output.result({"type": "provisioned"}, "Streams, consumers and buckets are there.")
-    return 0
-
-
-COMMANDS = (up, down, status, provision)
+COMMANDS = (up, down, status)

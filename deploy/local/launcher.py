@@ -26,6 +26,9 @@ from deploy.local.processes import ChildSpec, Supervised, notice_cancellation
 from deploy.local.secrets import Secrets, load_or_make
 from deploy.local.status import recorded_supervisor, supervisor_lock, write_status
 from deploy.local.vms import end_vms
+from deploy.nats.authorization import users
+from deploy.nats.identities import make_identities, seed_environment
+from deploy.nats.permissions import PROVISION
 from services.pool.adapters.node import node_major
 
 _log = logging.getLogger("drape.local")
@@ -72,6 +75,8 @@ class _Start:
         self._children: list[Supervised] = []
         self._timings_s: dict[str, float] = {}
         self._nats_url = options.nats_url or ""
+        self._nats_address = self._nats_url
+        """What services are told; for our own server without a password, for they have keys."""
         self._nats_monitor: str | None = None
         self._postgres_url = options.database_url or ""
 
@@ -123,13 +128,15 @@ class _Start:
         if self._nats_url:
             await _require_nats(self._nats_url, self._options.external_timeout_s)
         else:
-            starting = local_nats.start_nats(self._home, secrets.nats_password, self._options.nats)
+            known = users(make_identities(self._home.nats_seeds), secrets.nats_password)
+            starting = local_nats.start_nats(self._home, secrets.nats_password, self._options.nats, known)
             server = await self._timed("nats", starting)
             self._stack.push_async_callback(server.stop)
             self._children.append(server.child)
             self._nats_url, self._nats_monitor = server.url, server.monitor_url
+            self._nats_address = server.address
         if self._options.provision:
-            env = self._environment(secrets)
+            env = self._environment(secrets, PROVISION)
             await self._timed("provision", _provision(self._options, self._home, env))
 
     async def _start_postgres(self, secrets: Secrets) -> None:
@@ -151,7 +158,7 @@ class _Start:
                     argv=argv,
                     env={
                         **self._orchestrator_settings(gateway_ports[0]),
-                        **self._environment(secrets),
+                        **self._environment(secrets, name),
                         "DRAPE_GATEWAY_HOST": self._options.host,
                         "DRAPE_GATEWAY_PORT": str(gateway_ports[replica if name == GATEWAY else 0]),
                         "DRAPE_INSTANCE": f"{name}-{replica}",
@@ -179,12 +186,14 @@ class _Start:
             **_default_node(environ),
         }
 
-    def _environment(self, secrets: Secrets) -> dict[str, str]:
-        """The caller's environment (services are our own programs; VMs get a clean one from their provider) and ours."""
+    def _environment(self, secrets: Secrets, identity: str) -> dict[str, str]:
+        """The caller's environment (services are our own programs; VMs get a clean one from their provider) and ours, with
+        the key of this one identity."""
         return {
             **os.environ,
             **self._options.env,
-            "NATS_URL": self._nats_url,
+            **seed_environment(self._home.nats_seeds, identity, self._options.nats_url, os.environ),
+            "NATS_URL": self._nats_address,
             "DATABASE_URL": self._postgres_url,
             "DRAPE_HOME": str(self._home.root),
             "DRAPE_SECRET": secrets.platform,

@@ -6,7 +6,7 @@ import math
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +20,8 @@ from deploy.local.errors import LauncherError
 from deploy.local.paths import Home
 from deploy.local.ports import LOOPBACK, free_port, require_free
 from deploy.local.processes import ChildSpec, Supervised, wait_answering
+from deploy.nats import authorization
+from deploy.nats.permissions import OPERATOR
 
 NAME = "nats"
 USER = "drape"
@@ -45,12 +47,13 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NatsServer:
-    """The running server. `url` holds the password; `monitor_url` is open to this machine."""
+    """The running server. `url` holds the password, `address` does not; `monitor_url` is open to this machine."""
 
-    def __init__(self, child: Supervised, port: int, monitor_port: int, password: str) -> None:
+    def __init__(self, child: Supervised, port: int, monitor_port: int, user: str, password: str) -> None:
         self.child = child
         self.port = port
-        self.url = f"nats://{USER}:{password}@{LOOPBACK}:{port}"
+        self.address = f"nats://{LOOPBACK}:{port}"
+        self.url = f"nats://{user}:{password}@{LOOPBACK}:{port}"
         self.monitor_url = f"http://{LOOPBACK}:{monitor_port}"
 
     async def stop(self) -> None:
@@ -58,9 +61,12 @@ class NatsServer:
         await self.child.stop()
 
 
-async def start_nats(home: Home, password: str, options: NatsOptions | None = None) -> NatsServer:
-    """Starts the server and returns once JetStream answers. Raises LauncherError: `nats_missing`, `port_taken`,
-    `nats_failed`. `home` must have been created."""
+async def start_nats(
+    home: Home, password: str, options: NatsOptions | None = None, users: Sequence[authorization.User] = ()
+) -> NatsServer:
+    """Starts the server and returns once JetStream answers. Without `users` whoever has the password may do everything;
+    with them, the operator's is `password`. Raises LauncherError: `nats_missing`, `port_taken`, `nats_failed`. `home` must
+    have been created."""
     options = options or NatsOptions()
     # nats-py does not decode what a URL holds, so what would need encoding cannot be a password.
     assert quote(password, safe="") == password, "the password must be fit for a URL as it is"
@@ -69,7 +75,10 @@ async def start_nats(home: Home, password: str, options: NatsOptions | None = No
         require_free(LOOPBACK, options.port, "NATS", "Give another port, or set NATS_URL to use a running server.")
     port, monitor_port = options.port or free_port(), free_port()
     config = home.nats / "nats.conf"
-    records.write_private(config, _config(home, password, port, monitor_port, options).encode())
+    user = OPERATOR if users else USER
+    who = authorization.authorization(users) if users else authorization.open_authorization(USER, password)
+    records.write_private(home.nats / authorization.FILE, who.encode())
+    records.write_private(config, _config(home, port, monitor_port, options).encode())
     output = home.logs / "nats.out.log"
     spec = ChildSpec(
         name=NAME,
@@ -80,7 +89,7 @@ async def start_nats(home: Home, password: str, options: NatsOptions | None = No
         stop=((signal.SIGTERM, options.stop_grace_s),),
         rank=1,
     )
-    server = NatsServer(Supervised(spec, home), port, monitor_port, password)
+    server = NatsServer(Supervised(spec, home), port, monitor_port, user, password)
     server.child.start()
     try:
         await wait_answering(
@@ -155,7 +164,7 @@ async def check_answers(url: str, timeout_s: float = 2.0) -> None:
         await client.close()  # Also when connect failed: it leaves the socket open then.
 
 
-def _config(home: Home, password: str, port: int, monitor_port: int, options: NatsOptions) -> str:
+def _config(home: Home, port: int, monitor_port: int, options: NatsOptions) -> str:
     text = json.dumps  # The server's configuration language takes JSON strings.
     return f"""# Written by drape at every start; changes made here are lost.
 server_name: drape
@@ -166,7 +175,7 @@ logfile_size_limit: {options.log_bytes_max}
 logfile_max_num: {options.log_keep_count}
 max_payload: {options.payload_bytes_max}
 max_pending: {options.pending_bytes_max}
-authorization {{ user: {text(USER)}, password: {text(password)}, timeout: 5 }}
+include {text(f"./{authorization.FILE}")}
 jetstream {{
   store_dir: {text(str(home.nats))}
   max_file_store: {options.store_bytes_max}
