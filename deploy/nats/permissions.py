@@ -158,13 +158,14 @@ def permissions_of(identity: str) -> Permissions:
             return Permissions(
                 publish=tuple(sorted(set(_looking(_OBSERVED)))),
                 subscribe=_inboxes(OBSERVER, *_public()),
-                publish_denied=_durables(),
+                publish_denied=_durables(OBSERVER),
             )
     if identity not in SERVICES:
         raise ValueError(f"{identity} is no identity")
     return Permissions(
         publish=tuple(sorted(set(_publishes(identity)))),
         subscribe=tuple(sorted(set(_subscribes(identity)))),
+        publish_denied=_durables(identity),
         replies=True,
     )
 
@@ -201,12 +202,12 @@ def _subscribes(service: str) -> Iterator[str]:
 
 
 def _follow(stream: str) -> Iterator[str]:
-    """Look into a stream, and read it in order. An ordered consumer has no name, so it asks on the bare subject."""
+    """Look into a stream, and read it in order, with a consumer whose name is in the subject (`shared.jetstream.naming`)."""
     yield f"{_API}.STREAM.INFO.{stream}"
     yield f"{_API}.STREAM.MSG.GET.{stream}"
     yield f"{_API}.DIRECT.GET.{stream}"
     yield f"{_API}.DIRECT.GET.{stream}.>"
-    yield f"{_API}.CONSUMER.CREATE.{stream}"
+    yield f"{_API}.CONSUMER.CREATE.{stream}.*.>"
     yield f"{_API}.CONSUMER.INFO.{stream}.*"
     yield f"$JS.FC.{stream}.>"
 
@@ -215,8 +216,10 @@ def _bucket(bucket: str, access: str, identity: str) -> Iterator[str]:
     objects = bucket in OBJECT_BUCKETS
     stream, root = (f"OBJ_{bucket}", f"$O.{bucket}") if objects else (f"KV_{bucket}", f"$KV.{bucket}")
     if access == "own":
-        # One key at a time: a consumer, or a plain read by sequence, would show the keys of the others.
+        # A plain read by sequence would show the keys of the others.
         yield f"{_API}.STREAM.INFO.{stream}"
+        yield f"{_API}.CONSUMER.CREATE.{stream}.*.{root}.{identity}.>"
+        yield f"$JS.FC.{stream}.>"
         yield f"{_API}.DIRECT.GET.{stream}.{root}.{identity}.>"
         yield f"{root}.{identity}.>"
         return
@@ -243,6 +246,8 @@ def _provision() -> Permissions:
 def _operator() -> Permissions:
     publish = {
         *_looking("*"),
+        # Simple tools make their consumers there. It is also a way around the denials below: the operator is trusted.
+        f"{_API}.CONSUMER.CREATE.*",
         f"{COMMAND_ROOT}.>",
         *(f"{QUERY_ROOT}.{query}" for query in ASKS[OPERATOR]),
         # `drape parked replay` and `drop`.
@@ -253,7 +258,7 @@ def _operator() -> Permissions:
     return Permissions(
         publish=tuple(sorted(publish)),
         subscribe=_inboxes(OPERATOR, *_public()),
-        publish_denied=tuple(sorted({*_durables(), *reports})),
+        publish_denied=tuple(sorted({*_durables(OPERATOR), *reports})),
     )
 
 
@@ -266,7 +271,7 @@ def _looking(streams: Iterable[str]) -> Iterator[str]:
     for stream in streams:
         yield f"{_API}.STREAM.MSG.GET.{stream}"
         yield from (f"{_API}.DIRECT.GET.{stream}", f"{_API}.DIRECT.GET.{stream}.>")
-        yield from (f"{_API}.CONSUMER.CREATE.{stream}", f"{_API}.CONSUMER.CREATE.{stream}.>")
+        yield f"{_API}.CONSUMER.CREATE.{stream}.>"
         yield from (f"{_API}.CONSUMER.MSG.NEXT.{stream}.*", f"{_API}.CONSUMER.DELETE.{stream}.*")
         yield f"$JS.FC.{stream}.>"
     yield "$SYS.REQ.USER.INFO"
@@ -274,13 +279,15 @@ def _looking(streams: Iterable[str]) -> Iterator[str]:
         yield from (f"$SRV.{verb}", f"$SRV.{verb}.>")
 
 
-def _durables() -> tuple[str, ...]:
-    """The services' consumers: who may look at all may still not take their messages, change or delete them."""
+def _durables(identity: str) -> tuple[str, ...]:
+    """The services' consumers: who may make consumers may still not change or delete these, or take their messages. To
+    take its own messages each service is allowed by name; to change them, provisioning alone."""
     denied = []
     for service in SERVICES:
         for stream, consumer in _consumers(service):
             denied += [f"{_API}.CONSUMER.CREATE.{stream}.{consumer}", f"{_API}.CONSUMER.CREATE.{stream}.{consumer}.>"]
-            denied += [f"{_API}.CONSUMER.{verb}.{stream}.{consumer}" for verb in ("MSG.NEXT", "DELETE")]
+            if identity not in SERVICES:
+                denied += [f"{_API}.CONSUMER.{verb}.{stream}.{consumer}" for verb in ("MSG.NEXT", "DELETE")]
     return tuple(sorted(denied))
 
 

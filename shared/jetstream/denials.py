@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from shared.errors import DrapeError
+from shared.jetstream.naming import named
 
 log = logging.getLogger("drape.nats")
 
@@ -54,6 +55,7 @@ class WatchfulClient(Client):
         headers: dict[str, Any] | None = None,
     ) -> Msg:
         """As nats-py's. Raises `Denied` too."""
+        subject, payload = named(subject, payload, f"ordered-{self._nuid.next().decode()}")
         key = subject.lower()  # the server's words are lower-cased on their way here
         asked = _Asked()
         self._asking[key].add(asked)

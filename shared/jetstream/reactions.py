@@ -107,7 +107,7 @@ class _PullLoop:
         if status is not None:
             if status not in ("404", "408", "409"):
                 log.warning("pull_status", extra={"consumer": self._consumer, "status": status})
-            if status == "409":
+            if status in ("409", "503"):  # 503: there is no such consumer; asking at once again would never end
                 await asyncio.sleep(PULL_RETRY_S)
             self._pull_done.set()
             return
