@@ -109,9 +109,11 @@ async def start_nats(
 
 
 @asynccontextmanager
-async def running_nats(home: Home, password: str, options: NatsOptions | None = None) -> AsyncIterator[NatsServer]:
+async def running_nats(
+    home: Home, password: str, options: NatsOptions | None = None, users: Sequence[authorization.User] = ()
+) -> AsyncIterator[NatsServer]:
     """The server for the length of a block."""
-    server = await start_nats(home, password, options)
+    server = await start_nats(home, password, options, users)
     try:
         yield server
     finally:
