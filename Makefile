@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo         start everything here and preview examples/vite-react (ONCE=1: stop once it is ready; PORT=N)"
 	@echo "make test         the whole test suite, live parts included (ARGS='-k name' narrows it)"
-	@echo "make check        format, lint, types, import contracts"
+	@echo "make check        format, lint, types, import contracts, known vulnerabilities"
 	@echo "make matrix       a project of every framework, from lock file to ready, into docs/matrix.md (ROWS='vite-react hexo': those)"
 	@echo "make format       let the formatter and the linter mend what they can"
 	@echo "make lock         renew the pinned requirements"
@@ -42,6 +42,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check shared services deploy tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.audit
 
 matrix: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.matrix $(ROWS)

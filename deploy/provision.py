@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 
+from deploy.nats.permissions import PROVISION
 from services.gateway import react as gateway
 from services.orchestrator import react as orchestrator
 from services.pool import react as pool
@@ -22,9 +23,10 @@ REACTS_TO: dict[str, tuple[type[Event], ...]] = {
 """The event types that each service's durable consumer delivers."""
 
 
-async def provision(nats_url: str, replicas: int = 1) -> None:
-    """Make or update everything. Idempotent. Raises `Unavailable` when NATS does not answer."""
-    client = await connect(nats_url, "drape-provision")
+async def provision(nats_url: str, replicas: int = 1, *, seed: str | None = None) -> None:
+    """Make or update everything. Idempotent. `seed`: of the identity `provision`; None takes the environment's. Raises
+    `Unavailable` when NATS does not answer."""
+    client = await connect(nats_url, "drape-provision", identity=PROVISION, seed=seed)
     try:
         await topology.provision(client, REACTS_TO, replicas=replicas)
     finally:

@@ -15,6 +15,7 @@ from shared import telemetry
 from shared.definition import Definition
 from shared.errors import DrapeError
 from shared.jetstream.connection import bus_on, connect
+from shared.jetstream.credentials import seed_from
 from shared.ports import Bus, Handler
 from shared.reactions import Perform
 from shared.runtime import Runtime
@@ -74,7 +75,8 @@ async def _run(wiring: Wiring[S], settings: Common) -> int:
     name = wiring.definition.name
     close_telemetry = telemetry.set_up(name, settings)
     try:
-        client = await connect(settings.nats_url, f"drape-{name}/{settings.drape_instance}")
+        seed = seed_from(settings.drape_nats_seed_file, settings.drape_nats_nkey_seed)
+        client = await connect(settings.nats_url, f"drape-{name}/{settings.drape_instance}", identity=name, seed=seed)
         bus = bus_on(client, settings.drape_instance)
         try:
             async with running(wiring, bus, settings) as runtime:

@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`, `provision`: the platform on this machine."""
+"""`up`, `down`, `status`: the platform on this machine."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ import click
 
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import STATUS_FUNCTION, require_running, running_or_none, service_status
+from deploy.cli.platform import STATUS_FUNCTION, running_or_none, service_status
 from deploy.local.detach import down as stop_all
 from deploy.local.detach import up_detached
 from deploy.local.launcher import run
@@ -17,7 +17,6 @@ from deploy.local.nats_health import health_of
 from deploy.local.options import SERVICES, AlreadyRunning, RunStatus, UpOptions
 from deploy.local.paths import Home
 from deploy.local.rollout import service_of
-from deploy.provision import provision as make_streams
 from services.gateway.adapters.access import access_from
 
 
@@ -140,14 +139,4 @@ def silent_of(running: RunStatus, name: str, status: dict[str, Any]) -> list[int
     return [pid for pid in ours if pid not in speaking]
 
 
-@click.command()
-@command
-async def provision(output: Output) -> int:
-    """Make the streams, consumers and buckets on the NATS of NATS_URL (or the one that runs here)."""
-    url = os.environ.get("NATS_URL") or require_running().nats
-    await make_streams(url, int(os.environ.get("DRAPE_STREAM_REPLICAS", "1")))
-    output.result({"type": "provisioned"}, "Streams, consumers and buckets are there.")
-    return 0
-
-
-COMMANDS = (up, down, status, provision)
+COMMANDS = (up, down, status)

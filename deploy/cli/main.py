@@ -55,9 +55,23 @@ def cli() -> None:
 def main() -> None:
     """The console script."""
     # Imported here: each adds its commands to the group, and they import this module.
-    from deploy.cli import bench, demo, detect, doctor, env, inspect, lifecycle, parked, preview, resident, rollout
+    from deploy.cli import (
+        bench,
+        demo,
+        detect,
+        doctor,
+        env,
+        inspect,
+        lifecycle,
+        parked,
+        preview,
+        provision,
+        resident,
+        rollout,
+    )
 
-    for module in (lifecycle, rollout, preview, resident, detect, env, demo, inspect, parked, doctor, bench):
+    modules = (lifecycle, rollout, provision, preview, resident, detect, env, demo, inspect, parked, doctor, bench)
+    for module in modules:
         for each in module.COMMANDS:
             cli.add_command(each)
     cli()

@@ -29,6 +29,9 @@ from deploy.local.rollout import Rollouts, serves
 from deploy.local.secrets import Secrets, load_or_make
 from deploy.local.status import recorded_supervisor, supervisor_lock, write_status
 from deploy.local.vms import end_vms
+from deploy.nats.authorization import users
+from deploy.nats.identities import make_identities, seed_environment
+from deploy.nats.permissions import PROVISION
 from services.pool.adapters.node import node_major
 
 _log = logging.getLogger("drape.local")
@@ -79,6 +82,8 @@ class _Start:
         self._timings_s: dict[str, float] = {}
         self._nats_url = options.nats_url or ""
         self._nats_monitors: tuple[str, ...] = ()
+        self._nats_address = self._nats_url
+        """What services are told; for our own servers without a password, for they have keys."""
         self._postgres_url = options.database_url or ""
 
     async def everything(self) -> RunStatus:
@@ -130,13 +135,15 @@ class _Start:
             await _require_nats(self._nats_url, self._options.external_timeout_s)
         else:
             options = self._options
-            starting = start_nodes(self._home, secrets.nats_password, options.nats, options.nats_nodes)
+            known = users(make_identities(self._home.nats_seeds), secrets.nats_password)
+            starting = start_nodes(self._home, secrets.nats_password, options.nats, options.nats_nodes, known)
             servers = await self._timed("nats", starting)
             self._stack.push_async_callback(servers.stop)
             self._children.extend(servers.children)
             self._nats_url, self._nats_monitors = servers.url, tuple(servers.monitor_urls)
+            self._nats_address = servers.address
         if self._options.provision:
-            env = self._environment(secrets)
+            env = self._environment(secrets, PROVISION)
             if self._nats_monitors:
                 env["DRAPE_STREAM_REPLICAS"] = str(len(self._nats_monitors))
             await self._timed("provision", _provision(self._options, self._home, env))
@@ -160,7 +167,7 @@ class _Start:
                     argv=argv,
                     env={
                         **self._orchestrator_settings(port),
-                        **self._environment(secrets),
+                        **self._environment(secrets, name),
                         "DRAPE_GATEWAY_HOST": self._options.host,
                         "DRAPE_GATEWAY_PORT": str(port),
                         "DRAPE_GATEWAY_LISTEN_FDS": str(listener.fileno()) if name == GATEWAY else "",
@@ -188,12 +195,14 @@ class _Start:
             **_default_node(environ),
         }
 
-    def _environment(self, secrets: Secrets) -> dict[str, str]:
-        """The caller's environment (services are our own programs; VMs get a clean one from their provider) and ours."""
+    def _environment(self, secrets: Secrets, identity: str) -> dict[str, str]:
+        """The caller's environment (services are our own programs; VMs get a clean one from their provider) and ours, with
+        the key of this one identity."""
         return {
             **os.environ,
             **self._options.env,
-            "NATS_URL": self._nats_url,
+            **seed_environment(self._home.nats_seeds, identity, self._options.nats_url, os.environ),
+            "NATS_URL": self._nats_address,
             "DATABASE_URL": self._postgres_url,
             "DRAPE_HOME": str(self._home.root),
             "DRAPE_SECRET": secrets.platform,

@@ -5,7 +5,7 @@ import math
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,23 +16,26 @@ from nats.aio.client import Client
 
 from deploy.local import logs, records
 from deploy.local.errors import LauncherError
-from deploy.local.nats_config import USER, NatsOptions, Node, config_of, password_authorization
+from deploy.local.nats_config import USER, NatsOptions, Node, config_of, included
 from deploy.local.nats_health import Turns
 from deploy.local.paths import Home
 from deploy.local.ports import LOOPBACK, free_port, require_free
 from deploy.local.processes import ChildSpec, Supervised, wait_answering
+from deploy.nats import authorization
+from deploy.nats.permissions import OPERATOR
 from shared.jetstream.servers import servers_of
 
 NAME = "nats"
 
 
 class NatsServer:
-    """The running server. `url` holds the password; `monitor_url` is open to this machine."""
+    """The running server. `url` holds the password, `address` does not; `monitor_url` is open to this machine."""
 
-    def __init__(self, child: Supervised, port: int, monitor_port: int, password: str) -> None:
+    def __init__(self, child: Supervised, port: int, monitor_port: int, user: str, password: str) -> None:
         self.child = child
         self.port = port
-        self.url = f"nats://{USER}:{password}@{LOOPBACK}:{port}"
+        self.address = f"nats://{LOOPBACK}:{port}"
+        self.url = f"nats://{user}:{password}@{LOOPBACK}:{port}"
         self.monitor_url = f"http://{LOOPBACK}:{monitor_port}"
 
     async def stop(self) -> None:
@@ -40,9 +43,12 @@ class NatsServer:
         await self.child.stop()
 
 
-async def start_nats(home: Home, password: str, options: NatsOptions | None = None) -> NatsServer:
-    """Starts the server and returns once JetStream answers. Raises LauncherError: `nats_missing`, `port_taken`,
-    `nats_failed`. `home` must have been created."""
+async def start_nats(
+    home: Home, password: str, options: NatsOptions | None = None, users: Sequence[authorization.User] = ()
+) -> NatsServer:
+    """Starts the server and returns once JetStream answers. Without `users` whoever has the password may do everything;
+    with them, the operator's is `password`. Raises LauncherError: `nats_missing`, `port_taken`, `nats_failed`. `home` must
+    have been created."""
     options = options or NatsOptions()
     # nats-py does not decode what a URL holds, so what would need encoding cannot be a password.
     assert quote(password, safe="") == password, "the password must be fit for a URL as it is"
@@ -57,10 +63,12 @@ async def start_nats(home: Home, password: str, options: NatsOptions | None = No
         log=home.logs / "nats.log",
     )
     config = home.nats / "nats.conf"
-    records.write_private(config, config_of(node, password_authorization(password), options).encode())
+    user = OPERATOR if users else USER
+    who = write_authorization(home, users, password)
+    records.write_private(config, config_of(node, included(who, node.store), options).encode())
     stuck = partial(Turns().stuck, NAME, f"http://{LOOPBACK}:{node.monitor_port}", node.store)
     spec = spec_of(home, node, binary, config, options, stuck)
-    server = NatsServer(Supervised(spec, home), node.port, node.monitor_port, password)
+    server = NatsServer(Supervised(spec, home), node.port, node.monitor_port, user, password)
     server.child.start()
     try:
         await wait_answering(
@@ -77,6 +85,13 @@ async def start_nats(home: Home, password: str, options: NatsOptions | None = No
         await server.stop()
         raise
     return server
+
+
+def write_authorization(home: Home, users: Sequence[authorization.User], password: str) -> Path:
+    """Who may connect, as a file that each node's configuration includes, so that keys are changed in one place."""
+    who = authorization.authorization(users) if users else authorization.open_authorization(USER, password)
+    records.write_private(home.nats / authorization.FILE, who.encode())
+    return home.nats / authorization.FILE
 
 
 def spec_of(
@@ -102,9 +117,11 @@ def spec_of(
 
 
 @asynccontextmanager
-async def running_nats(home: Home, password: str, options: NatsOptions | None = None) -> AsyncIterator[NatsServer]:
+async def running_nats(
+    home: Home, password: str, options: NatsOptions | None = None, users: Sequence[authorization.User] = ()
+) -> AsyncIterator[NatsServer]:
     """The server for the length of a block."""
-    server = await start_nats(home, password, options)
+    server = await start_nats(home, password, options, users)
     try:
         yield server
     finally:

@@ -6,6 +6,7 @@ streams are not replicated, and a cluster does not take them over.
 
 import asyncio
 import secrets as random_secrets
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import msgspec
 from deploy.local import nats as local_nats
 from deploy.local import records
 from deploy.local.errors import LauncherError
-from deploy.local.nats_config import USER, NatsOptions, Node, cluster_of, config_of, password_authorization
+from deploy.local.nats_config import USER, NatsOptions, Node, cluster_of, config_of, included
 from deploy.local.nats_health import Turns, health
 from deploy.local.paths import Home
 from deploy.local.ports import LOOPBACK, free_port, require_free
 from deploy.local.processes import Supervised, wait_answering
+from deploy.nats.authorization import User
+from deploy.nats.permissions import OPERATOR
 
 SIZES = (1, 3)
 """Numbers of nodes that make sense on one machine: two have no majority without each other."""
@@ -32,12 +35,14 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 class NatsNodes:
-    """The running servers. `url` names all of them, with their passwords; `monitor_urls` are open to this machine."""
+    """The running servers. `url` names all of them, with their passwords, `address` without; `monitor_urls` are open to this
+    machine."""
 
     def __init__(self, children: list[Supervised], urls: list[str], monitor_urls: list[str]) -> None:
         self.children = children
         self.urls = urls
         self.url = ",".join(urls)
+        self.address = ",".join(f"nats://{url.rpartition('@')[2]}" for url in urls)
         self.monitor_urls = monitor_urls
 
     async def stop(self) -> None:
@@ -79,32 +84,42 @@ def nodes_for(home: Home, asked: int | None) -> int:
 
 
 async def start_nodes(
-    home: Home, password: str, options: NatsOptions | None = None, nodes: int | None = None
+    home: Home,
+    password: str,
+    options: NatsOptions | None = None,
+    nodes: int | None = None,
+    users: Sequence[User] = (),
 ) -> NatsNodes:
     """Starts the servers and returns once JetStream answers on all of them. Raises LauncherError: `nats_missing`,
     `port_taken`, `nats_failed`, `nats_layout`. `home` must have been created."""
     options = options or NatsOptions()
     count = nodes_for(home, nodes)
     if count == 1:
-        server = await local_nats.start_nats(home, password, options)
+        server = await local_nats.start_nats(home, password, options, users)
         _write_layout(home, 1)
         return NatsNodes([server.child], [server.url], [server.monitor_url])
     binary = local_nats.find_nats_server()
     placed = _places(home, count, options)
     _write_layout(home, count)
-    authorization, secret, turns = password_authorization(password), random_secrets.token_urlsafe(32), Turns()
+    user = OPERATOR if users else USER
+    who, secret, turns = (
+        local_nats.write_authorization(home, users, password),
+        random_secrets.token_urlsafe(32),
+        Turns(),
+    )
     children = []
     for node in placed:
         node.store.mkdir(mode=0o700, exist_ok=True)
         config = node.store / "nats.conf"
         records.write_private(
-            config, config_of(node, authorization, options, cluster_of(node, placed, secret)).encode()
+            config,
+            config_of(node, included(who, node.store), options, cluster_of(node, placed, secret)).encode(),
         )
         stuck = partial(turns.stuck, node.name, _monitor(node), node.store)
         children.append(Supervised(local_nats.spec_of(home, node, binary, config, options, stuck), home))
     servers = NatsNodes(
         children,
-        [f"nats://{USER}:{password}@{LOOPBACK}:{node.port}" for node in placed],
+        [f"nats://{user}:{password}@{LOOPBACK}:{node.port}" for node in placed],
         [_monitor(node) for node in placed],
     )
     try:

@@ -1,6 +1,7 @@
 """The configuration of an embedded NATS server, as text. Knows nothing of processes."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,13 +47,13 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     host: str = LOOPBACK
 
 
-def password_authorization(password: str) -> str:
-    """One user for everything, known by its password."""
-    return f"authorization {{ user: {json.dumps(USER)}, password: {json.dumps(password)}, timeout: 5 }}"
+def included(file: Path, folder: Path) -> str:
+    """The line by which a configuration in `folder` includes `file`: servers look for it from there."""
+    return f"include {json.dumps(os.path.relpath(file, folder))}"
 
 
 def config_of(node: Node, authorization: str, options: NatsOptions, cluster: str = "") -> str:
-    """A server's whole configuration. `authorization`: who may connect; `cluster`: what `cluster_of` gives."""
+    """A server's whole configuration. `authorization`: who may connect, or what `included` gives; `cluster`: `cluster_of`'s."""
     text = json.dumps  # The server's configuration language takes JSON strings.
     return f"""# Written by drape at every start; changes made here are lost.
 server_name: {text(node.name)}

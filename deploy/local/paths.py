@@ -45,6 +45,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "secrets"
 
     @property
+    def nats_seeds(self) -> Path:
+        """One file an identity: the seed of its nkey. Made when the first one is."""
+        return self.secrets / "nats"
+
+    @property
     def vms(self) -> Path:
         """One folder a VM; owned by the pool's local provider."""
         return self.root / "vms"

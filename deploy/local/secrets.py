@@ -30,13 +30,14 @@ class Secrets(msgspec.Struct, frozen=True):
 def load_or_make(home: Home) -> Secrets:
     """Reads the secrets, making those that are missing. Two processes doing this at once get the same ones."""
     return Secrets(
-        nats_password=_one(home.secrets / "nats_password", secrets.token_urlsafe(32)),
-        postgres_password=_one(home.secrets / "postgres_password", secrets.token_urlsafe(32)),
-        platform=_one(home.secrets / "platform", secrets.token_hex(32)),
+        nats_password=load_or_make_one(home.secrets / "nats_password", secrets.token_urlsafe(32)),
+        postgres_password=load_or_make_one(home.secrets / "postgres_password", secrets.token_urlsafe(32)),
+        platform=load_or_make_one(home.secrets / "platform", secrets.token_hex(32)),
     )
 
 
-def _one(path: Path, fresh: str) -> str:
+def load_or_make_one(path: Path, fresh: str) -> str:
+    """What the file holds; `fresh` where there is none. Raises LauncherError `secret_unreadable`."""
     if not path.exists():
         _publish(path, fresh)
     try:

@@ -2,11 +2,12 @@
 
 import logging
 
-import nats
 from nats.aio.client import Client
 
 from shared.errors import Unavailable
 from shared.jetstream.commands import NatsCommands
+from shared.jetstream.credentials import seed_from_environment
+from shared.jetstream.denials import WatchfulClient
 from shared.jetstream.feeds import NatsActivity, NatsPreviewLogs, NatsProgress
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.objects import NatsObjects
@@ -19,16 +20,25 @@ from shared.ports import Bus
 log = logging.getLogger("drape.nats")
 
 
-async def connect(url: str, name: str) -> Client:
-    """A connection that comes back by itself for ever. `url` may name several servers, with commas between.
+def inbox_prefix(identity: str) -> str:
+    """Where an identity's answers go; nobody else may listen there. Tools without an identity use NATS's own default."""
+    return f"_INBOX_{identity}" if identity else "_INBOX"
 
-    Raises `Unavailable` when none of them answers at first.
+
+async def connect(url: str, name: str, *, identity: str = "", seed: str | None = None) -> Client:
+    """A connection that comes back by itself for ever. `url` may name several servers, with commas between. `seed`: the
+    identity's nkey seed, or empty where the URL or nothing says who we are; None takes the environment's.
+
+    Raises `Unavailable` when none of them answers at first, `Invalid` for a wrong seed.
     """
+    if seed is None:
+        seed = "" if "@" in url else seed_from_environment()
+    connection = WatchfulClient(identity or name)
     client: Client | None = None
 
     async def on_error(error: Exception) -> None:
         # While the first connection is being made, the caller gets the error; a log line would say it twice.
-        if client is not None:
+        if not connection.denied(error) and client is not None:
             log.warning("nats_error", extra={"error": str(error) or type(error).__name__})
 
     async def on_disconnected() -> None:
@@ -39,11 +49,12 @@ async def connect(url: str, name: str) -> Client:
         log.warning("nats_reconnected", extra={"client": name})
 
     try:
-        client = await nats.connect(
+        await connection.connect(
             servers_of(url),
             name=name,
+            nkeys_seed_str=seed or None,
             connect_timeout=5,
-            reconnect_time_wait=0.5,
+            reconnect_time_wait=0.5,  # type: ignore[arg-type] # fractions are taken
             max_reconnect_attempts=3,
             ping_interval=10,
             max_outstanding_pings=2,
@@ -53,7 +64,7 @@ async def connect(url: str, name: str) -> Client:
             error_cb=on_error,
             disconnected_cb=on_disconnected,
             reconnected_cb=on_reconnected,
-            inbox_prefix=f"_INBOX_{name.split('/', 1)[0].replace('-', '_')}",
+            inbox_prefix=inbox_prefix(identity),
         )
     except Exception as error:
         raise Unavailable(
@@ -61,6 +72,7 @@ async def connect(url: str, name: str) -> Client:
             f"NATS at {public_url(url)} does not answer: {error or type(error).__name__}",
             "Is it running? `drape status` tells; NATS_URL names another server.",
         ) from error
+    client = connection
     client.options["max_reconnect_attempts"] = -1
     return client
 

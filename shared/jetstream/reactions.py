@@ -109,7 +109,8 @@ class _PullLoop:
             if status not in ("404", "408", "409", "503"):
                 log.warning("pull_status", extra={"consumer": self._consumer, "status": status})
             if status not in ("404", "408"):
-                # 409: its leader has changed, or too much is unacknowledged; 503: it has no leader now.
+                # 409: its leader has changed, or too much is unacknowledged; 503: there is no such consumer, or it has no
+                # leader now. Asking at once again would never end.
                 await asyncio.sleep(PULL_RETRY_S)
             self._pull_done.set()
             return

@@ -14,20 +14,21 @@ import nats
 import nats.errors
 from nats.aio.msg import Msg
 
-SUBJECT = "standin.status"
+from deploy.local.options import SERVICES
+from shared.jetstream.connection import connect
 
 
 async def serve() -> None:
     """Answers the status request with its name and environment until it is told to end."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    client = await nats.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+    name = os.environ["DRAPE_INSTANCE"].rpartition("-")[0]
+    client = await connect(os.environ["NATS_URL"], f"standin-{name}", identity=name)
 
     async def answer(message: Msg) -> None:
-        name = os.environ["DRAPE_INSTANCE"].rpartition("-")[0]
         await message.respond(json.dumps({"name": name, "pid": os.getpid()}).encode())
 
-    await client.subscribe(SUBJECT, cb=answer)
+    await client.subscribe(f"drape.query.{name}.status", cb=answer)
     await client.flush()
     await stop.wait()
     await client.close()
@@ -40,12 +41,12 @@ async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
     try:
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
-        await client.publish(SUBJECT, b"", reply=inbox)
+        for name in SERVICES:
+            await client.publish(f"drape.query.{name}.status", b"", reply=inbox)
         while True:
             answer = json.loads((await subscription.next_msg(timeout=0.1)).data or b"{}")
-            if not answer:
-                break
-            found[answer["name"]] = {"ready": True, "seq": 0, "lag": 0}
+            if answer:  # else: nobody has subscribed to one of the names
+                found[answer["name"]] = {"ready": True, "seq": 0, "lag": 0}
     except nats.errors.TimeoutError:
         return found  # Everybody who is there has answered.
     finally:

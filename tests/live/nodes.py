@@ -22,9 +22,10 @@ from nats.aio.client import Client
 from nats.js.errors import APIError
 
 from deploy.local.nats import find_nats_server
-from deploy.local.nats_config import USER, NatsOptions, Node, cluster_of, config_of, password_authorization
+from deploy.local.nats_config import USER, NatsOptions, Node, cluster_of, config_of
 from deploy.local.nats_health import health
 from deploy.local.ports import LOOPBACK, free_port
+from deploy.nats.authorization import open_authorization
 from shared.jetstream.connection import connect
 from shared.jetstream.outages import passing
 from shared.jetstream.topology import EVENTS
@@ -125,7 +126,7 @@ class Nodes:
             )
         for number, node in self._nodes.items():
             cluster = cluster_of(node, list(self._nodes.values()), ROUTES_SECRET)
-            text = config_of(node, password_authorization(PASSWORD), NatsOptions(), cluster)
+            text = config_of(node, open_authorization(USER, PASSWORD), NatsOptions(), cluster)
             # The monitor answers on the node's own address, which is not the test's loopback.
             text = text.replace(f"{LOOPBACK}:{node.monitor_port}", f"{node.host}:{node.monitor_port}")
             (node.store / "nats.conf").write_text(text)

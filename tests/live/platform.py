@@ -16,13 +16,17 @@ from typing import Any
 
 import msgspec
 import psutil
+from nats.aio.client import Client as NatsClient
 
 from deploy.local import records
 from deploy.local.options import SERVICES, RunStatus
 from deploy.local.paths import Home
 from deploy.local.status import read_status
+from deploy.nats.identities import seed_file
 from shared.codec import Recorded
+from shared.jetstream import denials
 from shared.jetstream.connection import bus_on, connect
+from shared.jetstream.servers import public_url
 from shared.ports import Bus
 from tests.deploy.waiting import alive
 
@@ -33,6 +37,8 @@ DOWN_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 170.0
 EVENT_TIMEOUT_S = 60.0
 EVENTS_WAITING_MAX = 100_000
+DENIED = "drape-live-denied"
+"""The connection's name of a test that tries what it may not: its violations are what it is about."""
 
 Json = dict[str, Any]
 
@@ -107,6 +113,17 @@ class Platform:
         assert ran.code == 0, f"{ran.out}\n{ran.err}"
         left = [pid for pid in before if alive(pid)] + [process.pid for process in self.vm_processes()]
         assert not left, f"alive after `down`: {left}"
+        assert not self.violations(), f"a permission is missing: {self.violations()}"
+
+    def violations(self) -> list[str]:
+        """What NATS has denied to anybody but tests that ask for it (`DENIED`): from the server's log and the services'."""
+        lines = [
+            line
+            for path in sorted(self.home.logs.glob("*.log*"))
+            for line in path.read_text("utf-8", "replace").splitlines()
+        ]
+        wanted = ("Publish Violation", "Subscription Violation", f'"{denials.CODE}"', "authentication error")
+        return [line for line in lines if any(each in line for each in wanted) and DENIED not in line]
 
     # --- what runs --------------------------------------------------------------------------------------------
 
@@ -175,10 +192,22 @@ class Platform:
 
     @asynccontextmanager
     async def bus(self) -> AsyncIterator[Bus]:
-        """A connection to the platform's NATS."""
+        """A connection to the platform's NATS as the operator: it reads, and sends what a person may send."""
         client = await connect(self.status.nats, "drape-live-test")
         try:
             yield bus_on(client, "live")
+        finally:
+            await client.close()
+
+    @asynccontextmanager
+    async def connected(self, identity: str, *, denied: bool = False) -> AsyncIterator[NatsClient]:
+        """A connection as one of the identities, with its key. `denied`: it will try what it may not."""
+        seed = seed_file(self.home.nats_seeds, identity).read_text()
+        client = await connect(
+            public_url(self.status.nats), DENIED if denied else f"drape-live-{identity}", identity=identity, seed=seed
+        )
+        try:
+            yield client
         finally:
             await client.close()
 

@@ -105,12 +105,12 @@ async def test_streams_and_consumers_say_what_they_are(connection: NatsClient) -
 
 async def test_a_timer_survives_a_restart_of_nats(rough: Platform) -> None:
     """A timer is set, NATS is killed with -9 and restarted: the timer is due all the same, not before its time."""
-    due = f"{topology.TIMER_DUE}.livetest.wake.one"
-    async with asyncio.timeout(TIMER_WAIT_S):
+    due = f"{topology.TIMER_DUE}.telemetry.wake.one"
+    async with asyncio.timeout(TIMER_WAIT_S), rough.connected("telemetry") as setter:
         client = await connect(rough.status.nats, "drape-live-timer")
         try:
             at = time.time() + TIMER_AFTER_S
-            await bus_on(client, "live").timers.schedule(Timer(service="livetest", name="wake", id="one", at=at))
+            await bus_on(setter, "live").timers.schedule(Timer(service="telemetry", name="wake", id="one", at=at))
             killed = rough.kill("nats")
             await eventually(lambda: rough.pid("nats") not in (0, killed) and client.is_connected, TIMER_WAIT_S)
             subscription = await client.jetstream().subscribe(due, stream=topology.TIMERS, ordered_consumer=True)

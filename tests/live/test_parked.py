@@ -3,7 +3,7 @@
 import asyncio
 
 from shared.events import ProjectFilesChanged
-from shared.jetstream.connection import bus_on, connect
+from shared.jetstream.connection import bus_on
 from tests.deploy.waiting import eventually
 from tests.live.client import SERVER, Client, node_project
 from tests.live.platform import Platform
@@ -19,11 +19,10 @@ async def test_a_parked_reaction_is_shown_tried_again_and_dropped(platform: Plat
         for event in await platform.events()
         if isinstance(event.event, ProjectFilesChanged) and event.event.project_id == project_id
     )
-    nats = await connect(platform.status.nats, "drape-live-operator")
-    try:
-        bus = bus_on(nats, "live")
-        whole = await bus.objects.get(name)
-        await bus.objects.put(name, b"{ half")
+    async with platform.connected("gateway") as writer, platform.bus() as bus:
+        objects = bus_on(writer, "live").objects
+        whole = await objects.get(name)
+        await objects.put(name, b"{ half")
         preview_id = await client.request_preview(project_id)
 
         async def is_parked() -> bool:
@@ -33,9 +32,7 @@ async def test_a_parked_reaction_is_shown_tried_again_and_dropped(platform: Plat
         [key] = [each.key for each in await bus.parked.list()]
         commands = (("parked", "ls"), ("parked", "show", key), ("doctor",))
         listed, shown, doctor = await asyncio.gather(*(platform.drape(*each, "--json") for each in commands))
-        await bus.objects.put(name, whole)
-    finally:
-        await nats.close()
+        await objects.put(name, whole)
     again = await platform.drape("parked", "replay", key, "--json")
     assert (again.code, again.last) == (0, {"type": "replayed", "key": key})
     assert (await client.ended(preview_id))["status"] == "ready"

@@ -1,0 +1,303 @@
+"""Which identity may publish and subscribe to what, made from the names that the code itself uses.
+
+The server knows wildcards for whole tokens only, so consumers are named one by one. What is not allowed is denied: a
+line that is missing here shows as the error `nats_denied`, which names the subject and the identity.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from shared.commands import (
+    AcquireVm,
+    CheckVm,
+    Command,
+    ConfirmPreview,
+    CreateProject,
+    DeleteProject,
+    EvaluateAlerts,
+    ExpireStep,
+    FailPreview,
+    HandleVmLost,
+    MaintainPool,
+    MaintainResidents,
+    RecordDevServerExited,
+    RecordDevServerReady,
+    RecordFiles,
+    RecordFilesSynced,
+    RecordHmr,
+    RecordInstallCompleted,
+    RecordInstallFailed,
+    RecordProject,
+    RecordVmBooted,
+    RecordVmBootFailed,
+    RecordVmCleaned,
+    RecordVmCleanFailed,
+    RecordVmDestroyed,
+    RecordVmFrozen,
+    RecordVmLost,
+    ReleaseVm,
+    RequestPreview,
+    ResizePool,
+    RestartPreview,
+    ResumePreview,
+    ResumeVm,
+    SetProjectEnv,
+    SetProjectResidents,
+    StopPreview,
+    SuspendPreview,
+    SuspendVm,
+)
+from shared.jetstream import topology as names
+from shared.jetstream.commands import COMMAND_ROOT, QUERY_ROOT
+from shared.jetstream.connection import inbox_prefix
+
+SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
+PROVISION = "provision"
+OPERATOR = "operator"
+OBSERVER = "observer"
+IDENTITIES = (*SERVICES, PROVISION, OPERATOR, OBSERVER)
+"""`operator`: the person at this machine, through `drape` or `nats`. `observer`: only reads, for dashboards."""
+
+SNAPSHOTS = "drape_snap"
+SNAPSHOT_OBJECTS = "drape_snap_objects"
+KEYS = "drape_keys"
+
+SENDS: dict[str, frozenset[type[Command]]] = {
+    "pool": frozenset(),
+    "orchestrator": frozenset({AcquireVm, ReleaseVm, SuspendVm, ResumeVm, CheckVm}),
+    "gateway": frozenset({RequestPreview, StopPreview, RestartPreview, ResumePreview}),
+    "telemetry": frozenset(),
+    OPERATOR: frozenset(
+        {
+            *(AcquireVm, ReleaseVm, SuspendVm, ResumeVm, CheckVm, MaintainPool, ResizePool),
+            *(RequestPreview, StopPreview, RestartPreview, SuspendPreview, ResumePreview, MaintainResidents),
+            *(CreateProject, SetProjectEnv, SetProjectResidents, DeleteProject, EvaluateAlerts),
+        }
+    ),
+}
+"""The commands that an identity sends to another service. A service's commands to itself do not go over NATS."""
+
+OWN: frozenset[type[Command]] = frozenset(
+    {
+        *(RecordVmBooted, RecordVmBootFailed, RecordVmCleaned, RecordVmCleanFailed, RecordVmDestroyed),
+        *(RecordVmFrozen, RecordVmLost, RecordProject, RecordFilesSynced, RecordInstallCompleted, RecordInstallFailed),
+        *(RecordDevServerReady, RecordDevServerExited, RecordHmr, ConfirmPreview, FailPreview, ExpireStep),
+        *(HandleVmLost, RecordFiles),
+    }
+)
+"""Reports and the like, which a service makes of what it has seen itself: nobody sends them to it, no person either."""
+
+ASKS: dict[str, tuple[str, ...]] = {
+    "pool": (),
+    "orchestrator": ("pool.restore_deps", "pool.publish_deps"),
+    "gateway": ("pool.summary", "telemetry.stats"),
+    "telemetry": (),
+    OPERATOR: (">",),
+    OBSERVER: (),
+}
+"""Queries, `<service>.<name>`. The operator may ask anything: `status`, `status.each`, `digest`, `inventory`, `alerts` …"""
+
+READS: dict[str, tuple[str, ...]] = {
+    "pool": (names.EVENTS,),
+    "orchestrator": (names.EVENTS, names.LOGS),
+    "gateway": (names.EVENTS, names.LOGS),
+    "telemetry": (names.EVENTS, names.PARKED),
+}
+"""Streams that a service follows or looks into. Its durable consumers are its own beside that."""
+
+_STREAM_WRITES: dict[str, tuple[str, ...]] = {
+    "pool": (),
+    "orchestrator": (f"{names.LOG_ROOT}.*", f"{names.PROGRESS_ROOT}.*"),
+    "gateway": (f"{names.ACTIVITY_ROOT}.*",),
+    "telemetry": (),
+}
+"""What a service publishes beside its events, timers and parked reactions."""
+
+_HEARS: dict[str, tuple[str, ...]] = {
+    "pool": (),
+    "orchestrator": (f"{names.ACTIVITY_ROOT}.*",),
+    "gateway": (f"{names.PROGRESS_ROOT}.*",),
+    "telemetry": (),
+}
+
+BUCKETS: dict[str, dict[str, str]] = {
+    names.FILES_BUCKET: {"gateway": "write", "orchestrator": "read", OPERATOR: "read"},
+    SNAPSHOT_OBJECTS: dict.fromkeys(SERVICES, "write"),
+    KEYS: {**dict.fromkeys(SERVICES, "read"), "gateway": "write", OPERATOR: "read"},
+    SNAPSHOTS: dict.fromkeys(SERVICES, "own"),
+}
+"""Who reads and writes a bucket; `own`: only the keys that begin with the service's name."""
+
+OBJECT_BUCKETS = (names.FILES_BUCKET, SNAPSHOT_OBJECTS)
+
+_OBSERVED = (names.EVENTS, names.TIMERS, names.PARKED)
+"""Not what projects print, their files, or the keys: those may hold secrets, or open them."""
+
+_API = "$JS.API"
+_MICRO = ("PING", "INFO", "STATS")
+
+
+class Permissions(msgspec.Struct, frozen=True):
+    """Subjects of one identity. `replies`: it may answer whoever asked it, on the inbox that came with the request."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    publish_denied: tuple[str, ...] = ()
+    replies: bool = False
+
+
+def permissions_of(identity: str) -> Permissions:
+    """The permissions of one of `IDENTITIES`."""
+    match identity:
+        case "provision":
+            return _provision()
+        case "operator":
+            return _operator()
+        case "observer":
+            return Permissions(
+                publish=tuple(sorted(set(_looking(_OBSERVED)))),
+                subscribe=_inboxes(OBSERVER, *_public()),
+                publish_denied=_durables(OBSERVER),
+            )
+    if identity not in SERVICES:
+        raise ValueError(f"{identity} is no identity")
+    return Permissions(
+        publish=tuple(sorted(set(_publishes(identity)))),
+        subscribe=tuple(sorted(set(_subscribes(identity)))),
+        publish_denied=_durables(identity),
+        replies=True,
+    )
+
+
+def _publishes(service: str) -> Iterator[str]:
+    """A service appends its own events only, and moves its own timers, consumers and keys only."""
+    yield f"drape.evt.{service}.>"
+    yield f"{names.TIMER_AT}.{service}.>"
+    yield f"{names.TIMER_EVERY}.{service}.>"
+    yield f"{names.PARKED_ROOT}.{service}.>"
+    yield from _STREAM_WRITES[service]
+    for command in SENDS[service]:
+        yield f"{COMMAND_ROOT}.{command.service}.{command.verb}"
+    for query in ASKS[service]:
+        yield f"{QUERY_ROOT}.{query}"
+    for stream, consumer in _consumers(service):
+        yield f"{_API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        yield f"{_API}.CONSUMER.INFO.{stream}.{consumer}"
+        yield f"$JS.ACK.{stream}.{consumer}.>"
+    for stream in READS[service]:
+        yield from _follow(stream)
+    for bucket, users in BUCKETS.items():
+        if service in users:
+            yield from _bucket(bucket, users[service], service)
+
+
+def _subscribes(service: str) -> Iterator[str]:
+    yield f"{inbox_prefix(service)}.>"
+    yield f"{COMMAND_ROOT}.{service}.>"
+    yield f"{QUERY_ROOT}.{service}.>"
+    for verb in _MICRO:
+        yield from (f"$SRV.{verb}", f"$SRV.{verb}.drape-{service}", f"$SRV.{verb}.drape-{service}.*")
+    yield from _HEARS[service]
+
+
+def _follow(stream: str) -> Iterator[str]:
+    """Look into a stream, and read it in order, with a consumer whose name is in the subject (`shared.jetstream.naming`)."""
+    yield f"{_API}.STREAM.INFO.{stream}"
+    yield f"{_API}.STREAM.MSG.GET.{stream}"
+    yield f"{_API}.DIRECT.GET.{stream}"
+    yield f"{_API}.DIRECT.GET.{stream}.>"
+    yield f"{_API}.CONSUMER.CREATE.{stream}.*.>"
+    yield f"{_API}.CONSUMER.INFO.{stream}.*"
+    yield f"$JS.FC.{stream}.>"
+
+
+def _bucket(bucket: str, access: str, identity: str) -> Iterator[str]:
+    objects = bucket in OBJECT_BUCKETS
+    stream, root = (f"OBJ_{bucket}", f"$O.{bucket}") if objects else (f"KV_{bucket}", f"$KV.{bucket}")
+    if access == "own":
+        # A plain read by sequence would show the keys of the others.
+        yield f"{_API}.STREAM.INFO.{stream}"
+        yield f"{_API}.CONSUMER.CREATE.{stream}.*.{root}.{identity}.>"
+        yield f"$JS.FC.{stream}.>"
+        yield f"{_API}.DIRECT.GET.{stream}.{root}.{identity}.>"
+        yield f"{root}.{identity}.>"
+        return
+    yield from _follow(stream)
+    if access == "write":
+        yield f"{root}.>"
+        yield f"{_API}.STREAM.PURGE.{stream}"
+
+
+def _consumers(service: str) -> tuple[tuple[str, str], ...]:
+    return (names.EVENTS, names.reactor_name(service)), (names.TIMERS, names.timer_consumer_name(service))
+
+
+def _provision() -> Permissions:
+    """Makes and changes streams and consumers; reads no message, deletes and purges nothing."""
+    verbs = (
+        *("STREAM.CREATE.*", "STREAM.UPDATE.*", "STREAM.INFO.*", "STREAM.NAMES", "STREAM.LIST"),
+        *("CONSUMER.CREATE.*.>", "CONSUMER.DURABLE.CREATE.*.*", "CONSUMER.DELETE.*.*"),
+        *("CONSUMER.INFO.*.*", "CONSUMER.NAMES.*", "CONSUMER.LIST.*", "INFO"),
+    )
+    return Permissions(tuple(f"{_API}.{verb}" for verb in verbs), (f"{inbox_prefix(PROVISION)}.>", "_INBOX.>"))
+
+
+def _operator() -> Permissions:
+    publish = {
+        *_looking("*"),
+        # Simple tools make their consumers there. It is also a way around the denials below: the operator is trusted.
+        f"{_API}.CONSUMER.CREATE.*",
+        f"{COMMAND_ROOT}.>",
+        *(f"{QUERY_ROOT}.{query}" for query in ASKS[OPERATOR]),
+        # `drape parked replay` and `drop`.
+        f"{names.TIMER_DUE}.>",
+        f"{_API}.STREAM.PURGE.{names.PARKED}",
+    }
+    reports = {f"{COMMAND_ROOT}.{command.service}.{command.verb}" for command in OWN}
+    return Permissions(
+        publish=tuple(sorted(publish)),
+        subscribe=_inboxes(OPERATOR, *_public()),
+        publish_denied=tuple(sorted({*_durables(OPERATOR), *reports})),
+    )
+
+
+def _looking(streams: Iterable[str]) -> Iterator[str]:
+    """Reading these streams, with consumers of one's own, and the figures of all; changes nothing that is there."""
+    for verb in ("INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.INFO.*"):
+        yield f"{_API}.{verb}"
+    for verb in ("CONSUMER.LIST.*", "CONSUMER.NAMES.*", "CONSUMER.INFO.*.*"):
+        yield f"{_API}.{verb}"
+    for stream in streams:
+        yield f"{_API}.STREAM.MSG.GET.{stream}"
+        yield from (f"{_API}.DIRECT.GET.{stream}", f"{_API}.DIRECT.GET.{stream}.>")
+        yield f"{_API}.CONSUMER.CREATE.{stream}.>"
+        yield from (f"{_API}.CONSUMER.MSG.NEXT.{stream}.*", f"{_API}.CONSUMER.DELETE.{stream}.*")
+        yield f"$JS.FC.{stream}.>"
+    yield "$SYS.REQ.USER.INFO"
+    for verb in _MICRO:
+        yield from (f"$SRV.{verb}", f"$SRV.{verb}.>")
+
+
+def _durables(identity: str) -> tuple[str, ...]:
+    """The services' consumers: who may make consumers may still not change or delete these, or take their messages. To
+    take its own messages each service is allowed by name; to change them, provisioning alone."""
+    denied = []
+    for service in SERVICES:
+        for stream, consumer in _consumers(service):
+            denied += [f"{_API}.CONSUMER.CREATE.{stream}.{consumer}", f"{_API}.CONSUMER.CREATE.{stream}.{consumer}.>"]
+            if identity not in SERVICES:
+                denied += [f"{_API}.CONSUMER.{verb}.{stream}.{consumer}" for verb in ("MSG.NEXT", "DELETE")]
+    return tuple(sorted(denied))
+
+
+def _public() -> tuple[str, ...]:
+    return (
+        *("drape.evt.>", f"{names.PROGRESS_ROOT}.>", f"{names.ACTIVITY_ROOT}.>"),
+        *("$JS.EVENT.ADVISORY.>", "$JS.EVENT.METRIC.>"),
+    )
+
+
+def _inboxes(identity: str, *more: str) -> tuple[str, ...]:
+    """The `nats` command and other tools use `_INBOX`, which no service does."""
+    return tuple(sorted(("_INBOX.>", f"{inbox_prefix(identity)}.>", *more)))
