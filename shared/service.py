@@ -69,7 +69,7 @@ async def _run(wiring: Wiring[S], settings: Common) -> int:
     close_telemetry = telemetry.set_up(name, settings)
     try:
         client = await connect(settings.nats_url, f"drape-{name}/{settings.drape_instance}")
-        bus = bus_on(client, settings.drape_instance)
+        bus = bus_on(client, settings.drape_instance, settings.drape_secret)
         try:
             async with running(wiring, bus, settings) as runtime:
                 log.info("serving", extra={"seq": runtime.seq, "replay_s": round(runtime.replay_s, 3)})

@@ -63,7 +63,7 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
             raise Invalid(
                 "settings_missing", "DRAPE_SECRET is not set.", "`drape up` sets it; all services need the same."
             )
-        feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, runtime.clock)
+        feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, bus.seals, runtime.clock)
         await _listen(runtime, bus, feed, stack)
         activity = Activity()
         waker = await _keep_awake(runtime, bus, activity, config, stack)

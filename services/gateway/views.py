@@ -36,7 +36,7 @@ def project_view(project: Project) -> Json:
         "version": project.files_version,
         "files": project.files,
         "bytes": project.size_bytes,
-        "env": sorted(project.env_names),
+        "env": list(project.env_names),
         "residents": project.residents,
     }
 
@@ -59,7 +59,7 @@ def residents_view(state: State, project: Project) -> Json:
 
 def env_view(project: Project) -> Json:
     """A project's variables: their names only."""
-    return {"project_id": project.project_id, "names": sorted(project.env_names)}
+    return {"project_id": project.project_id, "names": list(project.env_names)}
 
 
 def preview_view(

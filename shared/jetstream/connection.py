@@ -9,12 +9,14 @@ from nats.aio.client import Client
 from shared.errors import Unavailable
 from shared.jetstream.commands import NatsCommands
 from shared.jetstream.feeds import NatsActivity, NatsPreviewLogs, NatsProgress
+from shared.jetstream.keys import NatsKeys
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.objects import NatsObjects
 from shared.jetstream.parked import NatsParked
 from shared.jetstream.reactions import NatsReactions
 from shared.jetstream.timers import NatsTimers
 from shared.ports import Bus
+from shared.seals import Seals
 
 log = logging.getLogger("drape.nats")
 
@@ -68,8 +70,8 @@ def public_url(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}"
 
 
-def bus_on(client: Client, instance: str) -> Bus:
-    """The ports of one service replica on its connection."""
+def bus_on(client: Client, instance: str, secret: str = "") -> Bus:
+    """The ports of one service replica on its connection. `secret`: the platform's, without which no seal is opened."""
     return Bus(
         log=NatsEventLog(client),
         reactions=NatsReactions(client),
@@ -80,6 +82,7 @@ def bus_on(client: Client, instance: str) -> Bus:
         preview_logs=NatsPreviewLogs(client),
         objects=NatsObjects(client),
         parked=NatsParked(client),
+        seals=Seals(NatsKeys(client), secret),
         connected=lambda: client.is_connected,
         close=lambda: _close(client),
     )

@@ -235,7 +235,7 @@ class Stage:
         await runtime.serve(effects.perform)
 
     async def _serve_gateway(self, runtime: Runtime[Any], bus: Any, replica: Replica) -> None:
-        feed = Feed(lambda: runtime.state, lambda: runtime.seq, self.gateway_config, self.clock)
+        feed = Feed(lambda: runtime.state, lambda: runtime.seq, self.gateway_config, bus.seals, self.clock)
         # The stack is never closed: on this stage a replica ends by being killed.
         await gateway_app._listen(runtime, bus, feed, AsyncExitStack())
         replica.feed = feed
@@ -368,7 +368,7 @@ class Stage:
                 raise AssertionError(
                     f"no {kind.__name__} ({nth}) within {within_s:g} s; the log:\n{self.told()}"
                 ) from None
-        return found[nth - 1]
+        return await self.bus.seals.opened(found[nth - 1])
 
     async def reached(self, event: str, preview_id: str) -> None:
         """Wait for an event of this preview, by its name; at most 60 s."""

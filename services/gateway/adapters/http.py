@@ -21,8 +21,11 @@ from services.gateway.adapters.uploads import Uploads
 from services.gateway.adapters.variables import Variables
 from shared import telemetry
 from shared.errors import DrapeError, Invalid, internal
+from shared.sealed import MARK
 
 log = logging.getLogger("drape.gateway")
+
+_MARK = MARK.encode()
 
 WEB = Path(__file__).parent.parent / "web"
 SECURITY_HEADERS = {
@@ -75,7 +78,7 @@ class Api:
         begun = time.perf_counter()
         try:
             self._context.access.check_origin(request)
-            response = await handler(request)
+            response = await self._opened(await handler(request))
         except DrapeError as error:
             response = problem_response(error)
         except web.HTTPException as error:
@@ -89,6 +92,13 @@ class Api:
         if not response.prepared:
             response.headers.update(SECURITY_HEADERS)
             _measure(request, response.status, begun)
+        return response
+
+    async def _opened(self, response: web.StreamResponse) -> web.StreamResponse:
+        """A JSON answer as its reader gets it: what the state holds sealed is opened here, for every route."""
+        body = response.body if isinstance(response, web.Response) else None
+        if isinstance(response, web.Response) and isinstance(body, bytes) and _MARK in body:
+            response.body = msgspec.json.encode(await self._context.bus.seals.opened(msgspec.json.decode(body)))
         return response
 
     # --- page and health --------------------------------------------------------------------------------------
