@@ -75,7 +75,7 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
         variables = Variables(bus.objects, settings.drape_secret)
         api = Api(context, Uploads(bus.objects, config), variables, proxy)
         await _open(api, config, proxy_config, stack)
-        return Parts(GatewayEffects(bus.objects, lambda: runtime.state).perform, {})
+        return Parts(GatewayEffects(bus, runtime.send, lambda: runtime.state).perform, {})
 
     return Wiring(definition(config), build)
 

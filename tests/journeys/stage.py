@@ -242,7 +242,7 @@ class Stage:
         replica.activity = Activity()
         keep = gateway_app._keep_awake(runtime, bus, replica.activity, self.gateway_config, AsyncExitStack())
         replica.waker = await keep
-        await runtime.serve(GatewayEffects(bus.objects, lambda: runtime.state).perform)
+        await runtime.serve(GatewayEffects(bus, runtime.send, lambda: runtime.state).perform)
 
     # --- what users do ----------------------------------------------------------------------------------------
 
