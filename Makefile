@@ -42,6 +42,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check shared services deploy tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.event_schemas --check
 
 matrix: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.matrix $(ROWS)

@@ -10,12 +10,11 @@ from typing import Any
 
 import msgspec
 
-from shared.commands import Command, RequestPreview, RestartPreview
+from shared.commands import RequestPreview, RestartPreview
 from shared.events import (
     DevServerExited,
     DevServerReady,
     DevServerStarted,
-    Event,
     HmrProbed,
     InstallFailed,
     InstallStarted,

@@ -262,7 +262,7 @@ def _env_schema() -> Json:
 
 
 def _erasure_schema() -> Json:
-    counts = {name: "integer|null" for name in ("previews", "output_batches", "objects", "reactions")}
+    counts = dict.fromkeys(("previews", "output_batches", "objects", "reactions"), "integer|null")
     return _properties(project_id="string", erased="boolean", **counts)
 
 
