@@ -35,7 +35,9 @@ def schema_of(kind: type[Event]) -> Json:
         "x-personal": sorted(PERSONAL.get(kind, ())),
     }
     whole = {**schema, "$defs": parts} if parts else schema
-    read: Json = msgspec.json.decode(msgspec.json.encode(whole))  # as it is read again: lists, where defaults are tuples
+    read: Json = msgspec.json.decode(
+        msgspec.json.encode(whole)
+    )  # as it is read again: lists, where defaults are tuples
     return read
 
 
