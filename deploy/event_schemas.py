@@ -35,9 +35,8 @@ def schema_of(kind: type[Event]) -> Json:
         "x-personal": sorted(PERSONAL.get(kind, ())),
     }
     whole = {**schema, "$defs": parts} if parts else schema
-    read: Json = msgspec.json.decode(
-        msgspec.json.encode(whole)
-    )  # as it is read again: lists, where defaults are tuples
+    # As it is read again: lists, where defaults are tuples.
+    read: Json = msgspec.json.decode(msgspec.json.encode(whole))
     return read
 
 

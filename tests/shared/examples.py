@@ -182,7 +182,7 @@ _ORCHESTRATOR: tuple[Event, ...] = (
         steps={"acquiring_vm": 1.5, "syncing_files": 0.125},
         with_errors=True,
     ),
-    HmrProbed(preview_id=PREVIEW, attempt=2, state="open", path="/", detail="101"),
+    HmrProbed(preview_id=PREVIEW, attempt=2, state="open", path="/@hmr", detail="101"),
     PreviewSuspended(preview_id=PREVIEW, attempt=2, idle_s=600.5),
     PreviewResumed(preview_id=PREVIEW, attempt=2, reason="request", suspended_s=60.5),
     PreviewFailed(
