@@ -42,6 +42,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check shared services deploy tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.event_schemas --check
 	$(BIN)/python -m deploy.audit
 
 matrix: $(VENV)/.installed-dev

@@ -29,6 +29,8 @@ class Definition(Generic[S]):
     on_timer: Callable[[S, TimerFired], Sequence[Effect]]
     commands: tuple[type[Command], ...]
     ticks: Mapping[str, float]
+    project_of: Callable[[S, Event | Command], str] = lambda _state, message: getattr(message, "project_id", "")
+    """The project with whose key a message's personal texts are sealed; empty: it is gone, or never was."""
     trace_of: Callable[[S, Recorded], str] = lambda _state, recorded: recorded.meta.traceparent
     """The trace that a reaction belongs to: the event's own, unless the service knows whose story it is part of."""
 

@@ -14,6 +14,7 @@ from shared.commands import Command
 from shared.events import Event
 from shared.ids import PreviewId
 from shared.parked import ParkedReactions
+from shared.seals import Seals
 
 
 class WrongLastSequence(Exception):
@@ -199,13 +200,24 @@ class PreviewLogs(Protocol):
     async def last(self, preview_id: PreviewId) -> LogBatch | None: ...
     async def subscribe(self, handler: Callable[[LogBatch], None]) -> Subscription: ...
 
+    async def erase(self, preview_id: PreviewId) -> int:
+        """Remove all that it has printed, from the disk too. Gives the number of batches."""
+        ...
+
 
 class Objects(Protocol):
     """Named bytes: manifests and bundles of files."""
 
     async def put(self, name: str, data: bytes) -> None: ...
     async def get(self, name: str) -> bytes: ...
-    async def delete(self, name: str) -> None: ...
+
+    async def delete(self, name: str) -> None:
+        """Remove it, from the disk too. What is not there is removed."""
+        ...
+
+    async def erase(self, prefix: str) -> int:
+        """Delete every object whose name begins so, and give their number."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,5 +233,6 @@ class Bus:
     preview_logs: PreviewLogs
     objects: Objects
     parked: ParkedReactions
+    seals: Seals
     connected: Callable[[], bool]
     close: Callable[[], Awaitable[None]]

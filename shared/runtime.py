@@ -24,7 +24,7 @@ from shared.commands import AcquireVm, Command, Reply
 from shared.definition import Definition, digest
 from shared.draining import drain_all
 from shared.errors import DrapeError, Invalid, Refused, Unavailable
-from shared.events import Event, aggregate_key
+from shared.events import Event, ProjectDeleted, aggregate_key
 from shared.ports import Bus, Cause, Handler, Head, Subscription, WrongLastSequence
 from shared.reactions import Perform, Reactor
 from shared.ulids import new_id
@@ -32,6 +32,7 @@ from shared.ulids import new_id
 log = logging.getLogger("drape.runtime")
 
 S = TypeVar("S")
+M = TypeVar("M", bound=Event | Command)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +157,8 @@ class Runtime(Generic[S]):
             self._remember(recorded)
             if recorded.event is not None:
                 self.definition.evolve(self.state, recorded)
+            if isinstance(recorded.event, ProjectDeleted):
+                self.bus.seals.forget(recorded.event.project_id)
         self.seq = recorded.seq
         while self._waiting and self._waiting[0][0] <= self.seq:
             _, _, waiter = heapq.heappop(self._waiting)
@@ -217,6 +220,7 @@ class Runtime(Generic[S]):
         cause = cause or Cause()
         await self.hear(cause)
         command = msgspec.structs.replace(command, id=command.id or new_id(), at=self.clock())
+        command = await self._sealed(command)
         if command.coalesced:
             await self._coalesce(command, cause)
         else:
@@ -312,8 +316,9 @@ class Runtime(Generic[S]):
                 actor=cause.actor or self.actor,
                 traceparent=telemetry.carrier() or cause.traceparent,
             )
+            sealed = await self._sealed(event)
             try:
-                seq = await self.bus.log.append(event, meta, after=head.seq)
+                seq = await self.bus.log.append(sealed, meta, after=head.seq)
             except Unavailable:
                 # Not answered is not the same as not stored.
                 await self.catch_up()
@@ -323,6 +328,10 @@ class Runtime(Generic[S]):
                 await self.until(seq, timeout_s=self.limits.fold_wait_s)
         finally:
             self._appending.pop(key).set_result(None)
+
+    async def _sealed(self, message: M) -> M:
+        """As it may be stored: its personal texts are read only with the project's key."""
+        return await self.bus.seals.seal(message, self.definition.project_of(self.state, message))
 
     async def _catch_up(self, key: str) -> None:
         head = await self.bus.log.head(key)

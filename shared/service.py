@@ -77,7 +77,7 @@ async def _run(wiring: Wiring[S], settings: Common) -> int:
     try:
         seed = seed_from(settings.drape_nats_seed_file, settings.drape_nats_nkey_seed)
         client = await connect(settings.nats_url, f"drape-{name}/{settings.drape_instance}", identity=name, seed=seed)
-        bus = bus_on(client, settings.drape_instance)
+        bus = bus_on(client, settings.drape_instance, settings.drape_secret)
         try:
             async with running(wiring, bus, settings) as runtime:
                 log.info("serving", extra={"seq": runtime.seq, "replay_s": round(runtime.replay_s, 3)})

@@ -40,7 +40,7 @@ MORE_ROOMS = {
         "telling.py",
         "watching.py",
     },
-    "gateway": {"effects.py", "web"},
+    "gateway": {"effects.py", "erasing.py", "web"},
     "telemetry": {"rows.py"},
 }
 """What a service has beside the rooms that all have; telemetry performs no effects of its own."""

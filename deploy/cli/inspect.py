@@ -16,14 +16,15 @@ from deploy.cli.api import Api
 from deploy.cli.following import READY, conclude, follow
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import require_running
+from deploy.cli.platform import platform_secret, require_running
 from deploy.cli.preview import ask_which
 from services.gateway.adapters.terminal import plain
 from services.gateway.views import LOG_STEPS
 from shared.codec import Recorded
 from shared.errors import Invalid
-from shared.events import EVENT_TYPES
+from shared.events import EVENT_TYPES, ProjectDeleted
 from shared.jetstream.connection import bus_on, connect
+from shared.seals import Seals
 
 EVENTS_MAX = 100_000
 
@@ -179,7 +180,8 @@ async def events(output: Output, preview_id: str | None, kind: str | None, since
         hint = f"Is {near[0]} meant?" if near else "ARCHITECTURE.md lists the events."
         raise Invalid("unknown_event_type", f"There is no event of type {kind!r}.", hint)
     client = await connect(require_running().nats, "drape-cli")
-    log = bus_on(client, "cli").log
+    bus = bus_on(client, "cli", platform_secret())
+    log = bus.log
     try:
         if follow:
             queue: asyncio.Queue[Recorded | BaseException] = asyncio.Queue(maxsize=EVENTS_MAX)
@@ -189,23 +191,29 @@ async def events(output: Output, preview_id: str | None, kind: str | None, since
                     item = await queue.get()
                     if isinstance(item, BaseException):
                         raise item
-                    _print_event(output, item, preview_id, kind)
+                    if _is_wanted(item, preview_id, kind):
+                        await _print_event(output, item, bus.seals)
             finally:
                 await subscription.stop()
         async for recorded in log.read(since):
-            _print_event(output, recorded, preview_id, kind)
+            if _is_wanted(recorded, preview_id, kind):
+                await _print_event(output, recorded, bus.seals)
     finally:
         await client.close()
     return 0
 
 
-def _print_event(output: Output, recorded: Recorded, preview_id: str | None, kind: str | None) -> None:
+def _is_wanted(recorded: Recorded, preview_id: str | None, kind: str | None) -> bool:
+    of = getattr(recorded.event, "preview_id", None)
+    return kind in (None, recorded.type) and preview_id in (None, of)
+
+
+async def _print_event(output: Output, recorded: Recorded, seals: Seals) -> None:
+    """With what is sealed in it, as far as that can be read here."""
     event = recorded.event
-    if kind is not None and recorded.type != kind:
-        return
-    if preview_id is not None and getattr(event, "preview_id", None) != preview_id:
-        return
-    data = msgspec.to_builtins(event) if event is not None else {}
+    if isinstance(event, ProjectDeleted):
+        seals.forget(event.project_id)
+    data = await seals.opened(msgspec.to_builtins(event)) if event is not None else {}
     meta = recorded.meta
     output.emit(
         {

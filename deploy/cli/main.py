@@ -65,13 +65,15 @@ def main() -> None:
         lifecycle,
         parked,
         preview,
+        project,
         provision,
         resident,
         rollout,
     )
 
-    modules = (lifecycle, rollout, provision, preview, resident, detect, env, demo, inspect, parked, doctor, bench)
-    for module in modules:
+    services = (lifecycle, rollout, provision)
+    work = (preview, project, resident, detect, env, demo)
+    for module in (*services, *work, inspect, parked, doctor, bench):
         for each in module.COMMANDS:
             cli.add_command(each)
     cli()

@@ -8,7 +8,7 @@ import msgspec
 
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import require_running
+from deploy.cli.platform import platform_secret, require_running
 from shared.errors import Invalid
 from shared.jetstream.connection import bus_on, connect
 from shared.parked import Parked, ParkedReactions, find
@@ -48,6 +48,7 @@ async def show_parked(output: Output, key: str) -> int:
         if each.kind == "event":
             async for recorded in bus.log.read(each.seq - 1, each.seq):
                 view["event"] = {"type": recorded.type, "data": msgspec.to_builtins(recorded.event)}
+        view = await bus.seals.opened(view)
     output.result(view, msgspec.json.format(msgspec.json.encode(view)).decode())
     return 0
 
@@ -96,7 +97,7 @@ def _view(each: Parked) -> dict[str, object]:
 async def _bus() -> AsyncIterator[Bus]:
     client = await connect(require_running().nats, "drape-cli")
     try:
-        yield bus_on(client, "cli")
+        yield bus_on(client, "cli", platform_secret())
     finally:
         await client.close()
 

@@ -1,5 +1,6 @@
 """What a command needs of the platform: is it running, where, and what do its services say."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,6 +83,14 @@ def require_running() -> RunStatus:
     if status is None:
         raise Unavailable("not_running", "Drape is not running.", "Start it with `drape up --detach`.")
     return status
+
+
+def platform_secret() -> str:
+    """The secret with which what is sealed in the log can be read here; empty where this user can't read it."""
+    try:
+        return (Home.from_env().secrets / "platform").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return os.environ.get("DRAPE_SECRET", "")
 
 
 async def ensure_running() -> RunStatus:

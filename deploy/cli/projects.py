@@ -41,7 +41,18 @@ def remember(home: Home, folder: Path, name: str, project_id: str, identity: str
     key = _key(folder, name, identity)
     known.pop(key, None)
     known[key] = project_id
-    newest = dict(list(known.items())[-FOLDERS_MAX:])
+    _write(home, dict(list(known.items())[-FOLDERS_MAX:]))
+
+
+def forget(home: Home, project_id: str) -> None:
+    """Know no folder of this project any more: it was deleted."""
+    known = _read(home)
+    left = {key: known_id for key, known_id in known.items() if known_id != project_id}
+    if left != known:
+        _write(home, left)
+
+
+def _write(home: Home, newest: Mapping[str, str]) -> None:
     target = home.root / "cli" / FOLDERS_FILE
     draft = target.with_name(f".{FOLDERS_FILE}.{os.getpid()}")
     try:

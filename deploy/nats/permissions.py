@@ -23,6 +23,7 @@ from shared.commands import (
     MaintainResidents,
     RecordDevServerExited,
     RecordDevServerReady,
+    RecordErasure,
     RecordFiles,
     RecordFilesSynced,
     RecordHmr,
@@ -61,7 +62,6 @@ IDENTITIES = (*SERVICES, PROVISION, OPERATOR, OBSERVER)
 
 SNAPSHOTS = "drape_snap"
 SNAPSHOT_OBJECTS = "drape_snap_objects"
-KEYS = "drape_keys"
 
 SENDS: dict[str, frozenset[type[Command]]] = {
     "pool": frozenset(),
@@ -83,7 +83,7 @@ OWN: frozenset[type[Command]] = frozenset(
         *(RecordVmBooted, RecordVmBootFailed, RecordVmCleaned, RecordVmCleanFailed, RecordVmDestroyed),
         *(RecordVmFrozen, RecordVmLost, RecordProject, RecordFilesSynced, RecordInstallCompleted, RecordInstallFailed),
         *(RecordDevServerReady, RecordDevServerExited, RecordHmr, ConfirmPreview, FailPreview, ExpireStep),
-        *(HandleVmLost, RecordFiles),
+        *(HandleVmLost, RecordFiles, RecordErasure),
     }
 )
 """Reports and the like, which a service makes of what it has seen itself: nobody sends them to it, no person either."""
@@ -101,7 +101,7 @@ ASKS: dict[str, tuple[str, ...]] = {
 READS: dict[str, tuple[str, ...]] = {
     "pool": (names.EVENTS,),
     "orchestrator": (names.EVENTS, names.LOGS),
-    "gateway": (names.EVENTS, names.LOGS),
+    "gateway": (names.EVENTS, names.LOGS, names.PARKED),
     "telemetry": (names.EVENTS, names.PARKED),
 }
 """Streams that a service follows or looks into. Its durable consumers are its own beside that."""
@@ -124,10 +124,17 @@ _HEARS: dict[str, tuple[str, ...]] = {
 BUCKETS: dict[str, dict[str, str]] = {
     names.FILES_BUCKET: {"gateway": "write", "orchestrator": "read", OPERATOR: "read"},
     SNAPSHOT_OBJECTS: dict.fromkeys(SERVICES, "write"),
-    KEYS: {**dict.fromkeys(SERVICES, "read"), "gateway": "write", OPERATOR: "read"},
+    names.KEYS_BUCKET: {**dict.fromkeys(SERVICES, "read"), "gateway": "write", "orchestrator": "add", OPERATOR: "read"},
     SNAPSHOTS: dict.fromkeys(SERVICES, "own"),
 }
-"""Who reads and writes a bucket; `own`: only the keys that begin with the service's name."""
+"""Who reads and writes a bucket; `own`: only the keys that begin with the service's name; `add`: writes, removes nothing.
+The orchestrator adds the keys of projects that are older than keys."""
+
+_ERASES: dict[str, tuple[str, ...]] = {
+    "gateway": (names.LOGS, names.PARKED, names.KEYS, f"OBJ_{names.FILES_BUCKET}"),
+    OPERATOR: (names.PARKED,),
+}
+"""Streams from which an identity takes single messages: what was a deleted project's, and what is parked no more."""
 
 OBJECT_BUCKETS = (names.FILES_BUCKET, SNAPSHOT_OBJECTS)
 
@@ -187,6 +194,8 @@ def _publishes(service: str) -> Iterator[str]:
         yield f"$JS.ACK.{stream}.{consumer}.>"
     for stream in READS[service]:
         yield from _follow(stream)
+    for stream in _ERASES.get(service, ()):
+        yield f"{_API}.STREAM.MSG.DELETE.{stream}"
     for bucket, users in BUCKETS.items():
         if service in users:
             yield from _bucket(bucket, users[service], service)
@@ -224,8 +233,9 @@ def _bucket(bucket: str, access: str, identity: str) -> Iterator[str]:
         yield f"{root}.{identity}.>"
         return
     yield from _follow(stream)
-    if access == "write":
+    if access in ("add", "write"):
         yield f"{root}.>"
+    if access == "write":
         yield f"{_API}.STREAM.PURGE.{stream}"
 
 
@@ -252,7 +262,7 @@ def _operator() -> Permissions:
         *(f"{QUERY_ROOT}.{query}" for query in ASKS[OPERATOR]),
         # `drape parked replay` and `drop`.
         f"{names.TIMER_DUE}.>",
-        f"{_API}.STREAM.PURGE.{names.PARKED}",
+        *(f"{_API}.STREAM.MSG.DELETE.{stream}" for stream in _ERASES[OPERATOR]),
     }
     reports = {f"{COMMAND_ROOT}.{command.service}.{command.verb}" for command in OWN}
     return Permissions(

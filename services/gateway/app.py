@@ -63,7 +63,8 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
             raise Invalid(
                 "settings_missing", "DRAPE_SECRET is not set.", "`drape up` sets it; all services need the same."
             )
-        feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, runtime.clock, history(runtime, bus, config))
+        past = history(runtime, bus, config)
+        feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, bus.seals, runtime.clock, past)
         await _listen(runtime, bus, feed, stack)
         activity = Activity()
         waker = await _keep_awake(runtime, bus, activity, config, stack)
@@ -79,7 +80,7 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
         server = HttpServer(application, proxy, feed, config, **runner_options(proxy_config))
         stack.push_async_callback(server.close)
         await server.open()
-        return Parts(GatewayEffects(bus.objects, lambda: runtime.state).perform, {}, server.drain)
+        return Parts(GatewayEffects(bus, runtime.send, lambda: runtime.state).perform, {}, server.drain)
 
     return Wiring(definition(config), build)
 

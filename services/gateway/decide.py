@@ -4,13 +4,22 @@ from collections.abc import Sequence
 
 from services.gateway.config import GatewayConfig
 from services.gateway.state import Project, State
-from shared.commands import Command, CreateProject, DeleteProject, RecordFiles, SetProjectEnv, SetProjectResidents
+from shared.commands import (
+    Command,
+    CreateProject,
+    DeleteProject,
+    RecordErasure,
+    RecordFiles,
+    SetProjectEnv,
+    SetProjectResidents,
+)
 from shared.errors import Invalid, NotFound, Refused
 from shared.events import (
     Event,
     ProjectCreated,
     ProjectDeleted,
     ProjectEnvChanged,
+    ProjectErased,
     ProjectFilesChanged,
     ProjectResidentsChanged,
 )
@@ -32,6 +41,8 @@ def decide(state: State, command: Command, config: GatewayConfig) -> Sequence[Ev
             return set_project_residents(state, command, config)
         case DeleteProject():
             return delete_project(state, command)
+        case RecordErasure():
+            return record_erasure(state, command)
         case _:
             raise AssertionError(f"not a command of the gateway: {type(command).__name__}")
 
@@ -114,6 +125,22 @@ def delete_project(state: State, command: DeleteProject) -> Sequence[Event]:
     if project is None:
         return []
     return [ProjectDeleted(project_id=owned(state, command.project_id, command.owner).project_id)]
+
+
+def record_erasure(state: State, command: RecordErasure) -> Sequence[Event]:
+    """Once a project; what a later look finds is what came while the first one was at work."""
+    removed = state.removed.get(command.project_id)
+    if removed is None or removed.erased is not None:
+        return []
+    return [
+        ProjectErased(
+            project_id=command.project_id,
+            previews=command.previews,
+            output_batches=command.output_batches,
+            objects=command.objects,
+            reactions=command.reactions,
+        )
+    ]
 
 
 def owned(state: State, project_id: str, owner: str) -> Project:

@@ -1,15 +1,17 @@
 """Performs the gateway's effects through its ports."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from services.gateway.react import CollectEnv, CollectFiles
+from services.gateway.erasing import Eraser
+from services.gateway.react import CollectEnv, CollectFiles, EraseProject
 from services.gateway.state import State
+from shared.commands import Command
 from shared.definition import Effect
 from shared.errors import NotFound
-from shared.ports import Cause, Objects
+from shared.ports import Bus, Cause
 from shared.project_files import Manifest
 
 log = logging.getLogger("drape.gateway")
@@ -20,15 +22,20 @@ _manifest = msgspec.json.Decoder(Manifest)
 class GatewayEffects:
     """Removes stored files and variables that nothing refers to any more."""
 
-    def __init__(self, objects: Objects, state: Callable[[], State]) -> None:
-        self._objects = objects
+    def __init__(
+        self, bus: Bus, send: Callable[[Command, Cause], Awaitable[bytes]], state: Callable[[], State]
+    ) -> None:
+        self._objects = bus.objects
         self._state = state
+        self._eraser = Eraser(bus, send, state)
 
-    async def perform(self, effect: Effect, _cause: Cause) -> None:
+    async def perform(self, effect: Effect, cause: Cause) -> None:
         """Do what the effect says; idempotent."""
         match effect:
             case CollectFiles(project_id, manifest):
                 await self._collect(project_id, manifest)
+            case EraseProject(project_id, owner):
+                await self._eraser.erase(project_id, owner, cause)
             case CollectEnv(project_id, env):
                 project = self._state().projects.get(project_id)
                 if project is None or project.env != env:

@@ -8,13 +8,14 @@ from services.gateway.state import State
 from shared.codec import Recorded
 from shared.effects import SetTimer
 from shared.events import Event, ProjectDeleted, ProjectEnvChanged, ProjectFilesChanged
-from shared.ids import ProjectId
+from shared.ids import OwnerId, ProjectId
 from shared.ports import TimerFired
 
 COLLECT_AFTER_S = 120.0
 """A version that has been replaced, or variables, may still be on their way into a VM for so long."""
 COLLECT_TIMER = "collect"
 COLLECT_ENV_TIMER = "collect-env"
+ERASE_TIMER = "erase"
 
 
 class CollectFiles(msgspec.Struct, frozen=True):
@@ -31,7 +32,14 @@ class CollectEnv(msgspec.Struct, frozen=True):
     env: str
 
 
-Effect = SetTimer | CollectFiles | CollectEnv
+class EraseProject(msgspec.Struct, frozen=True):
+    """Remove everything of a deleted project, its key last."""
+
+    project_id: ProjectId
+    owner: OwnerId
+
+
+Effect = SetTimer | CollectFiles | CollectEnv | EraseProject
 
 REACTS_TO: tuple[type[Event], ...] = (ProjectFilesChanged, ProjectEnvChanged, ProjectDeleted)
 
@@ -48,7 +56,7 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
             replaced = project.env_replaced.get(str(recorded.seq)) if project is not None else None
             return [_collect_env_later(recorded.seq, project_id, replaced)] if replaced else []
         case ProjectDeleted(project_id=project_id):
-            return _collect_all(state, project_id)
+            return _erase(state, project_id)
         case _:
             return []
 
@@ -59,16 +67,21 @@ def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
         return [CollectFiles(str(fired.data["project_id"]), str(fired.data["manifest"]))]
     if fired.name == COLLECT_ENV_TIMER:
         return [CollectEnv(str(fired.data["project_id"]), str(fired.data["env"]))]
+    if fired.name == ERASE_TIMER:
+        return [EraseProject(str(fired.data["project_id"]), str(fired.data["owner"]))]
     return []  # a timer of another version of this service
 
 
-def _collect_all(state: State, project_id: ProjectId) -> Sequence[Effect]:
-    """A deleted project's files in a while, its variables at once: nothing may read them any more."""
+def _erase(state: State, project_id: ProjectId) -> Sequence[Effect]:
+    """Its variables at once: nothing may read them any more. The rest as soon as its previews have ended, and once more in
+    a while, for an upload or a line of output may have been on its way."""
     left = state.removed.get(project_id)
     if left is None:
         return []
-    later = [_collect_later(f"{project_id}-deleted", project_id, left.manifest)] if left.manifest else []
-    return [*later, *([CollectEnv(project_id, left.env)] if left.env else [])]
+    data: dict[str, str | int] = {"project_id": project_id, "owner": left.owner}
+    again = SetTimer(ERASE_TIMER, project_id, COLLECT_AFTER_S, data)
+    variables = [CollectEnv(project_id, left.env)] if left.env else []
+    return [again, *variables, EraseProject(project_id, left.owner)]
 
 
 def _collect_later(timer_id: str, project_id: ProjectId, manifest: str) -> SetTimer:

@@ -29,6 +29,7 @@ from shared.events import (
     ProjectDeleted,
     ProjectDetected,
     ProjectEnvChanged,
+    ProjectErased,
     ProjectFilesChanged,
     ProjectResidentsChanged,
     VmAcquired,
@@ -69,7 +70,7 @@ FORGET_AFTER_S = 3600.0
 REPLACED_MAX = 100
 """Replaced manifests, and variables, that are remembered; their collection is planned within seconds."""
 REMOVED_MAX = 1_000
-"""Deleted projects whose last objects are remembered."""
+"""Deleted projects that are remembered until everything of them is gone, and for a while after."""
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,10 +95,12 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a deleted project has left in the object store."""
+    """A deleted project: what it had left in the object store, and, once nothing is left anywhere, what was removed."""
 
     manifest: str = ""
     env: str = ""
+    owner: OwnerId = ""
+    erased: ProjectErased | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +186,8 @@ def evolve(state: State, recorded: Recorded) -> None:
                 state.projects[project_id] = msgspec.structs.replace(project, residents=count)
         case ProjectDeleted(project_id=project_id):
             _remove(state, project_id)
+        case ProjectErased(project_id=project_id) if project_id in state.removed:
+            state.removed[project_id] = msgspec.structs.replace(state.removed[project_id], erased=event)
         case PreviewRequested():
             _forget(state, recorded.meta.at)
             state.previews[event.preview_id] = Preview(
@@ -322,8 +327,8 @@ def _change_env(state: State, event: ProjectEnvChanged, seq: int) -> None:
 
 def _remove(state: State, project_id: ProjectId) -> None:
     project = state.projects.pop(project_id, None)
-    if project is not None and (project.manifest or project.env):
-        state.removed[project_id] = Removed(manifest=project.manifest, env=project.env)
+    if project is not None:
+        state.removed[project_id] = Removed(manifest=project.manifest, env=project.env, owner=project.owner)
     while len(state.removed) > REMOVED_MAX:
         del state.removed[next(iter(state.removed))]
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from services.gateway.state import ENDED, SERVED, STEP_OF, Failure, Preview, Project, State
+from services.gateway.state import ENDED, SERVED, STEP_OF, Failure, Preview, Project, Removed, State
 from shared.commands import Command, CreateProject, ProjectReply, RecordFiles, Reply
 from shared.events import PreviewWarningRaised
-from shared.ids import OwnerId, derive
+from shared.ids import OwnerId, ProjectId, derive
 from shared.ports import LogBatch, LogLine, Progress
 
 Json = dict[str, Any]
@@ -36,7 +36,7 @@ def project_view(project: Project) -> Json:
         "version": project.files_version,
         "files": project.files,
         "bytes": project.size_bytes,
-        "env": sorted(project.env_names),
+        "env": list(project.env_names),
         "residents": project.residents,
     }
 
@@ -59,7 +59,20 @@ def residents_view(state: State, project: Project) -> Json:
 
 def env_view(project: Project) -> Json:
     """A project's variables: their names only."""
-    return {"project_id": project.project_id, "names": sorted(project.env_names)}
+    return {"project_id": project.project_id, "names": list(project.env_names)}
+
+
+def erasure_view(project_id: ProjectId, removed: Removed) -> Json:
+    """How far a deleted project is gone. `erased`: nothing of it can be read any more; the counts say what was removed."""
+    done = removed.erased
+    return {
+        "project_id": project_id,
+        "erased": done is not None,
+        "previews": done.previews if done is not None else None,
+        "output_batches": done.output_batches if done is not None else None,
+        "objects": done.objects if done is not None else None,
+        "reactions": done.reactions if done is not None else None,
+    }
 
 
 def preview_view(

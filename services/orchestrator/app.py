@@ -35,6 +35,7 @@ def definition(config: OrchestratorConfig) -> Definition[state.State]:
         commands=commands_of("orchestrator"),
         ticks={react.IDLE_TICK: config.idle_check_s, react.RESIDENTS_TICK: config.residents_period_s},
         trace_of=views.trace_of,
+        project_of=views.project_of,
     )
 
 

@@ -119,6 +119,7 @@ class OrchestratorEffects:
         """Ask through the gateway until it answers below 500, for as long as the step may take."""
         url = self._url_of(effect.preview_id)
         running = self._teller.running(effect.preview_id, effect.attempt)
+        running = await self._teller.opened(running) if running is not None else None
         path = running.found.ready_path if running is not None and running.found is not None else "/"
         deadline = self._clock() + self._config.confirm_limit_s
         seen = "nothing"
@@ -169,7 +170,7 @@ class OrchestratorEffects:
             preview = self._teller.running(effect.preview_id, effect.attempt)
             if preview is None or preview.status != "ready" or preview.vm is None:
                 return
-            asked = request(preview, preview.vm)
+            asked = request(await self._teller.opened(preview), preview.vm)
             kept = await self._deps.publish(asked) if asked is not None else None
             if kept is None or kept.done or kept.code != "source_changed":
                 return

@@ -185,7 +185,7 @@ class JobRunner:
                 continue
             vm = preview.vm
             try:
-                if await self._until_suspended(preview, run(preview, vm)):
+                if await self._until_suspended(preview, run(await self._teller.opened(preview), vm)):
                     return
             except AgentUnreachable as error:
                 silent += 1

@@ -92,7 +92,8 @@ class Preparer:
             return None
         manifest = await self._store.manifest(project.manifest)
         try:
-            found = await detect_in(self._store, manifest, preview, self._config)
+            opened = await self._teller.opened(preview)
+            found = await detect_in(self._store, manifest, opened, self._config)
         except Refused as refusal:
             return _refusal(effect, refusal)
         return _record(effect, found)
@@ -102,7 +103,7 @@ class Preparer:
         tries = 0
         await self._until_known(effect, detect)
         while (preview := self._teller.running(effect.preview_id, effect.attempt)) is not None and preview.vm is None:
-            resident = residents.fitting(self._state(), preview)
+            resident = await self._fitting(preview)
             claim = AcquireVm(
                 preview_id=preview.preview_id,
                 owner=preview.owner,
@@ -122,6 +123,14 @@ class Preparer:
                     return
                 # This very claim was made and has ended before (a restart withdrew it): it takes a new one.
             await asyncio.sleep(self._config.agent_retry_s)
+
+    async def _fitting(self, preview: Preview) -> Preview | None:
+        """Two projects' commands are sealed with two keys: only opened can they be compared."""
+        candidates = list(residents.candidates(self._state(), preview))
+        if not candidates:
+            return None
+        opened = [await self._teller.opened(each) for each in (preview, *candidates)]
+        return residents.first_fitting(opened[1:], opened[0])
 
     async def _until_known(self, effect: Prepare, detect: asyncio.Task[None]) -> None:
         """Worth a wait only where a VM that fits may be there: one that was kept for the owner, or a resident's."""

@@ -85,7 +85,7 @@ class Syncer:
                 if not waited_for and preview.files_version >= project.files_version:
                     return
                 manifest = await self._store.manifest(project.manifest)
-                if not await self._sync_version(preview, preview.vm, manifest, cause):
+                if not await self._sync_version(await self._teller.opened(preview), preview.vm, manifest, cause):
                     return
 
     async def _sync_version(self, preview: Preview, vm: Vm, manifest: Manifest, cause: Cause) -> bool:

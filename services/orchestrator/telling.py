@@ -54,6 +54,10 @@ class Teller:
             return None
         return preview
 
+    async def opened(self, preview: Preview) -> Preview:
+        """The preview as its project's owner knows it: the state holds personal texts sealed. Raises `Unavailable`."""
+        return await self._bus.seals.opened(preview)
+
     def note(self, preview_id: PreviewId, **details: str | int | float | bool | None) -> None:
         """What the next ticks tell besides the step: its phase, for how long nothing was printed."""
         self._noted[preview_id] = details

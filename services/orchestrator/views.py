@@ -8,7 +8,8 @@ from services.orchestrator.rules import progress
 from services.orchestrator.state import State, newest_of
 from shared.codec import Recorded
 from shared.commands import Command, PreviewReply, Reply, RequestPreview
-from shared.events import ClaimExpired, VmAcquired, VmLost
+from shared.events import ClaimExpired, Event, VmAcquired, VmLost
+from shared.ids import ProjectId
 from shared.ports import Progress
 
 
@@ -37,6 +38,13 @@ def trace_of(state: State, recorded: Recorded) -> str:
         if preview is not None and preview.traceparent:
             return preview.traceparent
     return recorded.meta.traceparent
+
+
+def project_of(state: State, message: Event | Command) -> ProjectId:
+    """The project that a message is about; empty where there is none, or none any more."""
+    preview = state.previews.get(getattr(message, "preview_id", ""))
+    project_id = getattr(message, "project_id", preview.project_id if preview is not None else "")
+    return project_id if project_id in state.projects else ""
 
 
 def progress_of(preview: Preview, now: float, noted: Mapping[str, str | int | float | bool | None]) -> Progress:

@@ -32,6 +32,7 @@ from shared.events import (
     VmAcquired,
 )
 from shared.ids import OwnerId, PreviewId, ProjectId, VmId
+from shared.sealed import is_sealed
 
 Status = Literal["running", "ready", "suspended", "failed", "stopped", "superseded"]
 """`superseded`: a restart that somebody asked for began the next attempt before this one had ended."""
@@ -243,5 +244,5 @@ def _seconds(value: float) -> float:
 
 
 def _text(value: str) -> str:
-    """What a `text` column takes: PostgreSQL has no NUL."""
-    return value.replace("\0", "")[:TEXT_CHARS_MAX]
+    """What a `text` column takes: PostgreSQL has no NUL. A sealed text is nothing if not whole, and has its own bound."""
+    return value if is_sealed(value) else value.replace("\0", "")[:TEXT_CHARS_MAX]

@@ -55,3 +55,14 @@ class DeleteProject(GatewayCommand, frozen=True, kw_only=True):
     verb: ClassVar[str] = "delete-project"
     project_id: ProjectId
     owner: OwnerId
+
+
+class RecordErasure(GatewayCommand, frozen=True, kw_only=True):
+    """Everything of a deleted project was removed; counts of what there was."""
+
+    verb: ClassVar[str] = "record-erasure"
+    project_id: ProjectId
+    previews: int
+    output_batches: int
+    objects: int
+    reactions: int

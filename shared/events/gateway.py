@@ -51,4 +51,14 @@ class ProjectResidentsChanged(ProjectEvent, frozen=True, kw_only=True):
 
 
 class ProjectDeleted(ProjectEvent, frozen=True, kw_only=True):
-    """The project and its files are gone."""
+    """The project is gone: its previews end, and everything of it is removed."""
+
+
+class ProjectErased(ProjectEvent, frozen=True, kw_only=True):
+    """Nothing of the deleted project can be read any more: its key was dropped, after the output of all `previews` that it
+    ever had, its stored objects and parked reactions were removed. Counts of what there was."""
+
+    previews: int
+    output_batches: int
+    objects: int
+    reactions: int

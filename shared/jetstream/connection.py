@@ -9,6 +9,7 @@ from shared.jetstream.commands import NatsCommands
 from shared.jetstream.credentials import seed_from_environment
 from shared.jetstream.denials import WatchfulClient
 from shared.jetstream.feeds import NatsActivity, NatsPreviewLogs, NatsProgress
+from shared.jetstream.keys import NatsKeys
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.objects import NatsObjects
 from shared.jetstream.parked import NatsParked
@@ -16,6 +17,7 @@ from shared.jetstream.reactions import NatsReactions
 from shared.jetstream.servers import public_url, servers_of
 from shared.jetstream.timers import NatsTimers
 from shared.ports import Bus
+from shared.seals import Seals
 
 log = logging.getLogger("drape.nats")
 
@@ -77,8 +79,8 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
     return client
 
 
-def bus_on(client: Client, instance: str) -> Bus:
-    """The ports of one service replica on its connection."""
+def bus_on(client: Client, instance: str, secret: str = "") -> Bus:
+    """The ports of one service replica on its connection. `secret`: the platform's, without which no seal is opened."""
     return Bus(
         log=NatsEventLog(client),
         reactions=NatsReactions(client),
@@ -89,6 +91,7 @@ def bus_on(client: Client, instance: str) -> Bus:
         preview_logs=NatsPreviewLogs(client),
         objects=NatsObjects(client),
         parked=NatsParked(client),
+        seals=Seals(NatsKeys(client), secret),
         connected=lambda: client.is_connected,
         close=lambda: _close(client),
     )

@@ -12,6 +12,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from shared.errors import Unavailable
 from shared.ids import PreviewId
+from shared.jetstream.erasing import erase_messages
 from shared.jetstream.following import Follower
 from shared.jetstream.topology import ACTIVITY_ROOT, LOG_ROOT, LOGS, PROGRESS_ROOT
 from shared.ports import LogBatch, LogLine, Progress, Subscription
@@ -105,6 +106,12 @@ class NatsPreviewLogs:
         except (nats.errors.Error, APIError, TimeoutError) as error:
             raise Unavailable("logs_unavailable", f"The log stream does not answer: {error}") from error
         return LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines.decode(message.data or b"[]"))
+
+    async def erase(self, preview_id: PreviewId) -> int:
+        try:
+            return await erase_messages(self._js, LOGS, f"{LOG_ROOT}.{preview_id}")
+        except (nats.errors.Error, APIError, TimeoutError) as error:
+            raise Unavailable("logs_unavailable", f"The log stream does not answer: {error}") from error
 
     async def subscribe(self, handler: Callable[[LogBatch], None]) -> Subscription:
         async def on_message(message: Msg, seq: int) -> bool:

@@ -13,6 +13,7 @@ from nats.js.errors import APIError, DigestMismatchError, NotFoundError, ObjectN
 from nats.js.object_store import ObjectStore
 
 from shared.errors import NotFound, Unavailable
+from shared.jetstream.erasing import erase_messages
 from shared.jetstream.topology import FILES_BUCKET
 
 TIMEOUT_S = 60.0
@@ -64,9 +65,26 @@ class NatsObjects:
     async def delete(self, name: str) -> None:
         store = await self._bucket()
         try:
-            await _bounded(store.delete(name), name)
+            await _bounded(self._delete(store, name), name)
         except NotFound:
             return
+
+    async def erase(self, prefix: str) -> int:
+        store = await self._bucket()
+        try:
+            listed = await _bounded(store.list(ignore_deletes=True), prefix)
+        except NotFound:
+            return 0
+        names = [info.name for info in listed if info.name.startswith(prefix)]
+        for name in names:
+            await self.delete(name)
+        return len(names)
+
+    async def _delete(self, store: ObjectStore, name: str) -> None:
+        """The contents first: should this break off, the object's name is still there to delete it by."""
+        info = await store.get_info(name)
+        await erase_messages(self._js, f"OBJ_{FILES_BUCKET}", f"$O.{FILES_BUCKET}.C.{info.nuid}")
+        await store.delete(name)
 
     async def _bucket(self) -> ObjectStore:
         if self._store is None:

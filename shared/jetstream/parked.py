@@ -7,6 +7,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
 
 from shared.errors import Unavailable
+from shared.jetstream.erasing import erase_messages
 from shared.jetstream.topology import PARKED, PARKED_ROOT, TIMER_DUE
 from shared.parked import REASON_CHARS_MAX, REPLAY, Parked
 
@@ -48,7 +49,7 @@ class NatsParked:
 
     async def drop(self, parked: Parked) -> None:
         try:
-            await self._js.purge_stream(PARKED, subject=f"{PARKED_ROOT}.{parked.key}")
+            await erase_messages(self._js, PARKED, f"{PARKED_ROOT}.{parked.key}")
         except (nats.errors.Error, APIError, TimeoutError) as error:
             raise _unavailable(error) from error
 

@@ -17,6 +17,9 @@ TIMERS = "DRAPE_TIMERS"
 LOGS = "DRAPE_LOGS"
 PARKED = "DRAPE_PARKED"
 FILES_BUCKET = "drape_files"
+KEYS_BUCKET = "drape_keys"
+KEYS = f"KV_{KEYS_BUCKET}"
+KEYS_ROOT = f"$KV.{KEYS_BUCKET}"
 
 TIMER_AT = "drape.timer.at"
 TIMER_EVERY = "drape.timer.every"
@@ -91,6 +94,20 @@ def _streams(replicas: int) -> list[api.StreamConfig]:
             num_replicas=replicas,
             max_age=30 * 24 * 3600,
             max_bytes=64 * 1024 * 1024,
+            metadata=monitored,
+        ),
+        # A bucket as `nats kv` knows it, but for `deny_delete`: a key's bytes must be able to leave the disk.
+        api.StreamConfig(
+            name=KEYS,
+            description="Projects' keys, wrapped by the platform's secret; empty: erased",
+            subjects=[f"{KEYS_ROOT}.>"],
+            storage=api.StorageType.FILE,
+            num_replicas=replicas,
+            max_msgs_per_subject=1,
+            max_msg_size=1024,
+            discard=api.DiscardPolicy.NEW,
+            allow_rollup_hdrs=True,
+            allow_direct=True,
             metadata=monitored,
         ),
     ]

@@ -10,11 +10,16 @@ from shared.events import Event
 from shared.memory.broker import Shared
 from shared.memory.commands import MemoryCommands
 from shared.memory.feeds import MemoryFeed, MemoryObjects, MemoryPreviewLogs, MemoryTimers
+from shared.memory.keys import MemoryKeys
 from shared.memory.log import MemoryLog
 from shared.memory.reactions import ACK_WAIT_S, MemoryReactions
 from shared.ports import Bus
+from shared.seals import Seals
 
 __all__ = ["ACK_WAIT_S", "MemoryBroker"]
+
+SECRET = "0" * 64
+"""The platform's, where there is no platform."""
 
 
 class MemoryBroker(Shared):
@@ -38,6 +43,7 @@ class MemoryBroker(Shared):
             preview_logs=MemoryPreviewLogs(self),
             objects=MemoryObjects(self),
             parked=self.parked,
+            seals=Seals(MemoryKeys(self), SECRET),
             connected=lambda: self.connected,
             close=close,
         )

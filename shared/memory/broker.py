@@ -11,7 +11,7 @@ from typing import Any
 from shared.codec import Meta, Recorded, decode, encode, event_id, subject_of
 from shared.errors import DrapeError, Unavailable
 from shared.events import Event, aggregate_key
-from shared.ids import PreviewId
+from shared.ids import PreviewId, ProjectId
 from shared.memory.parked import MemoryParked
 from shared.ports import (
     Handler,
@@ -42,6 +42,7 @@ class Shared:
         self.log_listeners: list[Callable[[LogBatch], None]] = []
         self.preview_logs: dict[PreviewId, list[LogBatch]] = defaultdict(list)
         self.objects: dict[str, bytes] = {}
+        self.keys: dict[ProjectId, bytes] = {}
         self.schedules: dict[str, asyncio.TimerHandle] = {}
         self._log_seq = itertools.count(1)
         self._firings = itertools.count(1)

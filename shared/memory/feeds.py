@@ -88,6 +88,10 @@ class MemoryPreviewLogs:
         self._broker.log_listeners.append(handler)
         return Removable(self._broker.log_listeners, handler)
 
+    async def erase(self, preview_id: PreviewId) -> int:
+        self._broker.check()
+        return len(self._broker.preview_logs.pop(preview_id, []))
+
 
 class MemoryObjects:
     def __init__(self, broker: Shared) -> None:
@@ -106,3 +110,10 @@ class MemoryObjects:
     async def delete(self, name: str) -> None:
         self._broker.check()
         self._broker.objects.pop(name, None)
+
+    async def erase(self, prefix: str) -> int:
+        self._broker.check()
+        names = [name for name in self._broker.objects if name.startswith(prefix)]
+        for name in names:
+            del self._broker.objects[name]
+        return len(names)

@@ -8,16 +8,18 @@ from services.gateway.react import (
     COLLECT_AFTER_S,
     COLLECT_ENV_TIMER,
     COLLECT_TIMER,
+    ERASE_TIMER,
     CollectEnv,
     CollectFiles,
     Effect,
+    EraseProject,
     on_timer,
     react,
 )
 from shared.effects import SetTimer
 from shared.events import Event, ProjectDeleted, ProjectEnvChanged
 from shared.ports import TimerFired
-from tests.builders import PROJECT, files_changed, preview_requested, project_created
+from tests.builders import OWNER, PROJECT, files_changed, preview_requested, project_created
 from tests.spec import given
 
 GATEWAY = definition(GatewayConfig())
@@ -61,9 +63,21 @@ def test_the_timers_of_two_versions_do_not_replace_one_another() -> None:
     assert len(set(ids)) == 2
 
 
-def test_a_deleted_projects_files_are_collected() -> None:
-    past = [project_created(), files_changed(1), ProjectDeleted(project_id=PROJECT)]
-    assert timers(effects(*past)) == [collect("manifest-1")]
+def erase_again() -> tuple[str, float, dict[str, str | int]]:
+    return ERASE_TIMER, COLLECT_AFTER_S, {"project_id": PROJECT, "owner": OWNER}
+
+
+@pytest.mark.parametrize("files", [[], [files_changed(1)]])
+def test_a_deleted_project_is_erased(files: list[Event]) -> None:
+    """At once, and once more for what was on its way; also one that never had a file."""
+    past = [project_created(), *files, ProjectDeleted(project_id=PROJECT)]
+    assert timers(effects(*past)) == [erase_again()]
+    assert effects(*past)[1:] == [EraseProject(PROJECT, OWNER)]
+
+
+def test_the_timer_of_an_erasure_becomes_another() -> None:
+    fired = TimerFired(name=ERASE_TIMER, id=PROJECT, key="k", data=erase_again()[2])
+    assert on_timer(given(GATEWAY).state, fired) == [EraseProject(PROJECT, OWNER)]
 
 
 def env_changed(env: str, *names: str) -> ProjectEnvChanged:
@@ -80,8 +94,8 @@ def test_replaced_variables_are_collected_later() -> None:
 
 def test_a_deleted_projects_variables_are_collected_at_once() -> None:
     past = [project_created(), files_changed(1), env_changed("a", "KEY"), ProjectDeleted(project_id=PROJECT)]
-    assert timers(effects(*past)) == [collect("manifest-1")]
-    assert effects(*past)[1:] == [CollectEnv(PROJECT, "a")]
+    assert timers(effects(*past)) == [erase_again()]
+    assert effects(*past)[1:] == [CollectEnv(PROJECT, "a"), EraseProject(PROJECT, OWNER)]
 
 
 def test_the_timer_of_variables_becomes_their_collection() -> None:
@@ -92,7 +106,6 @@ def test_the_timer_of_variables_becomes_their_collection() -> None:
 @pytest.mark.parametrize("past", [[project_created()], [project_created(), preview_requested()], [files_changed(1)]])
 def test_nothing_follows_from_the_rest(past: list[Event]) -> None:
     assert effects(*past) == []
-    assert effects(project_created(), ProjectDeleted(project_id=PROJECT)) == []
 
 
 def test_the_timer_becomes_the_collection() -> None:

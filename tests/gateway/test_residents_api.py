@@ -54,7 +54,7 @@ async def test_residents_are_nobodys_previews() -> None:
     """Not in the list, not in what clients are told first; who knows the id may look at one."""
     async with api_stage(project_created(), RESIDENT) as stage:
         assert (await stage.call("GET", "/api/previews")).json["previews"] == []
-        feed = Feed(lambda: stage.runtime.state, lambda: stage.runtime.seq, GatewayConfig())
+        feed = Feed(lambda: stage.runtime.state, lambda: stage.runtime.seq, GatewayConfig(), stage.bus.seals)
         stage.runtime.on_folded.append(feed.on_event)
         with feed.subscribe("alice") as subscriber:
             assert subscriber.queue.get_nowait()["previews"] == []

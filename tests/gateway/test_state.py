@@ -28,6 +28,7 @@ from shared.events import (
     aggregate_key,
 )
 from tests.builders import (
+    OWNER,
     PREVIEW,
     PROJECT,
     URL,
@@ -244,10 +245,11 @@ def test_projects() -> None:
 
 def test_a_deleted_project_leaves_only_what_is_to_be_collected() -> None:
     state = given(GATEWAY, project_created(), files_changed(1), ProjectDeleted(project_id=PROJECT)).state
-    assert (state.projects, state.removed) == ({}, {PROJECT: Removed(manifest="manifest-1")})
-    assert given(GATEWAY, project_created(), ProjectDeleted(project_id=PROJECT)).state.removed == {}
+    assert (state.projects, state.removed) == ({}, {PROJECT: Removed(owner=OWNER, manifest="manifest-1")})
+    empty = given(GATEWAY, project_created(), ProjectDeleted(project_id=PROJECT)).state
+    assert empty.removed == {PROJECT: Removed(owner=OWNER)}
     with_env = given(GATEWAY, project_created(), env_changed("sealed"), ProjectDeleted(project_id=PROJECT)).state
-    assert with_env.removed == {PROJECT: Removed(env="sealed")}
+    assert with_env.removed == {PROJECT: Removed(owner=OWNER, env="sealed")}
 
 
 def env_changed(env: str, *names: str) -> ProjectEnvChanged:

@@ -44,11 +44,12 @@ class Machines(SimulatedProvider):
 
 
 class Workspace(SimulatedWorkspace):
-    """Notes what truly happened in the VMs: `runs` of jobs, and `versions` of files written, each with its VM."""
+    """Notes what truly happened in the VMs: `runs` of jobs, their `specs`, and `versions` of files written, each with its VM."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock)
         self.runs: list[tuple[str, str]] = []
+        self.specs: list[JobSpec] = []
         self.versions: list[tuple[str, int]] = []
 
     async def start_job(self, vm: Vm, job_id: str, spec: JobSpec) -> JobStatus:
@@ -56,6 +57,7 @@ class Workspace(SimulatedWorkspace):
         status = await super().start_job(vm, job_id, spec)
         if not known:
             self.runs.append((vm.vm_id, job_id))
+            self.specs.append(spec)
         return status
 
     async def sync(self, vm: Vm, files: FileSync, contents: Any) -> SyncResult:

@@ -48,7 +48,7 @@ class Replica:
                 *("preview_logs", "objects", "parked"),
             )
         }
-        return Bus(**ports, connected=bus.connected, close=bus.close)
+        return Bus(**ports, seals=bus.seals, connected=bus.connected, close=bus.close)
 
     def kill(self) -> None:
         """Cut it off at this very point. `buried` says when its last task has gone."""

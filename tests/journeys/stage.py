@@ -237,14 +237,14 @@ class Stage:
 
     async def _serve_gateway(self, runtime: Runtime[Any], bus: Any, replica: Replica) -> None:
         past = gateway_app.history(runtime, bus, self.gateway_config)
-        feed = Feed(lambda: runtime.state, lambda: runtime.seq, self.gateway_config, self.clock, past)
+        feed = Feed(lambda: runtime.state, lambda: runtime.seq, self.gateway_config, bus.seals, self.clock, past)
         # The stack is never closed: on this stage a replica ends by being killed.
         await gateway_app._listen(runtime, bus, feed, AsyncExitStack())
         replica.feed = feed
         replica.activity = Activity()
         keep = gateway_app._keep_awake(runtime, bus, replica.activity, self.gateway_config, AsyncExitStack())
         replica.waker = await keep
-        await runtime.serve(GatewayEffects(bus.objects, lambda: runtime.state).perform)
+        await runtime.serve(GatewayEffects(bus, runtime.send, lambda: runtime.state).perform)
 
     # --- what users do ----------------------------------------------------------------------------------------
 
@@ -372,7 +372,7 @@ class Stage:
                 raise AssertionError(
                     f"no {kind.__name__} ({nth}) within {within_s:g} s; the log:\n{self.told()}"
                 ) from None
-        return found[nth - 1]
+        return await self.bus.seals.opened(found[nth - 1])
 
     async def reached(self, event: str, preview_id: str) -> None:
         """Wait for an event of this preview, by its name; at most 60 s."""

@@ -195,7 +195,7 @@ class Platform:
         """A connection to the platform's NATS as the operator: it reads, and sends what a person may send."""
         client = await connect(self.status.nats, "drape-live-test")
         try:
-            yield bus_on(client, "live")
+            yield bus_on(client, "live", (self.home.secrets / "platform").read_text("ascii").strip())
         finally:
             await client.close()
 
@@ -212,9 +212,10 @@ class Platform:
             await client.close()
 
     async def events(self, preview_id: str | None = None) -> list[Recorded]:
-        """The log as it is now; only what names `preview_id`, where it is given."""
+        """The log as it is now, its sealed texts opened; only what names `preview_id`, where it is given."""
         async with self.bus() as bus:
-            return [each async for each in bus.log.read() if _of(each, preview_id)]
+            found = [each async for each in bus.log.read() if _of(each, preview_id)]
+            return [msgspec.structs.replace(each, event=await bus.seals.opened(each.event)) for each in found]
 
     async def event(
         self, kind: str, preview_id: str, *, after: int = 0, timeout_s: float = EVENT_TIMEOUT_S
@@ -229,7 +230,7 @@ class Platform:
                     if isinstance(item, BaseException):
                         raise item
                     if item.type == kind and _of(item, preview_id):
-                        return item
+                        return msgspec.structs.replace(item, event=await bus.seals.opened(item.event))
             finally:
                 await subscription.stop()
 

@@ -204,7 +204,8 @@ def test_a_resident_is_not_restarted() -> None:
 def fitting(*past: Past) -> str:
     """The id of the resident that fits the preview; empty: none."""
     state: State = orchestrator(*past).state
-    found = residents.fitting(state, state.previews[PREVIEW])
+    preview = state.previews[PREVIEW]
+    found = residents.first_fitting(residents.candidates(state, preview), preview)
     return found.preview_id if found is not None else ""
 
 

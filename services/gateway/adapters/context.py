@@ -63,20 +63,20 @@ class Context:
     async def project_of(self, request: web.Request, project_id: ProjectId) -> Project:
         """The owner's project of this id."""
         owner = self.owner(request)
-        await self._know(request, known=project_id in self.state.projects)
+        await self.know(request, known=project_id in self.state.projects)
         return owned(self.state, project_id, owner)
 
     async def preview(self, request: web.Request) -> Preview:
         """The owner's preview that the path names."""
         owner = self.owner(request)
         preview_id = request.match_info["preview_id"]
-        await self._know(request, known=preview_id in self.state.previews)
+        await self.know(request, known=preview_id in self.state.previews)
         preview = self.state.previews.get(preview_id)
         if preview is None or preview.owner != owner:
             raise NotFound("preview_not_found", f"There is no preview {preview_id[:64]}.")
         return preview
 
-    async def _know(self, request: web.Request, *, known: bool) -> None:
+    async def know(self, request: web.Request, *, known: bool) -> None:
         """What is not known here may have been made through another gateway a moment ago, and what is changed here
         may have been changed there. Looking at what is known costs no question to the log."""
         if self.bus.connected() and not (known and request.method in ("GET", "HEAD")):

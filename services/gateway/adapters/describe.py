@@ -79,7 +79,17 @@ def _project_paths(problem: Json) -> Json:
         "/api/projects/{id}": {
             "parameters": [_ID],
             "get": _operation("A project", problem, {"200": _ok("The project", project)}),
-            "delete": _operation("Delete a project and its files", problem, {"204": _ok("Deleted")}),
+            "delete": _operation(
+                "Delete a project and everything of it; again: nothing more", problem, {"204": _ok("Deleted")}
+            ),
+        },
+        "/api/projects/{id}/erasure": {
+            "parameters": [_ID],
+            "get": _operation(
+                "Whether everything of a deleted project is gone, and how much that was",
+                problem,
+                {"200": _ok("Erasure", _erasure_schema())},
+            ),
         },
         "/api/projects/{id}/prepare": {
             "parameters": [_ID],
@@ -249,6 +259,11 @@ def _map_of(*kinds: str) -> Json:
 
 def _env_schema() -> Json:
     return _properties(project_id="string", names="array")
+
+
+def _erasure_schema() -> Json:
+    counts = dict.fromkeys(("previews", "output_batches", "objects", "reactions"), "integer|null")
+    return _properties(project_id="string", erased="boolean", **counts)
 
 
 def _residents_schema() -> Json:

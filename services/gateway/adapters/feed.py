@@ -23,9 +23,12 @@ from shared.errors import Unavailable
 from shared.events import PreviewEvent, PreviewReady, PreviewRestarted, PreviewWarningRaised, ProjectEvent, VmAcquired
 from shared.ids import OwnerId, PreviewId, ProjectId
 from shared.ports import LogBatch, Progress
+from shared.sealed import MARK
+from shared.seals import CLOSED, Seals
 
 Json = dict[str, Any]
 LAST_LINE_CHARS_MAX = 200
+_MARK = MARK.encode()
 
 
 class Change:
@@ -100,6 +103,7 @@ class Feed:
         state: Callable[[], State],
         seq: Callable[[], int],
         config: GatewayConfig,
+        seals: Seals,
         clock: Callable[[], float] = time.time,
         history: History | None = None,
     ) -> None:
@@ -108,6 +112,7 @@ class Feed:
         self.leaving = False
         self._seq = seq
         self._config = config
+        self._seals = seals
         self._clock = clock
         self._subscribers: set[Subscriber] = set()
         self._recent: deque[Change] = deque(maxlen=config.recent_messages_max)
@@ -311,9 +316,23 @@ class Feed:
         self._send(change)
 
     def _send(self, change: Change) -> None:
+        """Opened once for all, where the key is at hand; `encoded` does the rest."""
+        message: Json | None = None
         for subscriber in self._subscribers:
             if subscriber.wants(change):
-                subscriber.offer(change.message)
+                message = message or self._seals.opened_now(change.message)
+                subscriber.offer(message)
+
+    async def encoded(self, message: Json) -> bytes:
+        """The message as its client gets it: JSON, with nothing sealed in it any more. What a project has printed holds
+        no seal of ours, whatever it looks like."""
+        body = msgspec.json.encode(message)
+        if _MARK not in body or message["type"] == "log":
+            return body
+        try:
+            return msgspec.json.encode(await self._seals.opened(message))
+        except Unavailable:
+            return msgspec.json.encode(self._seals.opened_now(message, CLOSED))
 
 
 def _about(preview: Preview, seq: int, message: Json) -> Change:

@@ -15,7 +15,9 @@ from services.gateway.adapters.context import (
     optional_body,
 )
 from services.gateway.adapters.uploads import Uploads
+from services.gateway.state import Removed
 from shared.commands import CreateProject, DeleteProject, PreviewReply, ProjectReply, Reply, RequestPreview
+from shared.errors import NotFound
 
 
 class NewProject(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,6 +46,7 @@ class ProjectRoutes:
             web.post("/api/projects", self._create),
             web.get(one, self._get),
             web.delete(one, self._delete),
+            web.get(f"{one}/erasure", self._erasure),
             web.get(f"{one}/files", self._list_files),
             web.put(f"{one}/files", self._put_files),
             web.patch(f"{one}/files", self._patch_files),
@@ -66,9 +69,25 @@ class ProjectRoutes:
         return answer(views.project_view(await self._context.project(request)))
 
     async def _delete(self, request: web.Request) -> web.StreamResponse:
-        project = await self._context.project(request)
-        await self._context.execute(DeleteProject(project_id=project.project_id, owner=project.owner), Reply)
+        """Again: nothing more. What it takes goes on behind the answer, which `erasure` tells."""
+        owner, project_id = self._context.owner(request), request.match_info["project_id"]
+        await self._context.know(request, known=False)
+        if project_id in self._context.state.projects:
+            await self._context.execute(DeleteProject(project_id=project_id, owner=owner), Reply)
+        self._removed(request)
         return web.Response(status=204)
+
+    async def _erasure(self, request: web.Request) -> web.StreamResponse:
+        removed = self._removed(request)
+        return answer(views.erasure_view(request.match_info["project_id"], removed))
+
+    def _removed(self, request: web.Request) -> Removed:
+        """The owner's deleted project. Raises `NotFound`."""
+        project_id = request.match_info["project_id"]
+        removed = self._context.state.removed.get(project_id)
+        if removed is None or removed.owner != self._context.owner(request):
+            raise NotFound("project_not_found", f"There is no project {project_id[:64]}, and none was deleted lately.")
+        return removed
 
     async def _list_files(self, request: web.Request) -> web.StreamResponse:
         """What the present version holds, for clients that compare by themselves."""

@@ -45,7 +45,7 @@ class PreviewResolver:
             if probing:
                 request[PROBED] = probed_token(self._secret, preview_id)
             return Upstream(preview_id, preview.host, preview.port)
-        return await self._holding(preview)
+        return await self._holding(await self._bus.seals.opened(preview))
 
     async def woken(self, preview_id: PreviewId, request: web.Request, /) -> Upstream | Holding:
         """Where the request goes once the preview is awake. The platform's own look at it wakes nothing."""

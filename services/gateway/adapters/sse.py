@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from services.gateway import views
@@ -29,7 +28,7 @@ async def events(
     with feed.subscribe(owner, preview_id=preview_id, since=since, older=older) as subscriber:
         response = await _open(request)
         while (message := await _next(subscriber, config.heartbeat_s)) is not _DROPPED:
-            if not await _write(response, message, message.get("seq") if message else None):
+            if not await _write(response, feed, message, message.get("seq") if message else None):
                 break
         return response
 
@@ -50,24 +49,24 @@ async def logs(
         response = await _open(request)
         batches = await preview_logs.read(preview.preview_id, after, READ_MAX)
         cut = await cut_before(preview_logs, preview, after, batches)
-        if cut is not None and not await _write(response, cut, None):
+        if cut is not None and not await _write(response, feed, cut, None):
             return response
         while batches:
             for batch in batches:
                 after = batch.seq
-                if not await _write_lines(response, _log_message(batch, wanted), after):
+                if not await _write_lines(response, feed, _log_message(batch, wanted), after):
                     return response
             batches = await preview_logs.read(preview.preview_id, after, READ_MAX)
         stopped = preview.status == "stopped"
         while not stopped and (message := await _next(subscriber, config.heartbeat_s)) is not _DROPPED:
             if message is None:
-                if not await _write(response, None, None):
+                if not await _write(response, feed, None, None):
                     break
             elif message["type"] == "preview":
                 stopped = message["preview"]["status"] == "stopped"
             elif message["type"] == "log" and message["log_seq"] > after:
                 after = message["log_seq"]
-                if not await _write_lines(response, _only(message, wanted), after):
+                if not await _write_lines(response, feed, _only(message, wanted), after):
                     break
         return response
 
@@ -101,14 +100,16 @@ async def _open(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _write(response: web.StreamResponse, message: dict[str, Any] | None, event_id: int | None) -> bool:
+async def _write(
+    response: web.StreamResponse, feed: Feed, message: dict[str, Any] | None, event_id: int | None
+) -> bool:
     """Send a message, or a heartbeat; False once the client has gone."""
     if message is None:
         text = b": alive\n\n"
     else:
         kind = message["type"] if message["type"] in PLAIN else "warning"
         head = f"event: {kind}\n" + (f"id: {event_id}\n" if event_id is not None else "")
-        text = head.encode() + b"data: " + msgspec.json.encode(message) + b"\n\n"
+        text = head.encode() + b"data: " + await feed.encoded(message) + b"\n\n"
     try:
         await response.write(text)
     except ConnectionError:
@@ -116,9 +117,9 @@ async def _write(response: web.StreamResponse, message: dict[str, Any] | None, e
     return True
 
 
-async def _write_lines(response: web.StreamResponse, message: dict[str, Any], event_id: int) -> bool:
+async def _write_lines(response: web.StreamResponse, feed: Feed, message: dict[str, Any], event_id: int) -> bool:
     """Send a batch, if anything of it is wanted; False once the client has gone."""
-    return not message["lines"] or await _write(response, message, event_id)
+    return not message["lines"] or await _write(response, feed, message, event_id)
 
 
 def _log_message(batch: LogBatch, wanted: LogFilter) -> dict[str, Any]:

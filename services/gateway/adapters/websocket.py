@@ -43,7 +43,7 @@ async def serve(
         await socket.prepare(request)
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_send(socket, subscriber)),
+                group.create_task(_send(socket, subscriber, feed)),
                 group.create_task(_receive(socket, subscriber, owner, state)),
                 group.create_task(_drop_when_slow(socket, subscriber)),
             ]
@@ -64,11 +64,11 @@ def parse_since(text: str | None) -> int | None:
     return int(text)
 
 
-async def _send(socket: web.WebSocketResponse, subscriber: Subscriber) -> None:
+async def _send(socket: web.WebSocketResponse, subscriber: Subscriber, feed: Feed) -> None:
     while True:
-        message = await subscriber.queue.get()
+        body = await feed.encoded(await subscriber.queue.get())
         try:
-            await socket.send_str(msgspec.json.encode(message).decode())
+            await socket.send_str(body.decode())
         except (ConnectionError, RuntimeError):
             return  # the client has gone
 

@@ -2,7 +2,7 @@
 alone. Which ones a template lacks, and which one fits a preview. Pure."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from services.orchestrator.model import ENDED, Found, Preview, Project
 from services.orchestrator.rules.detection import Detection
@@ -74,18 +74,18 @@ def _is_current(resident: Preview, project: Project) -> bool:
 
 def may_fit(state: State, preview: Preview) -> bool:
     """Whether it is worth knowing the project before a VM is asked for."""
-    return any(_candidates(state, preview))
+    return any(candidates(state, preview))
 
 
-def fitting(state: State, preview: Preview) -> Preview | None:
-    """The resident that has run longest of those whose jobs are this preview's too."""
+def first_fitting(theirs: Iterable[Preview], preview: Preview) -> Preview | None:
+    """The resident that has run longest of those whose jobs are this preview's too; all with their texts opened."""
     found = preview.found
     # What an install writes elsewhere is made of the project's own files: another project's would be wrong.
     if found is None or not found.deps or not found.keeps or not takes_edits_in(found):
         return None
     fits = (
         each
-        for each in _candidates(state, preview)
+        for each in theirs
         if each.found is not None
         and each.found.keeps
         and (each.found.framework, each.found.version) == (found.framework, found.version)
@@ -117,7 +117,7 @@ def takes_edits_in(found: Found | Detection) -> bool:
     return any(TOOLS[name].binary in found.dev_command for name in framework.tools)
 
 
-def _candidates(state: State, preview: Preview) -> Iterator[Preview]:
+def candidates(state: State, preview: Preview) -> Iterator[Preview]:
     """Of the same owner, so that nothing passes between owners; of the same attempt, which names the dev server's job."""
     project = state.projects.get(preview.project_id)
     if project is None or project.env or preview.resident or preview.vm is not None:

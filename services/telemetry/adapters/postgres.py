@@ -19,7 +19,9 @@ from services.telemetry.config import TelemetryConfig
 from services.telemetry.rows import Attempt, preview_of, project
 from shared.codec import Recorded
 from shared.errors import Invalid
+from shared.events import ProjectDeleted
 from shared.ids import PreviewId
+from shared.sealed import ERASED
 
 log = logging.getLogger("drape.telemetry")
 
@@ -49,6 +51,8 @@ _LOCK_POSITION = "SELECT seq FROM drape.projection_position WHERE name = $1 AND 
 _MOVE_POSITION = (
     "UPDATE drape.projection_position SET seq = $3, event_id = $4, updated_at = now() WHERE name = $1 AND log_id = $2"
 )
+_ERASE = "UPDATE drape.preview_attempts SET message = $3 WHERE log_id = $1 AND project_id = $2 AND message IS NOT NULL"
+"""New messages are sealed, and can't be read any more; those of a log from before that were not."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -167,6 +171,9 @@ class PreviewStore:
             rows = project(await self._newest(connection, log_id, fresh), fresh)
             if rows:
                 await connection.executemany(_UPSERT, [_values(log_id, row) for row in rows])
+            for recorded in fresh:
+                if isinstance(recorded.event, ProjectDeleted):
+                    await connection.execute(_ERASE, log_id, recorded.event.project_id, ERASED)
             await connection.execute(_MOVE_POSITION, PROJECTION, log_id, fresh[-1].seq, fresh[-1].meta.id)
         return fresh
 

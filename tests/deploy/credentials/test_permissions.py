@@ -107,16 +107,20 @@ def test_only_the_owner_appends_an_event(identity: str, kind: type[Event]) -> No
 
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_nobody_deletes_and_only_the_right_ones_purge(identity: str) -> None:
-    """No identity deletes a stream or a message; each purge is of its own; only provisioning makes and changes streams."""
+    """No identity deletes a stream, or an event; messages are deleted where a project is erased or a parked reaction dropped;
+    each purge is of its own; only provisioning makes and changes streams."""
     purges = {
         "gateway": {"OBJ_drape_files", "OBJ_drape_snap_objects", "KV_drape_keys"},
         **{service: {"OBJ_drape_snap_objects"} for service in ("pool", "orchestrator", "telemetry")},
+    }
+    deletes = {
+        "gateway": {"DRAPE_LOGS", "DRAPE_PARKED", "KV_drape_keys", "OBJ_drape_files"},
         OPERATOR: {"DRAPE_PARKED"},
     }
     kept = {"OBJ_drape_files", "OBJ_drape_snap_objects", "KV_drape_keys", "KV_drape_snap"}
     for stream in STREAMS | kept:
         assert not allows(identity, f"$JS.API.STREAM.DELETE.{stream}")
-        assert not allows(identity, f"$JS.API.STREAM.MSG.DELETE.{stream}")
+        assert allows(identity, f"$JS.API.STREAM.MSG.DELETE.{stream}") == (stream in deletes.get(identity, set()))
         assert allows(identity, f"$JS.API.STREAM.PURGE.{stream}") == (stream in purges.get(identity, set())), stream
         for verb in ("CREATE", "UPDATE"):
             assert allows(identity, f"$JS.API.STREAM.{verb}.{stream}") == (identity == PROVISION)
@@ -140,12 +144,13 @@ def test_a_durable_consumer_is_its_own_services(identity: str) -> None:
 
 
 def test_buckets_are_apart() -> None:
-    """Files: the gateway writes, the orchestrator reads. Keys: the gateway writes, all read. Snapshots: one's own."""
+    """Files: the gateway writes, the orchestrator reads. Keys: the gateway writes, the orchestrator adds, all
+    read. Snapshots: one's own."""
     assert [each for each in SERVICES if allows(each, "$O.drape_files.C.x")] == ["gateway"]
     assert [each for each in SERVICES if allows(each, "$JS.API.DIRECT.GET.OBJ_drape_files.$O.drape_files.M.x")] == [
         *("orchestrator", "gateway")
     ]
-    assert [each for each in IDENTITIES if allows(each, "$KV.drape_keys.project")] == ["gateway"]
+    assert [each for each in IDENTITIES if allows(each, "$KV.drape_keys.project")] == ["orchestrator", "gateway"]
     for service in SERVICES:
         assert allows(service, "$JS.API.DIRECT.GET.KV_drape_keys.$KV.drape_keys.project")
         for other in SERVICES:
