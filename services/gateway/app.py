@@ -12,10 +12,13 @@ from aiohttp import web
 from services.gateway import decide, react, state, views
 from services.gateway.adapters.access import access_from
 from services.gateway.adapters.activity import Activity
+from services.gateway.adapters.clients import clients_from
 from services.gateway.adapters.context import Context
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.http import Api
-from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, open_session, runner_options
+from services.gateway.adapters.load import Load
+from services.gateway.adapters.private import Passes, PrivateGuard
+from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, Upstreams, runner_options
 from services.gateway.adapters.resolver import PreviewResolver, mark_probed
 from services.gateway.adapters.uploads import Uploads
 from services.gateway.adapters.variables import Variables
@@ -68,12 +71,24 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
         activity = Activity()
         waker = await _keep_awake(runtime, bus, activity, config, stack)
         proxy_config = ProxyConfig(base_domain=config.preview_domain)
-        session = await stack.enter_async_context(open_session(proxy_config))
+        upstreams = await stack.enter_async_context(Upstreams(proxy_config))
         resolver = PreviewResolver(runtime, bus, feed, waker, settings.drape_secret, config)
-        proxy = PreviewProxy(resolver, resolver.woken, activity, config=proxy_config, session=session)
+        clients = clients_from(config.trusted_proxies)
+        passes = Passes(settings.drape_secret, config.private_pass_s, runtime.clock)
+        guard = PrivateGuard(lambda: runtime.state, passes)
+        proxy = PreviewProxy(
+            resolver,
+            resolver.woken,
+            activity,
+            config=proxy_config,
+            upstreams=upstreams,
+            guard=guard,
+            clients=clients,
+        )
         context = Context(runtime, bus, feed, access, config)
         variables = Variables(bus.objects, settings.drape_secret)
-        api = Api(context, Uploads(bus.objects, config), variables, proxy)
+        load = Load(access, clients, config)
+        api = Api(context, Uploads(bus.objects, config), variables, proxy, load, passes)
         await _open(api, config, proxy_config, stack)
         return Parts(GatewayEffects(bus.objects, lambda: runtime.state).perform, {})
 

@@ -21,14 +21,18 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Mapping[str, OwnerId]
     hosts: frozenset[str]
 
+    def known_token(self, request: web.Request) -> str:
+        """The token that the request carries, where it is one of ours; else empty."""
+        given = _token(request) if self.tokens else ""
+        return next((token for token in self.tokens if given and matches(given, token)), "")
+
     def owner_of(self, request: web.Request) -> OwnerId:
         """The owner whose token the request carries. Raises 401 without a known one."""
         if not self.tokens:
             return LOCAL_OWNER
-        given = _token(request)
-        for token, owner in self.tokens.items():
-            if given and matches(given, token):
-                return owner
+        token = self.known_token(request)
+        if token:
+            return self.tokens[token]
         raise Refused(
             "token_required",
             "This gateway asks for an API token.",

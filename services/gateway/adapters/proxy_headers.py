@@ -28,6 +28,8 @@ _PROBE = frozenset({"x-drape-probe", "x-drape-min-seq"})
 _WEBSOCKET = frozenset(
     {"sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions", "sec-websocket-protocol"}
 )
+PASS_COOKIES = ("drape_pass", "__Host-drape_pass")
+"""Cookies that let a browser see a private preview: between it and the gateway, for no dev server."""
 _URL = re.compile(r"(?:(https?):)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
 _DEFAULT_PORT = {"http": "80", "https": "443"}
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "0.0.0.0"})  # noqa: S104 - compared with, never bound
@@ -70,6 +72,10 @@ def request_headers(headers: MultiMapping[str], route: Route, *, trust_forwarded
         lower = name.lower()
         if lower in drop:
             continue
+        if lower == "cookie":
+            if left := _without_passes(value):
+                passed.add(name, _sendable(left))
+            continue
         own_origin = own_origin or (lower == "origin" and _is_own(value, route))
         passed.add(name, _sendable(_to_local(value, route) if lower in {"origin", "referer"} else value))
     # Frameworks that guard forms (Next, React Router) compare Origin with X-Forwarded-Host first: two different names
@@ -88,6 +94,8 @@ def response_headers(headers: MultiMapping[str], route: Route) -> CIMultiDict[st
     passed: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         lower = name.lower()
+        if lower == "set-cookie" and value.partition("=")[0].strip() in PASS_COOKIES:
+            continue
         if lower not in drop:
             passed.add(name, _sendable(_answered(lower, value, route)))
     return passed
@@ -102,6 +110,18 @@ def _answered(name: str, value: str, route: Route) -> str:
         # Any Domain that a preview may name is wider than the preview: without it the cookie stays its own.
         return _DOMAIN.sub("", value)
     return value
+
+
+def cookies_of(headers: MultiMapping[str]) -> list[tuple[str, str]]:
+    """The cookies as (name, value), in their order."""
+    pairs = (pair.partition("=") for value in headers.getall("Cookie", []) for pair in value.split(";"))
+    return [(name.strip(), value.strip()) for name, _, value in pairs]
+
+
+def _without_passes(value: str) -> str:
+    if not any(name in value for name in PASS_COOKIES):
+        return value
+    return ";".join(pair for pair in value.split(";") if pair.partition("=")[0].strip() not in PASS_COOKIES).strip()
 
 
 def offered_protocols(headers: MultiMapping[str]) -> tuple[str, ...]:
