@@ -43,7 +43,7 @@ def _live(number: int, owner: str, *, waits: bool = False) -> list[Event]:
 
 
 def _given(*past: list[Event], **knobs: int) -> Given[State]:
-    config = OrchestratorConfig(**knobs)
+    config = msgspec.structs.replace(OrchestratorConfig(), **knobs)
     return given(definition(config, SECRET), *_project("new", "ann"), *(event for each in past for event in each))
 
 

@@ -8,7 +8,8 @@ RATE, BURST = 1_000, 10_000
 
 def _lines(first: int, count: int, text: str = "x" * 20) -> list[LogLine]:
     return [
-        LogLine(at=1.0, step="install", stream="stdout", text=text, offset=offset) for offset in range(first, first + count)
+        LogLine(at=1.0, step="install", stream="stdout", text=text, offset=offset)
+        for offset in range(first, first + count)
     ]
 
 

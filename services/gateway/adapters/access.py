@@ -42,10 +42,11 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
     def check_origin(self, request: web.Request) -> None:
         """A browser page of another origin, a preview's frame among them, may not use the API."""
-        if request.url.host not in self.hosts:
+        host = _host(request)
+        if host not in self.hosts:
             raise Refused(
                 "unknown_host",
-                f"This gateway does not answer to the host name {str(request.url.host)[:100]!r}.",
+                f"This gateway does not answer to the host name {host[:100]!r}.",
                 "DRAPE_GATEWAY_PUBLIC_HOSTS names those that it answers to.",
                 status=421,
             )
@@ -85,6 +86,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _host(request: web.Request) -> str:
+    """The name that is asked for; empty for what is none, such as one with a port of letters."""
+    try:
+        return request.url.host or ""
+    except ValueError:
+        return ""
 
 
 def socket_protocols(request: web.Request) -> list[str]:

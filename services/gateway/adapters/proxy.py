@@ -5,17 +5,19 @@ preview hosts; it buffers no body. `/__drape/` on a preview's host is its own an
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import aiohttp
-from aiohttp import web
+from aiohttp import hdrs, web
 from yarl import URL
 
 from services.gateway.adapters import pages
 from services.gateway.adapters.activity import Activity
+from services.gateway.adapters.bad_requests import without_their_words
 from services.gateway.adapters.clients import Clients
 from services.gateway.adapters.preview_target import Holding, ProxyConfig, Resolver, Upstream
 from services.gateway.adapters.private import Guard
@@ -23,6 +25,7 @@ from services.gateway.adapters.proxy_answers import held, plain_json, refusal_of
 from services.gateway.adapters.proxy_exchange import Exchange, too_large, too_slow, unreachable
 from services.gateway.adapters.proxy_headers import (
     Route,
+    is_plainly_framed,
     offered_protocols,
     public_scheme,
     request_headers,
@@ -38,6 +41,8 @@ __all__ = ["Holding", "PreviewProxy", "ProxyConfig", "Resolver", "Upstream", "Up
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 """No tunnels, and no echo of what browsers keep from scripts."""
 _OWN_PATHS = "/__drape"
+_http_log = logging.getLogger("drape.http")
+_http_log.addFilter(without_their_words)
 _PORT = re.compile(r":\d{1,5}\Z")
 
 
@@ -48,6 +53,7 @@ def runner_options(config: ProxyConfig) -> dict[str, Any]:
     what its headers say.
     """
     return {
+        "logger": _http_log,
         "auto_decompress": False,
         "max_line_size": config.header_bytes_max,
         "max_field_size": config.header_bytes_max,
@@ -110,7 +116,10 @@ class PreviewProxy:
                     return held(request, target)
                 return await self._forward(request, target)
         except DrapeError as error:
-            return refused(request, error.problem())
+            answer = refused(request, error.problem())
+            if error.code == "bad_framing":
+                answer.force_close()  # where the next request begins is anybody's guess
+            return answer
 
     async def _target(self, preview_id: str | None, request: web.Request) -> Upstream | Holding:
         if preview_id is None or not is_token(preview_id):
@@ -146,6 +155,10 @@ class PreviewProxy:
     async def _forward(self, request: web.Request, upstream: Upstream) -> web.StreamResponse:
         if request.method in _REFUSED_METHODS:
             raise DrapeError("method_not_allowed", f"{request.method} is not possible here.", status=405)
+        if not is_plainly_framed(request.headers):
+            raise DrapeError(
+                "bad_framing", "Transfer-Encoding is something else than `chunked`.", "Send it as chunked.", status=400
+            )
         route = self._route(request, upstream)
         async with self._upstreams.session(upstream) as session:
             if wants_websocket(request.method, request.headers):
@@ -154,7 +167,10 @@ class PreviewProxy:
             if length is not None and length > self._config.request_body_bytes_max:
                 raise too_large(self._config)
             exchange = Exchange(request, route, self._config, trust_forwarded=self._trusts(request))
-            return await exchange.run(session, _target_url(request, upstream, "http"))
+            answer = await exchange.run(session, _target_url(request, upstream, "http"))
+        if hdrs.UPGRADE in request.headers:
+            answer.force_close()  # whatever comes next on this connection may be of the protocol that we did not take
+        return answer
 
     def _trusts(self, request: web.Request) -> bool:
         return self._clients is not None and self._clients.trusts(request)

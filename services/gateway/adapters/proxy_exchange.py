@@ -161,6 +161,8 @@ class _Answer(web.StreamResponse):
     """The dev server's answer: its status, reason and headers, and none that aiohttp would add."""
 
     def __init__(self, answer: aiohttp.ClientResponse, route: Route, headers_bytes_max: int) -> None:
+        if answer.status < 200:  # an upgrade that nobody asked for: what follows would be no HTTP
+            raise bad_answer(f"has the status {answer.status}")
         size = sum(len(name) + len(value) for name, value in answer.raw_headers)
         if size > headers_bytes_max:
             raise bad_answer(f"has {size} bytes of headers, more than {headers_bytes_max}")

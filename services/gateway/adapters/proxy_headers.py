@@ -6,6 +6,7 @@ never be sent there.
 
 import re
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 import msgspec
 from multidict import CIMultiDict, MultiMapping
@@ -70,7 +71,7 @@ def request_headers(headers: MultiMapping[str], route: Route, *, trust_forwarded
     own_origin = False
     for name, value in headers.items():
         lower = name.lower()
-        if lower in drop:
+        if lower in drop or _is_disguised(lower, drop):
             continue
         if lower == "cookie":
             if left := _without_passes(value):
@@ -110,6 +111,18 @@ def _answered(name: str, value: str, route: Route) -> str:
         # Any Domain that a preview may name is wider than the preview: without it the cookie stays its own.
         return _DOMAIN.sub("", value)
     return value
+
+
+def _is_disguised(name: str, drop: AbstractSet[str]) -> bool:
+    """Servers in the manner of CGI take `Transfer_Encoding` for `Transfer-Encoding`."""
+    meant = name.replace("_", "-")
+    return meant != name and (meant in drop or meant == "content-length")
+
+
+def is_plainly_framed(headers: MultiMapping[str]) -> bool:
+    """False where two servers could disagree about where the request's body ends: any transfer coding but `chunked` alone."""
+    codings = headers.getall("Transfer-Encoding", [])
+    return not codings or [each.strip().lower() for each in codings] == ["chunked"]
 
 
 def cookies_of(headers: MultiMapping[str]) -> list[tuple[str, str]]:
