@@ -10,6 +10,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from services.gateway.adapters.preview_target import ProxyConfig, Upstream
+from services.gateway.adapters.upstreams import Upstreams
 from tests.gateway.api_stage import api_stage
 from tests.gateway.attacks import HOSTS, LINES, SMUGGLING
 from tests.gateway.proxy_stage import HOST, LOOPBACK, PREVIEW, TIMEOUT_S, Stage, raw_server, stage
@@ -248,9 +250,6 @@ async def test_bad_requests_are_not_logged_with_their_words(caplog: pytest.LogCa
 async def test_no_connection_is_used_for_another_preview() -> None:
     """Two previews, one after the other at the same address: the second's request comes over a connection of its own, and so
     does a request after a restart."""
-    from services.gateway.adapters.preview_target import ProxyConfig, Upstream
-    from services.gateway.adapters.upstreams import Upstreams
-
     opened: list[int] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
