@@ -139,11 +139,11 @@ async def test_a_refused_upload_hangs_nothing() -> None:
     """Many large bodies at once, all but one refused while they are being sent: the gateway answers others meanwhile, and takes
     the next upload."""
     async with api_stage(uploads_max=1, uploads_per_owner_max=1, upload_wait_s=0.5) as on:
-        project = await on.project()
+        project, probe = await on.project(), await on.project("probe")
         slow = _Slow(tar_of({"index.html": "<h1>slow</h1>"}))
         first = asyncio.create_task(_put(on, project, slow()))
         async with asyncio.timeout(TIMEOUT_S):
-            while (await _put(on, project, tar_of({"index.html": "before"})))[0] == 200:
+            while (await _put(on, probe, tar_of({"index.html": "before"})))[0] == 200:
                 assert not first.done()
         large = tar_of({"large.bin": b"x" * 8 * MIB})
         refused = [asyncio.create_task(_put(on, project, large)) for _ in range(12)]
