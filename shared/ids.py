@@ -4,6 +4,7 @@ Every id is a lower-case ULID (26 characters of Crockford's base 32): sortable, 
 """
 
 import hashlib
+import hmac
 
 _ID_CHARS = 26
 _TIME_CHARS = 10
@@ -23,15 +24,25 @@ def derive(parent: str, *names: str | int) -> str:
     It keeps the parent's time part, so that derived ids sort beside what they came from.
     """
     text = "/".join((parent, *map(str, names)))
-    value = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=10).digest(), "big")
-    tail = "".join(_ALPHABET[(value >> shift) & 31] for shift in range(75, -1, -5))
-    head = parent[:_TIME_CHARS] if _is_ulid(parent) else "0" * _TIME_CHARS
-    return head + tail
+    return _id(parent, hashlib.blake2b(text.encode(), digest_size=10).digest())
+
+
+def derive_keyed(key: bytes, parent: str, *names: str | int) -> str:
+    """As `derive`, but only who has the key can tell the id: 80 of its bits are an HMAC's."""
+    text = "/".join((parent, *map(str, names)))
+    return _id(parent, hmac.digest(key, text.encode(), "sha256")[:10])
 
 
 def is_token(text: str) -> bool:
     """True when `text` may stand as one token of a NATS subject in our scheme: 1 to 64 of [a-z0-9-]."""
     return 0 < len(text) <= 64 and all(c in "abcdefghijklmnopqrstuvwxyz0123456789-" for c in text)
+
+
+def _id(parent: str, tail: bytes) -> str:
+    """An id with the parent's time part and these 80 bits."""
+    value = int.from_bytes(tail, "big")
+    head = parent[:_TIME_CHARS] if _is_ulid(parent) else "0" * _TIME_CHARS
+    return head + "".join(_ALPHABET[(value >> shift) & 31] for shift in range(75, -1, -5))
 
 
 def _is_ulid(text: str) -> bool:

@@ -13,6 +13,8 @@ from shared.codec import Meta, Recorded
 from shared.commands import Command
 from shared.events import Event
 from shared.ids import PreviewId
+from shared.output import LogBatch as LogBatch
+from shared.output import LogLine as LogLine
 from shared.parked import ParkedReactions
 from shared.seals import Seals
 
@@ -72,25 +74,6 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, str | int | float | bool | None] = {}
     eta_s: float | None = None
     """Seconds until ready, as far as can be told; None where that says nothing (any more)."""
-
-
-class LogLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of a project's own output. `at`: seconds, UTC; `step`: `install` or `dev_server`; `offset`: the agent's."""
-
-    at: float
-    step: str
-    stream: str
-    text: str
-    attempt: int = 1
-    offset: int = 0
-
-
-class LogBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines as they are stored: `seq` orders the batches of a preview and serves as the reader's offset."""
-
-    preview_id: PreviewId
-    seq: int
-    lines: tuple[LogLine, ...]
 
 
 class Subscription(Protocol):

@@ -21,6 +21,21 @@ def probed_token(secret: str, preview_id: PreviewId) -> str:
     return _mac(secret, f"probed/{preview_id}")
 
 
+def preview_key(secret: str) -> bytes:
+    """With this the ids of previews are made, so that their hosts can't be guessed."""
+    return bytes.fromhex(_mac(secret, "preview-ids"))
+
+
+def link_mac(secret: str, preview_id: PreviewId, expires_at: int) -> str:
+    """Signs a link that opens a private preview until `expires_at` (seconds, UTC)."""
+    return _mac(secret, f"link/{preview_id}/{expires_at}")
+
+
+def pass_mac(secret: str, preview_id: PreviewId, expires_at: int) -> str:
+    """Signs the cookie that such a link is exchanged for."""
+    return _mac(secret, f"pass/{preview_id}/{expires_at}")
+
+
 def matches(given: str, expected: str) -> bool:
     """Comparison that takes the same time wherever the two differ."""
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())

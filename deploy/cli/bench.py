@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from deploy.bench import claim as claims
+from deploy.bench import overload as overloads
 from deploy.bench import plot as plots
 from deploy.bench import preview as previews
 from deploy.bench.rows import MODES, Mode, table
@@ -52,6 +53,19 @@ async def preview(output: Output, path: Path, runs: int, modes: tuple[Mode, ...]
     if plot is not None:
         plots.draw(rows, plot, f"drape bench preview {path.resolve().name}, {runs} runs")
         output.say(f"Wrote {plot}")
+    return 0
+
+
+@bench.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--runs", type=click.IntRange(1, 50), default=5, show_default=True, help="Previews in each situation.")
+@command
+async def overload(output: Output, path: Path, runs: int) -> int:
+    """What one owner notices while another floods the gateway: previews of PATH, API requests and pages, and bare pages."""
+    figures = await overloads.measure(path, runs, output.say)
+    output.emit({"type": "bench_overload", **msgspec.to_builtins(figures)})
+    for line in overloads.table(figures):
+        output.say(line)
     return 0
 
 

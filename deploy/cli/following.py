@@ -104,10 +104,17 @@ def warning_text(warning: Json) -> str:
     return f"{warning['message']}{recommendation} {warning.get('link') or ''}".rstrip()
 
 
-async def conclude(output: Output, api: Api, view: Json, gateway: str) -> bool:
-    """Say how it ended; True when there is something to see."""
+async def link_of(api: Api, view: Json) -> str:
+    """A signed link to a private preview that is to be seen; empty for others."""
+    if not view["private"] or view["status"] not in READY:
+        return ""
+    return str((await api.call("POST", f"/api/previews/{view['preview_id']}/links"))["url"])
+
+
+async def conclude(output: Output, api: Api, view: Json, gateway: str, link: str = "") -> bool:
+    """Say how it ended; True when there is something to see. `link`: by which a private preview opens."""
     if view["status"] in READY:
-        _say_ready(output, view, gateway)
+        _say_ready(output, view, gateway, link)
         return True
     view = await api.call("GET", f"/api/previews/{view['preview_id']}")
     stopped = {"code": "preview_stopped", "message": "The preview was stopped.", "hint": ""}
@@ -126,9 +133,16 @@ async def conclude(output: Output, api: Api, view: Json, gateway: str) -> bool:
     return False
 
 
-def _say_ready(output: Output, view: Json, gateway: str) -> None:
+def _say_ready(output: Output, view: Json, gateway: str, link: str) -> None:
     keys = ("preview_id", "url", "total_s", "from_pool", "install", "steps")
-    result = {"type": "preview_ready", **{key: view[key] for key in keys}, "status": view["status"]}
+    result = {
+        "type": "preview_ready",
+        **{key: view[key] for key in keys},
+        "status": view["status"],
+        "private": view["private"],
+    }
+    if link:
+        result["link"] = link
     if view["status"] == "ready":
         output.emit(result)
         output.say(f"Ready after {view['total_s']:.1f} s: {view['url']}")
@@ -137,6 +151,8 @@ def _say_ready(output: Output, view: Json, gateway: str) -> None:
         output.say(f"The dev server runs, and shows an error in the project: {view['url']}")
         output.say(f"  {view['message']}")
         output.say("Mend it and save: the preview shows the change.")
+    if link:
+        output.say(f"It is private. A link that opens it, for an hour: {link}")
     output.say(f"The page:            {gateway}/")
 
 

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from deploy.cli.api import Api
-from deploy.cli.following import READY, conclude, follow
+from deploy.cli.following import READY, conclude, follow, link_of
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import platform_secret, require_running
@@ -137,7 +137,7 @@ async def restart(output: Output, preview_id: str, app: str) -> int:
     async with _api() as api:
         again = await api.call("POST", f"/api/previews/{preview_id}/restart", json={"app": app})
         view = await ask_which(output, api, await follow(output, api, preview_id, attempt=again["attempt"]))
-        return 0 if await conclude(output, api, view, running.gateway) else 1
+        return 0 if await conclude(output, api, view, running.gateway, await link_of(api, view)) else 1
 
 
 @click.command()

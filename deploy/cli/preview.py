@@ -13,7 +13,7 @@ import msgspec
 from deploy.cli.api import Api
 from deploy.cli.env import parse_pairs
 from deploy.cli.folder import read_folder
-from deploy.cli.following import conclude, follow
+from deploy.cli.following import conclude, follow, link_of
 from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import ensure_running
@@ -38,12 +38,14 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str]
     watching: bool
     opening: bool
+    private: bool
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--watch", "watching", is_flag=True, help="Send changes as they are saved, until Ctrl-C.")
 @click.option("--open", "opening", is_flag=True, help="Open the preview in the browser.")
+@click.option("--private", is_flag=True, help="Only who has a signed link may see it; one is printed.")
 @click.option("--name", help="The project's name. Default: the folder's.")
 @click.option("--app", default="", metavar="PATH", help="The folder of the app to show, where PATH holds several.")
 @click.option(
@@ -51,7 +53,14 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 )
 @command
 async def preview(
-    output: Output, path: Path, watching: bool, opening: bool, name: str | None, app: str, pairs: tuple[str, ...]
+    output: Output,
+    path: Path,
+    watching: bool,
+    opening: bool,
+    private: bool,
+    name: str | None,
+    app: str,
+    pairs: tuple[str, ...],
 ) -> int:
     """Show the project in PATH live. Starts what `drape up --detach` would, if nothing is running.
 
@@ -65,6 +74,7 @@ async def preview(
             variables=parse_pairs(pairs),
             watching=watching,
             opening=opening,
+            private=private,
         )
         return await _show_folder(output, wish)
     except DrapeError as error:
@@ -93,13 +103,16 @@ async def _show_folder(output: Output, wish: Wish) -> int:
         if wish.variables:
             await api.call("PATCH", f"/api/projects/{project_id}/env", json=wish.variables)
         stored = await send_folder(api, project_id, files)
-        wanted = await api.call("POST", "/api/previews", json={"project_id": project_id, "app": wish.app})
+        wanted = await api.call(
+            "POST", "/api/previews", json={"project_id": project_id, "app": wish.app, "private": wish.private}
+        )
         ended = await follow(output, api, wanted["preview_id"], attempt=wanted["attempt"], files_version=stored.version)
         ended = await ask_which(output, api, ended)
-        if not await conclude(output, api, ended, running.gateway):
+        link = await link_of(api, ended)
+        if not await conclude(output, api, ended, running.gateway, link):
             return 1
         if wish.opening:
-            webbrowser.open(ended["url"])
+            webbrowser.open(link or ended["url"])
         if wish.watching:
             await watch(output, api, project_id, Watched(wish.path, files, stored))
     return 0

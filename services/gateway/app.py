@@ -11,11 +11,14 @@ import msgspec
 from services.gateway import decide, react, state, views
 from services.gateway.adapters.access import access_from
 from services.gateway.adapters.activity import Activity
+from services.gateway.adapters.clients import clients_from
 from services.gateway.adapters.context import Context
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.history import History
 from services.gateway.adapters.http import Api
-from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, open_session, runner_options
+from services.gateway.adapters.load import Load
+from services.gateway.adapters.private import Passes, PrivateGuard
+from services.gateway.adapters.proxy import PreviewProxy, ProxyConfig, Upstreams, runner_options
 from services.gateway.adapters.resolver import PreviewResolver, mark_probed
 from services.gateway.adapters.serving import HttpServer
 from services.gateway.adapters.uploads import Uploads
@@ -69,12 +72,24 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
         activity = Activity()
         waker = await _keep_awake(runtime, bus, activity, config, stack)
         proxy_config = ProxyConfig(base_domain=config.preview_domain)
-        session = await stack.enter_async_context(open_session(proxy_config))
+        upstreams = await stack.enter_async_context(Upstreams(proxy_config))
         resolver = PreviewResolver(runtime, bus, feed, waker, settings.drape_secret, config)
-        proxy = PreviewProxy(resolver, resolver.woken, activity, config=proxy_config, session=session)
+        clients = clients_from(config.trusted_proxies)
+        passes = Passes(settings.drape_secret, config.private_pass_s, runtime.clock)
+        guard = PrivateGuard(lambda: runtime.state, passes)
+        proxy = PreviewProxy(
+            resolver,
+            resolver.woken,
+            activity,
+            config=proxy_config,
+            upstreams=upstreams,
+            guard=guard,
+            clients=clients,
+        )
         context = Context(runtime, bus, feed, access, config)
         variables = Variables(bus.objects, settings.drape_secret)
-        api = Api(context, Uploads(bus.objects, config), variables, proxy)
+        load = Load(access, clients, config)
+        api = Api(context, Uploads(bus.objects, config), variables, proxy, load, passes)
         application = api.application()
         application.on_response_prepare.append(mark_probed)
         server = HttpServer(application, proxy, feed, config, **runner_options(proxy_config))

@@ -32,12 +32,58 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """VMs that may run one template ahead of need; each counts against the pool's maximum."""
     json_bytes_max: int = 64 * 1024
     """A JSON body; none of ours comes near."""
-    websocket_clients_max: int = 10_000
+    websocket_clients_max: int = 12_000
     """Open WebSocket and SSE connections of one gateway."""
+    websocket_clients_per_owner_max: int = 10_000
+    """Those of one owner: an app builder is one with many users, and still leaves room for others."""
+    websocket_clients_per_address_max: int = 10_000
+    """Those of one client address; an app builder's own servers may be one."""
     websocket_queue_max: int = 512
     """Messages that wait for one client; a slower one is dropped and comes back with `since`."""
     websocket_message_bytes_max: int = 4096
     """A message from a client: subscriptions are short."""
+    api_requests_max: int = 512
+    """API requests that one gateway answers at once; uploads, WebSockets and SSE are counted apart."""
+    api_requests_per_owner_max: int = 256
+    """Those of one owner, or of one address without a token."""
+    token_reads_per_s: float = 500.0
+    """GET and HEAD requests a second with one token, over time; 0: no limit. All rates are one gateway's own."""
+    token_reads_burst: int = 2000
+    """Reads that one token may make at once."""
+    token_writes_per_s: float = 100.0
+    """Other requests a second with one token: an app builder saving for hundreds of users."""
+    token_writes_burst: int = 1000
+    """Writes that one token may make at once."""
+    address_reads_per_s: float = 1000.0
+    """Reads a second from one address (an IPv6 network of 64 bits), with whichever tokens."""
+    address_reads_burst: int = 4000
+    """Reads that one address may make at once."""
+    address_writes_per_s: float = 200.0
+    """Other requests a second from one address."""
+    address_writes_burst: int = 2000
+    """Writes that one address may make at once."""
+    rate_keys_max: int = 20_000
+    """Tokens and addresses that are remembered for that, by rate."""
+    trusted_proxies: str = ""
+    """Addresses or networks, comma-separated, of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+    uploads_max: int = 8
+    """Uploads that one gateway takes in at once."""
+    uploads_per_owner_max: int = 6
+    """Those of one owner, so that another's need not wait."""
+    uploads_waiting_max: int = 64
+    """Uploads that wait for that; what they have sent stays in the connection's buffer."""
+    uploads_waiting_per_owner_max: int = 32
+    """Those of one owner."""
+    upload_wait_s: float = 15.0
+    """How long one waits before it is refused."""
+    upload_limit_s: float = 600.0
+    """How long an upload may take to arrive: 512 MiB at 1 MB/s."""
+    uploads_bytes_max: int = 2 * 1024**3
+    """Bytes that all uploads under way may hold, on disk mostly."""
+    private_pass_s: float = 12 * 3600.0
+    """How long a browser that came by a link may see a private preview."""
+    link_ttl_max_s: float = 7 * 86400.0
+    """Longest time for which a link opens a private preview."""
     heartbeat_s: float = 20.0
     """Ping of WebSockets, comment of SSE streams: proxies close what is silent."""
     recent_messages_max: int = 5_000

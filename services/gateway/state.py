@@ -125,6 +125,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     owner: OwnerId
     app: str = ""
     wanted: bool = True
+    private: bool = False
+    """Only who has a signed link may see it."""
     resident: bool = False
     """Made ahead of need for a template, and shown nowhere."""
     files_version: int = 0
@@ -196,6 +198,7 @@ def evolve(state: State, recorded: Recorded) -> None:
                 owner=event.owner,
                 app=event.app,
                 wanted=not event.prepare,
+                private=event.private,
                 resident=event.resident,
                 files_version=event.files_version,
                 created_at=recorded.meta.at,
@@ -234,8 +237,9 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             _enter(state, preview, recorded, "starting", done="installing", install="completed")
         case PreviewPrepared():
             _enter(state, preview, recorded, "prepared")
-        case PreviewWanted():
-            _set(state, preview, recorded, wanted=True, attempt_at=recorded.meta.at)
+        case PreviewWanted(private=private):
+            changes = {"wanted": True, "private": preview.private or private, "attempt_at": recorded.meta.at}
+            _set(state, preview, recorded, **changes)
         case (
             DevServerStarted() | DevServerReady() | PreviewReady() | HmrProbed() | PreviewSuspended() | PreviewResumed()
         ):
@@ -342,6 +346,7 @@ def _restart(state: State, preview: Preview, recorded: Recorded, event: PreviewR
         owner=preview.owner,
         app=event.app or preview.app,
         wanted=preview.wanted or event.reason == "asked",
+        private=preview.private,
         files_version=event.files_version,
         attempt=event.attempt,
         created_at=preview.created_at,

@@ -105,6 +105,7 @@ def preview_view(
         "detail": preview.detail,
         "app": preview.app,
         "wanted": preview.wanted,
+        "private": preview.private,
         "files_version": preview.files_version,
         "framework": preview.framework,
         "version": preview.version,

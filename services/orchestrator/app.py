@@ -18,17 +18,18 @@ from shared.definition import Definition
 from shared.errors import Invalid
 from shared.ports import Bus
 from shared.runtime import Runtime
+from shared.secrets import preview_key
 from shared.service import Parts, Wiring
-from shared.settings import Common, from_env
+from shared.settings import Common, common, from_env
 
 
-def definition(config: OrchestratorConfig) -> Definition[state.State]:
-    """The orchestrator's pure parts, with its knobs put in."""
+def definition(config: OrchestratorConfig, secret: str = "") -> Definition[state.State]:
+    """The orchestrator's pure parts, with its knobs and the platform's secret put in; replay needs no secret."""
     return Definition(
         name="orchestrator",
         initial=state.initial,
         evolve=state.evolve,
-        decide=partial(decide.decide, config=config),
+        decide=partial(decide.decide, config=config, key=preview_key(secret)),
         answer=views.answer,
         react=partial(react.react, config=config),
         on_timer=react.on_timer,
@@ -39,7 +40,7 @@ def definition(config: OrchestratorConfig) -> Definition[state.State]:
     )
 
 
-def wiring(config: OrchestratorConfig) -> Wiring[state.State]:
+def wiring(config: OrchestratorConfig, secret: str) -> Wiring[state.State]:
     """The orchestrator as a process runs it."""
 
     async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
@@ -71,9 +72,9 @@ def wiring(config: OrchestratorConfig) -> Wiring[state.State]:
         stack.push_async_callback((await bus.activity.subscribe(effects.on_activity)).stop)
         return Parts(effects.perform, {})
 
-    return Wiring(definition(config), build)
+    return Wiring(definition(config, secret), build)
 
 
 def from_environment() -> Wiring[state.State]:
     """The orchestrator with its knobs from the environment."""
-    return wiring(from_env(OrchestratorConfig, "DRAPE_ORCHESTRATOR", os.environ))
+    return wiring(from_env(OrchestratorConfig, "DRAPE_ORCHESTRATOR", os.environ), common().drape_secret)

@@ -52,6 +52,20 @@ class OrchestratorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A template whose dev server fails is tried again after so long, or once its files have changed."""
     resident_settle_s: float = 0.2
     """A dev server that ran before the files came is asked so long after them: watchers hold events back up to 100 ms."""
+    previews_per_owner_max: int = 500
+    """Live previews of one owner, all replicas together. An app builder is one owner with many users; where owners are
+    people, set it below the pool's maximum, so that none can take every VM."""
+    previews_max: int = 2000
+    """Live previews of all owners; each costs some 20 kB in every service."""
+    waiting_per_owner_max: int = 250
+    """Previews of one owner that wait for a VM."""
+    waiting_max: int = 400
+    """Previews of all that wait for a VM; at most the pool's claims_max. Beyond what a pool serves in `acquire_limit_s`, a
+    refusal at once is better than one after a wait."""
+    log_rate_bytes: int = 262_144
+    """Bytes of output a second that are kept of one job over time; more is left out, and a line says so."""
+    log_burst_bytes: int = 4 * 1024 * 1024
+    """Bytes of output of one job that are kept however fast they come: a package manager's whole report."""
     default_node_major: int = 24
     """The Node that VMs have; another one is fetched where a project asks for it."""
     tick_s: float = 0.5

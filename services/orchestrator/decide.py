@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import ENDED, INSTALL_RETRY, Failure, Preview, Project, step_of
-from services.orchestrator.rules import residents
+from services.orchestrator.rules import limits, residents
 from services.orchestrator.rules.idle import resume, resumed, suspend, woken_by
 from services.orchestrator.rules.steps import RestartReason, advance, failed, restarted
 from services.orchestrator.state import State, losses_in_a_row, newest_of
@@ -46,7 +46,7 @@ from shared.events import (
     PreviewWarningRaised,
     ProjectDetected,
 )
-from shared.ids import derive
+from shared.ids import derive_keyed
 
 TIMED_BY: dict[str, tuple[str, ...]] = {
     "synced": ("syncing",),
@@ -59,17 +59,17 @@ RESTARTABLE = ("installing", "install_failed", "installed", "prepared", "booting
 """Statuses in which what an install or a dev server has begun with may be out of date: it has to begin anew."""
 
 
-def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequence[Event]:
-    """The events that the command leads to in this state; raises `Refused` where it is not granted."""
+def decide(state: State, command: Command, config: OrchestratorConfig, key: bytes) -> Sequence[Event]:
+    """The events that the command leads to in this state; raises `Refused` where it is not granted. `key`: of the ids."""
     if first := woken_by(state, command):
         return first
     match command:
         case RequestPreview():
-            return request(state, command)
+            return request(state, command, config, key)
         case StopPreview():
             return stop(state, command)
         case RestartPreview():
-            return restart(state, command)
+            return restart(state, command, config)
         case RecordProject():
             return record_project(state, command)
         case RecordFilesSynced():
@@ -93,7 +93,7 @@ def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequen
         case HandleVmLost():
             return handle_vm_lost(state, command, config)
         case MaintainResidents():
-            return residents.maintain(state, command.at, config.resident_retry_s)
+            return residents.maintain(state, command.at, config.resident_retry_s, key)
         case SuspendPreview():
             return suspend(state, command)
         case ResumePreview():
@@ -102,9 +102,10 @@ def decide(state: State, command: Command, config: OrchestratorConfig) -> Sequen
             raise AssertionError(f"not a command of the orchestrator: {type(command).__name__}")
 
 
-def request(state: State, command: RequestPreview) -> Sequence[Event]:
+def request(state: State, command: RequestPreview, config: OrchestratorConfig, key: bytes) -> Sequence[Event]:
     """One live preview a project: whoever asks again shares it. One that failed and holds its VM still is tried again.
-    The id of a new one follows from the project and a count, so that two replicas asked at once mean the same preview."""
+    The id of a new one follows from the project and a count, so that two replicas asked at once mean the same preview;
+    it is keyed, so that nobody else can tell it."""
     project = state.projects.get(command.project_id)
     if project is None or project.owner != command.owner:
         raise NotFound("project_not_found", f"There is no project {command.project_id[:64]}.")
@@ -115,23 +116,31 @@ def request(state: State, command: RequestPreview) -> Sequence[Event]:
         return _share(project, live, command)
     if project.live is not None or any(each.requested_by == command.id for each in state.previews.values()):
         return []
+    limits.check(state, command.owner, config)
     failed = newest_of(state, project)
-    if failed is not None and failed.vm is not None and not command.prepare:
+    if failed is not None and failed.vm is not None and not command.prepare and failed.private == command.private:
         return [restarted(failed, project, "asked", in_place=True, app=command.app)]
     return [
         PreviewRequested(
-            preview_id=derive(project.project_id, "preview", project.previews + 1),
+            preview_id=derive_keyed(key, project.project_id, "preview", project.previews + 1),
             project_id=project.project_id,
             owner=project.owner,
             files_version=project.files_version,
             app=command.app,
             prepare=command.prepare,
+            private=command.private,
         )
     ]
 
 
 def _share(project: Project, live: Preview, command: RequestPreview) -> Sequence[Event]:
     """What the wish changes about the preview that lives already: awake, another app, or that somebody wants to see it."""
+    if command.private and not live.private and live.wanted:
+        raise Refused(
+            "preview_is_public",
+            "The project's live preview is open to who has its address.",
+            "Stop it, then ask again.",
+        )
     if live.status == "suspended" and not command.prepare:
         return [resumed(live, command.at, "request")]
     if command.app and command.app != live.app:
@@ -139,7 +148,7 @@ def _share(project: Project, live: Preview, command: RequestPreview) -> Sequence
     if command.prepare:
         return []
     if not live.wanted:
-        return [PreviewWanted(preview_id=live.preview_id, attempt=live.attempt)]
+        return [PreviewWanted(preview_id=live.preview_id, attempt=live.attempt, private=command.private)]
     return advance(live) if live.status == "prepared" else []  # it was stored that it is wanted, and no more
 
 
@@ -150,7 +159,7 @@ def stop(state: State, command: StopPreview) -> Sequence[Event]:
     return [PreviewStopped(preview_id=preview.preview_id, reason=command.reason[:200])]
 
 
-def restart(state: State, command: RestartPreview) -> Sequence[Event]:
+def restart(state: State, command: RestartPreview, config: OrchestratorConfig) -> Sequence[Event]:
     """Whatever state it is in, the preview begins anew with the newest files."""
     preview = _known(state, command.preview_id)
     if preview.resident:
@@ -164,6 +173,8 @@ def restart(state: State, command: RestartPreview) -> Sequence[Event]:
         raise Refused(
             "other_preview_live", f"The project's preview {project.live} is live.", "Use that one, or stop it first."
         )
+    if preview.status in ENDED and project.live is None:
+        limits.check(state, preview.owner, config)
     in_place = preview.vm is not None and (command.in_place or preview.status == "failed")
     reason: RestartReason = "edited" if command.in_place else "asked"
     return [restarted(preview, project, reason, in_place=in_place, app=command.app)]

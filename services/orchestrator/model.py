@@ -101,7 +101,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """One preview. Times are seconds, UTC.
 
-    `wanted`: somebody has asked to see it. `queued`: it waits for a VM, since none was free. `installed`: the fingerprint
+    `wanted`: somebody has asked to see it; `private`: and only with a signed link. `queued`: it waits for a VM, since none
+    was free. `installed`: the fingerprint
     of the dependencies that its VM holds whole; `installed_at`: since when; `installed_by`: the job that gave them; empty:
     they come from an earlier preview, `restored` from what is kept on the disk, or preserved in the VM. `manifest`: of the
     files that its VM holds, where that is known. `resident`: made ahead of need for a template; `template`: what was in the
@@ -115,6 +116,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     owner: OwnerId
     app: str = ""
     wanted: bool = True
+    private: bool = False
     resident: bool = False
     template: Template | None = None
     status: Status = "preparing"

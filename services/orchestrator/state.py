@@ -122,6 +122,7 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
         owner=event.owner,
         app=event.app,
         wanted=not event.prepare,
+        private=event.private,
         resident=event.resident,
         requested_by=recorded.meta.causation_id,
         requested_at=at,
@@ -195,8 +196,8 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             _evolve_install(state, preview, event, recorded)
         case PreviewPrepared():
             _enter(state, preview, "prepared", recorded)
-        case PreviewWanted():
-            _set(state, preview, wanted=True, attempt_at=recorded.meta.at)
+        case PreviewWanted(private=private):
+            _set(state, preview, wanted=True, private=preview.private or private, attempt_at=recorded.meta.at)
         case DevServerStarted():
             _enter(state, preview, "booting", recorded)
         case DevServerReady(with_errors=with_errors) if preview.status == "ready":
@@ -325,6 +326,7 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
         owner=preview.owner,
         app=event.app or preview.app,
         wanted=preview.wanted or event.reason == "asked",
+        private=preview.private,
         attempt=event.attempt,
         requested_by=preview.requested_by,
         requested_at=preview.requested_at,

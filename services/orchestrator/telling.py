@@ -10,6 +10,7 @@ from services.orchestrator import views
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import Preview, Vm
 from services.orchestrator.rules.masking import Mask
+from services.orchestrator.rules.output import OutputLimit
 from services.orchestrator.state import State
 from shared.agent.protocol import JobSpec
 from shared.agent.protocol import LogLine as AgentLine
@@ -108,12 +109,14 @@ class Teller:
                 await queue.put(None)
 
         filler = asyncio.create_task(fill(), name=f"log-{job.preview_id}")
+        limit = OutputLimit(self._config.log_rate_bytes, self._config.log_burst_bytes)
         try:
             open_ended = True
             while open_ended:
                 batch, open_ended = await self._batch(queue)
-                if batch:
-                    await self._store(job.preview_id, [_line(line, job) for line in batch])
+                kept = limit.kept([_line(line, job) for line in batch], self._clock(), ended=not open_ended)
+                if kept:
+                    await self._store(job.preview_id, kept)
             await filler
         finally:
             filler.cancel()

@@ -44,6 +44,8 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """An agent without any contact for so long ends its VM."""
     destroy_attempts_max: int = 3
     """Tries before the failure goes back to the log's consumer, which tries again later."""
+    claims_max: int = 500
+    """Claims that wait for a VM; the next one is refused."""
     vm_cpu_cores: float = 2.0
     """Processor share of a VM; dev servers compile on more than one core."""
     vm_memory_mb: int = 2048

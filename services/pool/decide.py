@@ -7,7 +7,7 @@ from itertools import islice, takewhile
 from msgspec.structs import replace
 
 from services.pool.config import PoolConfig
-from services.pool.keeping import kept_for, record_clean_failed, record_cleaned, released, retire_kept
+from services.pool.keeping import in_turn, kept_for, record_clean_failed, record_cleaned, released, retire_kept
 from services.pool.state import ANSWERING, State, Vm
 from shared.commands import (
     AcquireVm,
@@ -26,7 +26,7 @@ from shared.commands import (
     ResumeVm,
     SuspendVm,
 )
-from shared.errors import Invalid
+from shared.errors import Invalid, Unavailable
 from shared.events import (
     ClaimExpired,
     ClaimQueued,
@@ -57,7 +57,7 @@ def decide(state: State, command: Command, config: PoolConfig) -> Sequence[Event
     """The events that the command leads to in this state; raises `Refused` where it is not granted."""
     match command:
         case AcquireVm():
-            return acquire(state, command)
+            return acquire(state, command, config)
         case ReleaseVm():
             return release(state, command, config)
         case MaintainPool():
@@ -86,7 +86,7 @@ def decide(state: State, command: Command, config: PoolConfig) -> Sequence[Event
             raise AssertionError(f"not a command of the pool: {type(command).__name__}")
 
 
-def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
+def acquire(state: State, command: AcquireVm, config: PoolConfig) -> Sequence[Event]:
     """A warm VM at once, or a place in the queue. Nobody overtakes a claim that waits: a VM that was kept for the owner
     could serve no other."""
     if not is_token(command.preview_id):
@@ -113,6 +113,8 @@ def acquire(state: State, command: AcquireVm) -> Sequence[Event]:
         free = (vm_id for vm_id in state.ready if f"pool.vm.{vm_id}" not in command.busy)
         vm = state.vms[next(free, next(iter(state.ready)))]
         return [_acquired(vm, command.preview_id, command.owner, from_pool=True, waited_s=0.0)]
+    if len(state.claims) >= config.claims_max:
+        raise Unavailable("claims_full", f"{config.claims_max} claims wait for a VM already.", retry_after_s=5.0)
     deadline = command.at + command.timeout_s
     return [ClaimQueued(preview_id=command.preview_id, owner=command.owner, deadline=deadline)]
 
@@ -172,7 +174,7 @@ def _release_doubles(state: State) -> list[Event]:
 
 
 def _hand_out(state: State, at: float) -> list[Event]:
-    living = (claim for claim in state.claims.values() if claim.deadline > at)
+    living = in_turn([claim for claim in state.claims.values() if claim.deadline > at])
     return [
         _acquired(
             vm,

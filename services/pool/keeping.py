@@ -1,11 +1,15 @@
-"""Which released VMs wait for their owner's next preview, which preview gets one, and when they go. Pure."""
+"""Which released VMs wait for their owner's next preview, which preview gets one, and when they go; and whose turn
+it is where several wait. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 
 from services.pool.config import PoolConfig
-from services.pool.state import State, Vm
+from services.pool.state import Claim, State, Vm
 from shared.commands import AcquireVm, RecordVmCleaned, RecordVmCleanFailed, ReleaseVm
 from shared.events import Event, VmCleaned, VmReleased, VmRetired
+from shared.ids import OwnerId
 
 
 def kept_for(state: State, command: AcquireVm) -> Vm | None:
@@ -69,3 +73,14 @@ def _lacking(state: State, wanted: int) -> int:
     """How many of the wanted VMs have no room, also once those that go have gone."""
     going = sum(vm.status == "going" for vm in state.vms.values())
     return wanted - (state.maximum - len(state.vms)) - going
+
+
+def in_turn(claims: Sequence[Claim]) -> list[Claim]:
+    """Owner by owner, each owner's in the order in which they came: one that asks for a hundred VMs at once is not a hundred
+    places ahead of the next."""
+    before: Counter[OwnerId] = Counter()
+    turns: list[tuple[int, Claim]] = []
+    for claim in claims:
+        turns.append((before[claim.owner], claim))
+        before[claim.owner] += 1
+    return [claim for _, claim in sorted(turns, key=itemgetter(0))]

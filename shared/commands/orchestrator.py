@@ -34,6 +34,8 @@ class RequestPreview(OrchestratorCommand, frozen=True, kw_only=True):
     owner: OwnerId
     app: str = ""
     prepare: bool = False
+    private: bool = False
+    """Only who has a signed link may see it."""
 
 
 class StopPreview(OrchestratorCommand, frozen=True, kw_only=True):

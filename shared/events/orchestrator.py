@@ -32,7 +32,8 @@ class PreviewRequested(PreviewEvent, frozen=True, kw_only=True):
     """Somebody wants to see a project. `prepare`: not yet; all up to the dev server is done ahead of the wish.
 
     `app`: the folder of the app to show, where the project holds several; empty: whichever detection finds. `resident`:
-    nobody will see it; its VM, with the dev server that runs there, goes to the next project that fits.
+    nobody will see it; its VM, with the dev server that runs there, goes to the next project that fits. `private`: only
+    who has a signed link may see it.
     """
 
     project_id: ProjectId
@@ -41,6 +42,7 @@ class PreviewRequested(PreviewEvent, frozen=True, kw_only=True):
     app: str = ""
     prepare: bool = False
     resident: bool = False
+    private: bool = False
 
 
 class PreviewPrepared(PreviewEvent, frozen=True, kw_only=True):
@@ -50,9 +52,10 @@ class PreviewPrepared(PreviewEvent, frozen=True, kw_only=True):
 
 
 class PreviewWanted(PreviewEvent, frozen=True, kw_only=True):
-    """Somebody wants to see what was being prepared."""
+    """Somebody wants to see what was being prepared. `private`: from here on only who has a signed link may."""
 
     attempt: int
+    private: bool = False
 
 
 class PreviewRestarted(PreviewEvent, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from services.gateway.adapters.proxy import (
     ProxyConfig,
     Resolver,
     Upstream,
-    open_session,
+    Upstreams,
     runner_options,
 )
 
@@ -79,8 +79,8 @@ async def stage(
                 return Holding("unknown", preview_id)
             return holding or Upstream(preview_id, upstream_host, port)
 
-        session = await stack.enter_async_context(open_session(config))
-        proxy = PreviewProxy(resolve, wake or resolve, Activity(), config=config, session=session)
+        upstreams = await stack.enter_async_context(Upstreams(config))
+        proxy = PreviewProxy(resolve, wake or resolve, Activity(), config=config, upstreams=upstreams)
         own_port = await _serve(stack, proxy.handle, LOOPBACK, **runner_options(config))
         client = await stack.enter_async_context(
             aiohttp.ClientSession(

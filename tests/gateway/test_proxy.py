@@ -6,13 +6,9 @@ import json
 import resource
 from collections.abc import AsyncIterator
 
-import aiohttp
-import pytest
 from aiohttp import web
 
-from services.gateway.adapters.activity import Activity
-from services.gateway.adapters.proxy import Holding, PreviewProxy
-from tests.gateway.proxy_stage import FAST, HOST, LOOPBACK, PREVIEW, TIMEOUT_S, raw_server, stage
+from tests.gateway.proxy_stage import HOST, LOOPBACK, PREVIEW, TIMEOUT_S, raw_server, stage
 
 _MIB = 1024 * 1024
 
@@ -280,17 +276,6 @@ async def test_expect_continue_is_answered_here() -> None:
     async with stage(_echo) as on, on.client.post(on.url(), data=b"body", expect100=True) as answer:
         seen = await answer.json()
         assert seen["body"] == "body"
-
-
-async def test_session_that_keeps_cookies_is_refused() -> None:
-    """A cookie jar would carry one preview's cookies to another: a session that has one is refused."""
-
-    async def resolve(preview_id: str, _: web.Request) -> Holding:
-        return Holding("unknown", preview_id)
-
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises(ValueError, match="open_session"):
-            PreviewProxy(resolve, resolve, Activity(), config=FAST, session=session)
 
 
 async def test_host_names() -> None:

@@ -85,6 +85,7 @@ def test_a_ready_preview() -> None:
         "detail": "",
         "app": "",
         "wanted": True,
+        "private": False,
         "files_version": 1,
         "framework": "vite",
         "version": "7.0.0",

@@ -25,7 +25,8 @@ from shared.commands import (
     StopPreview,
 )
 from shared.events import Event, PreviewFailed, PreviewRequested, ProjectDeleted
-from shared.ids import derive
+from shared.ids import derive_keyed
+from shared.secrets import preview_key
 from tests.builders import (
     OWNER,
     PREVIEW,
@@ -91,7 +92,7 @@ REQUEST = RequestPreview(project_id=PROJECT, owner=OWNER)
 
 
 def first_preview(number: int = 1) -> PreviewRequested:
-    return preview_requested(derive(PROJECT, "preview", number))
+    return preview_requested(derive_keyed(preview_key(""), PROJECT, "preview", number))
 
 
 def test_a_project_with_files_is_shown() -> None:

@@ -27,8 +27,9 @@ from shared.events import (
     ProjectResidentsChanged,
     VmAcquired,
 )
-from shared.ids import derive
+from shared.ids import derive_keyed
 from shared.ports import TimerFired
+from shared.secrets import preview_key
 from tests.builders import (
     OWNER,
     PREVIEW,
@@ -54,7 +55,7 @@ DETECTED = msgspec.structs.replace(project_detected(), keeps=True, dev_command=(
 
 
 def resident_id(number: int = 1) -> str:
-    return derive(TEMPLATE, "resident", number)
+    return derive_keyed(preview_key(""), TEMPLATE, "resident", number)
 
 
 def requested(number: int = 1, version: int = 1) -> PreviewRequested:

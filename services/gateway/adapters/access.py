@@ -21,14 +21,18 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Mapping[str, OwnerId]
     hosts: frozenset[str]
 
+    def known_token(self, request: web.Request) -> str:
+        """The token that the request carries, where it is one of ours; else empty."""
+        given = _token(request) if self.tokens else ""
+        return next((token for token in self.tokens if given and matches(given, token)), "")
+
     def owner_of(self, request: web.Request) -> OwnerId:
         """The owner whose token the request carries. Raises 401 without a known one."""
         if not self.tokens:
             return LOCAL_OWNER
-        given = _token(request)
-        for token, owner in self.tokens.items():
-            if given and matches(given, token):
-                return owner
+        token = self.known_token(request)
+        if token:
+            return self.tokens[token]
         raise Refused(
             "token_required",
             "This gateway asks for an API token.",
@@ -38,10 +42,11 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
     def check_origin(self, request: web.Request) -> None:
         """A browser page of another origin, a preview's frame among them, may not use the API."""
-        if request.url.host not in self.hosts:
+        host = _host(request)
+        if host not in self.hosts:
             raise Refused(
                 "unknown_host",
-                f"This gateway does not answer to the host name {str(request.url.host)[:100]!r}.",
+                f"This gateway does not answer to the host name {host[:100]!r}.",
                 "DRAPE_GATEWAY_PUBLIC_HOSTS names those that it answers to.",
                 status=421,
             )
@@ -81,6 +86,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _host(request: web.Request) -> str:
+    """The name that is asked for; empty for what is none, such as one with a port of letters."""
+    try:
+        return request.url.host or ""
+    except ValueError:
+        return ""
 
 
 def socket_protocols(request: web.Request) -> list[str]:

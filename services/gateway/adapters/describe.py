@@ -34,6 +34,7 @@ def openapi() -> Json:
             **_env_paths(problem),
             **_residents_paths(problem),
             **_preview_paths(problem),
+            **_link_paths(problem),
             **_health_paths(problem),
         },
         "components": {
@@ -170,7 +171,7 @@ def _residents_paths(problem: Json) -> Json:
 def _preview_paths(problem: Json) -> Json:
     preview = {"$ref": "#/components/schemas/Preview"}
     many = {"type": "object", "properties": {"previews": {"type": "array", "items": preview}}}
-    wanted = {**_properties(project_id="string", app="string"), "required": ["project_id"]}
+    wanted = {**_properties(project_id="string", app="string", private="boolean"), "required": ["project_id"]}
     app = {"content": {"application/json": {"schema": _properties(app="string")}}}
     stream = {"type": "string"}
     return {
@@ -214,6 +215,22 @@ def _preview_paths(problem: Json) -> Json:
         "/api/previews/{id}/events": {
             "parameters": [_ID],
             "get": _operation("Its changes", problem, {"200": _ok("Changes", stream, "text/event-stream")}),
+        },
+    }
+
+
+def _link_paths(problem: Json) -> Json:
+    link = _properties(preview_id="string", url="string", expires_at="integer", private="boolean")
+    body = {"content": {"application/json": {"schema": _properties(ttl_s="number", path="string")}}}
+    return {
+        "/api/previews/{id}/links": {
+            "parameters": [_ID],
+            "post": _operation(
+                "A signed address that opens a private preview, for `ttl_s` seconds",
+                problem,
+                {"201": _ok("The link", link)},
+                requestBody=body,
+            ),
         },
     }
 
@@ -302,6 +319,7 @@ def _preview_schema() -> Json:
         detail="string",
         app="string",
         wanted="boolean",
+        private="boolean",
         files_version="integer",
         framework="string",
         version="string",

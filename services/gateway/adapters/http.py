@@ -13,10 +13,13 @@ from services.gateway.adapters import describe, pages, websocket
 from services.gateway.adapters.access import problem_response
 from services.gateway.adapters.context import Context, answer
 from services.gateway.adapters.environment import EnvironmentRoutes
+from services.gateway.adapters.load import Load
 from services.gateway.adapters.previews import PreviewRoutes
+from services.gateway.adapters.private import Passes
 from services.gateway.adapters.projects import ProjectRoutes
 from services.gateway.adapters.proxy import PreviewProxy
 from services.gateway.adapters.residents import ResidentRoutes
+from services.gateway.adapters.sharing import SharingRoutes
 from services.gateway.adapters.uploads import Uploads
 from services.gateway.adapters.variables import Variables
 from shared import telemetry
@@ -39,14 +42,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """Everything that this gateway answers, on the API's hosts and on the previews'."""
 
-    def __init__(self, context: Context, uploads: Uploads, variables: Variables, proxy: PreviewProxy) -> None:
+    def __init__(
+        self, context: Context, uploads: Uploads, variables: Variables, proxy: PreviewProxy, load: Load, passes: Passes
+    ) -> None:
         self._context = context
         self._proxy = proxy
+        self._load = load
         self._rooms = (
             ProjectRoutes(context, uploads),
             EnvironmentRoutes(context, variables),
             ResidentRoutes(context),
             PreviewRoutes(context),
+            SharingRoutes(context, passes),
         )
 
     def application(self) -> web.Application:
@@ -77,8 +84,9 @@ class Api:
             return await self._proxy.handle(request)
         begun = time.perf_counter()
         try:
-            self._context.access.check_origin(request)
-            response = await self._opened(request, await handler(request))
+            with self._load.admitted(request):
+                self._context.access.check_origin(request)
+                response = await self._opened(request, await handler(request))
         except DrapeError as error:
             response = problem_response(error)
         except web.HTTPException as error:

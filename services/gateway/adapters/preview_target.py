@@ -19,6 +19,8 @@ class Upstream(msgspec.Struct, frozen=True):
     preview_id: str
     host: str
     port: int
+    generation: str = ""
+    """Which of the preview's dev servers: no connection of an earlier one is used for it."""
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -49,8 +51,6 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Previews live at `<id>.<base_domain>`; browsers resolve `*.localhost` to loopback by themselves."""
     public_scheme: Literal["http", "https"] = "http"
     """How browsers reach the gateway when nothing trusted says otherwise."""
-    trust_forwarded: bool = False
-    """Believe X-Forwarded-For and X-Forwarded-Proto: only behind a proxy of one's own that sets them."""
     connect_timeout_s: float = 5.0
     """A dev server on the same network accepts in milliseconds or not at all."""
     first_byte_timeout_s: float = 120.0
@@ -69,6 +69,8 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     header_bytes_max: int = 64 * 1024
     """One header line, in either direction. Cookies on localhost add up."""
     header_count_max: int = 256
+    answer_headers_bytes_max: int = 128 * 1024
+    """All header lines of an answer together."""
     request_body_bytes_max: int = 4 * 1024**3
     read_buffer_bytes: int = 256 * 1024
     """What one direction of one exchange may hold in memory before its sender is paused."""
@@ -77,6 +79,10 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     """So that one preview cannot use up what all share."""
     upstream_keepalive_s: float = 4.0
     """Below Node's own 5 s, so that a request rarely meets a connection that the dev server is closing."""
+    upstreams_max: int = 1024
+    """Previews to which connections are kept open; more only while they are in use."""
+    lingering_s: float = 3.0
+    """How long the rest of a body that was refused is read and forgotten, so that its sender sees the answer."""
 
 
 _STATUS: dict[HoldingStatus, int] = {"starting": 503, "suspended": 503, "failed": 502, "stopped": 410, "unknown": 404}

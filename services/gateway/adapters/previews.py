@@ -13,10 +13,12 @@ from shared.commands import PreviewReply, RequestPreview, RestartPreview, StopPr
 
 
 class NewPreview(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `POST /api/previews`. `app`: the folder of the app to show, where the project holds several."""
+    """Body of `POST /api/previews`. `app`: the folder of the app to show, where the project holds several;
+    `private`: only who has a signed link may see it."""
 
     project_id: str
     app: str = ""
+    private: bool = False
 
 
 class Restart(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,7 +54,11 @@ class PreviewRoutes:
         wanted = await json_body(request, NewPreview)
         project = await self._context.project_of(request, wanted.project_id)
         command = RequestPreview(
-            id=command_id(request, owner), project_id=project.project_id, owner=owner, app=checked_app(wanted.app)
+            id=command_id(request, owner),
+            project_id=project.project_id,
+            owner=owner,
+            app=checked_app(wanted.app),
+            private=wanted.private,
         )
         reply = await self._context.send(command, PreviewReply)
         headers = {"Location": f"/api/previews/{reply.preview_id}"}

@@ -30,6 +30,7 @@ class Preparation(msgspec.Struct, forbid_unknown_fields=True):
     """Body of `POST /api/projects/{id}/prepare`; may be left out."""
 
     app: str = ""
+    private: bool = False
 
 
 class ProjectRoutes:
@@ -133,6 +134,7 @@ class ProjectRoutes:
             owner=project.owner,
             app=checked_app(wanted.app),
             prepare=True,
+            private=wanted.private,
         )
         reply = await self._context.send(command, PreviewReply)
         preview = self._context.state.previews[reply.preview_id]

@@ -5,34 +5,44 @@ preview hosts; it buffers no body. `/__drape/` on a preview's host is its own an
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import aiohttp
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode, hdrs, web
 from yarl import URL
 
 from services.gateway.adapters import pages
 from services.gateway.adapters.activity import Activity
+from services.gateway.adapters.bad_requests import without_their_words
+from services.gateway.adapters.clients import Clients
 from services.gateway.adapters.preview_target import Holding, ProxyConfig, Resolver, Upstream
+from services.gateway.adapters.private import Guard
 from services.gateway.adapters.proxy_answers import held, plain_json, refusal_of, refused, status_of
 from services.gateway.adapters.proxy_exchange import Exchange, too_large, too_slow, unreachable
 from services.gateway.adapters.proxy_headers import (
     Route,
+    is_plainly_framed,
     offered_protocols,
     public_scheme,
     request_headers,
     wants_websocket,
 )
 from services.gateway.adapters.proxy_websocket import BrowserSocket, join
+from services.gateway.adapters.upstreams import Upstreams
 from shared.errors import DrapeError, NotFound, Unavailable
 from shared.ids import is_token
 
-__all__ = ["Holding", "PreviewProxy", "ProxyConfig", "Resolver", "Upstream", "open_session", "runner_options"]
+__all__ = ["Holding", "PreviewProxy", "ProxyConfig", "Resolver", "Upstream", "Upstreams", "runner_options"]
 
+_REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+"""No tunnels, and no echo of what browsers keep from scripts."""
 _OWN_PATHS = "/__drape"
+_http_log = logging.getLogger("drape.http")
+_http_log.addFilter(without_their_words)
 _PORT = re.compile(r":\d{1,5}\Z")
 
 
@@ -43,27 +53,13 @@ def runner_options(config: ProxyConfig) -> dict[str, Any]:
     what its headers say.
     """
     return {
+        "logger": _http_log,
         "auto_decompress": False,
         "max_line_size": config.header_bytes_max,
         "max_field_size": config.header_bytes_max,
         "read_bufsize": config.read_buffer_bytes,
+        "lingering_time": config.lingering_s,
     }
-
-
-def open_session(config: ProxyConfig) -> aiohttp.ClientSession:
-    """The client session to give to `PreviewProxy`: no cookie jar, no proxy from the environment, no total time-out."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=config.upstream_keepalive_s, ttl_dns_cache=10),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
-        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        auto_decompress=False,
-        trust_env=False,
-        read_bufsize=config.read_buffer_bytes,
-        max_line_size=config.header_bytes_max,
-        max_field_size=config.header_bytes_max,
-        max_headers=config.header_count_max,
-    )
 
 
 class PreviewProxy:
@@ -76,17 +72,19 @@ class PreviewProxy:
         activity: Activity,
         *,
         config: ProxyConfig,
-        session: aiohttp.ClientSession,
+        upstreams: Upstreams,
+        guard: Guard | None = None,
+        clients: Clients | None = None,
     ) -> None:
-        """`wake`: says the same as `resolve` about a preview that is suspended, after it has tried to wake it.
-        `session` comes from `open_session`: one that keeps cookies would carry them from one preview to another."""
-        if not isinstance(session.cookie_jar, aiohttp.DummyCookieJar) or session.trust_env:
-            raise ValueError("the proxy's session must keep no cookies and use no proxy: make it with open_session()")
+        """`wake`: says the same as `resolve` about a preview that is suspended, after it has tried to wake it. `guard`:
+        keeps private previews; `clients`: whose X-Forwarded-* headers are believed."""
         self._resolve = resolve
         self._wake = wake
         self._activity = activity
         self._config = config
-        self._session = session
+        self._upstreams = upstreams
+        self._guard = guard
+        self._clients = clients
         self._suffix = f".{config.base_domain.lower()}"
         self._sockets: set[BrowserSocket] = set()
 
@@ -103,6 +101,10 @@ class PreviewProxy:
         """Answer one request for a preview: from its dev server, or with why that cannot be."""
         preview_id = self.preview_id(request.host)
         try:
+            if self._guard is not None and preview_id is not None:
+                answered = self._guard(preview_id, request, self._scheme(request))
+                if answered is not None:
+                    return answered
             target = await self._target(preview_id, request)
             if request.path == _OWN_PATHS or request.path.startswith(f"{_OWN_PATHS}/"):
                 return self._own(request, target)
@@ -115,7 +117,10 @@ class PreviewProxy:
                     return held(request, target)
                 return await self._forward(request, target)
         except DrapeError as error:
-            return refused(request, error.problem())
+            answer = refused(request, error.problem())
+            if error.code == "bad_framing":
+                answer.force_close()  # where the next request begins is anybody's guess
+            return answer
 
     async def _target(self, preview_id: str | None, request: web.Request) -> Upstream | Holding:
         if preview_id is None or not is_token(preview_id):
@@ -154,35 +159,51 @@ class PreviewProxy:
             yield
 
     async def _forward(self, request: web.Request, upstream: Upstream) -> web.StreamResponse:
-        if request.method == "CONNECT":
-            raise DrapeError("method_not_allowed", "CONNECT is not possible here.", status=405)
+        if request.method in _REFUSED_METHODS:
+            raise DrapeError("method_not_allowed", f"{request.method} is not possible here.", status=405)
+        if not is_plainly_framed(request.headers):
+            raise DrapeError(
+                "bad_framing", "Transfer-Encoding is something else than `chunked`.", "Send it as chunked.", status=400
+            )
         route = self._route(request, upstream)
-        if wants_websocket(request.method, request.headers):
-            return await self._websocket(request, upstream, route)
-        length = request.content_length
-        if length is not None and length > self._config.request_body_bytes_max:
-            raise too_large(self._config)
-        return await Exchange(request, route, self._config).run(self._session, _target_url(request, upstream, "http"))
+        async with self._upstreams.session(upstream) as session:
+            if wants_websocket(request.method, request.headers):
+                return await self._websocket(request, upstream, route, session)
+            length = request.content_length
+            if length is not None and length > self._config.request_body_bytes_max:
+                raise too_large(self._config)
+            exchange = Exchange(request, route, self._config, trust_forwarded=self._trusts(request))
+            answer = await exchange.run(session, _target_url(request, upstream, "http"))
+        if hdrs.UPGRADE in request.headers:
+            answer.force_close()  # whatever comes next on this connection may be of the protocol that we did not take
+        return answer
+
+    def _trusts(self, request: web.Request) -> bool:
+        return self._clients is not None and self._clients.trusts(request)
+
+    def _scheme(self, request: web.Request) -> str:
+        return public_scheme(request.headers, self._config.public_scheme, trust_forwarded=self._trusts(request))
 
     def _route(self, request: web.Request, upstream: Upstream) -> Route:
-        trust = self._config.trust_forwarded
         return Route(
-            public_scheme=public_scheme(request.headers, self._config.public_scheme, trust_forwarded=trust),
+            public_scheme=self._scheme(request),
             public_host=request.host,
             upstream_host=upstream.host,
             upstream_port=upstream.port,
             client_address=request.remote or "",
         )
 
-    async def _websocket(self, request: web.Request, upstream: Upstream, route: Route) -> web.StreamResponse:
+    async def _websocket(
+        self, request: web.Request, upstream: Upstream, route: Route, session: aiohttp.ClientSession
+    ) -> web.StreamResponse:
         """Shake hands with the dev server first, so that its refusal is the browser's refusal; then join the two."""
         config = self._config
         try:
             async with asyncio.timeout(config.ws_handshake_timeout_s):
-                server = await self._session.ws_connect(
+                server = await session.ws_connect(
                     _target_url(request, upstream, "ws"),
                     protocols=offered_protocols(request.headers),
-                    headers=request_headers(request.headers, route, trust_forwarded=config.trust_forwarded),
+                    headers=request_headers(request.headers, route, trust_forwarded=self._trusts(request)),
                     autoclose=False,
                     autoping=False,
                     max_msg_size=config.ws_message_bytes_max,

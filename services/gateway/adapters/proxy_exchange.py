@@ -32,10 +32,11 @@ class Exchange:
     for too long, and ends the exchange. One timer for all waits costs less than a time-out around each of them.
     """
 
-    def __init__(self, request: web.Request, route: Route, config: ProxyConfig) -> None:
+    def __init__(self, request: web.Request, route: Route, config: ProxyConfig, *, trust_forwarded: bool) -> None:
         self._request = request
         self._route = route
         self._config = config
+        self._trust_forwarded = trust_forwarded
         self._loop = asyncio.get_running_loop()
         self._limit_s = config.first_byte_timeout_s
         self._moved_at = self._loop.time()
@@ -51,11 +52,11 @@ class Exchange:
                 answer = await self._ask(session, url)
                 try:
                     self._limit_s = self._config.idle_timeout_s
-                    response = _Answer(answer, self._route)
+                    response = _Answer(answer, self._route, self._config.answer_headers_bytes_max)
                     await self._pass_on(answer, response)
                 finally:
                     answer.close()
-        except (aiohttp.ClientError, OSError) as error:  # includes the end of our own time (TimeoutError)
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # OSError: also the end of our own time
             return self._broken(response, error)
         return response
 
@@ -86,7 +87,7 @@ class Exchange:
         return await session.request(
             request.method,
             url,
-            headers=request_headers(request.headers, self._route, trust_forwarded=self._config.trust_forwarded),
+            headers=request_headers(request.headers, self._route, trust_forwarded=self._trust_forwarded),
             data=self._body() if request.can_read_body else None,
             allow_redirects=False,
         )
@@ -138,6 +139,8 @@ class Exchange:
             raise too_large(self._config) from error
         if self._ended == "too_slow":
             raise too_slow(f"within {self._limit_s:g} s") from error
+        if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError | ValueError):
+            raise bad_answer("is no HTTP that can be passed on") from error
         raise unreachable(preview_id, error) from error
 
     def _abort(self) -> None:
@@ -157,7 +160,12 @@ class _BodyTooLargeError(Exception):
 class _Answer(web.StreamResponse):
     """The dev server's answer: its status, reason and headers, and none that aiohttp would add."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, route: Route) -> None:
+    def __init__(self, answer: aiohttp.ClientResponse, route: Route, headers_bytes_max: int) -> None:
+        if answer.status < 200:  # an upgrade that nobody asked for: what follows would be no HTTP
+            raise bad_answer(f"has the status {answer.status}")
+        size = sum(len(name) + len(value) for name, value in answer.raw_headers)
+        if size > headers_bytes_max:
+            raise bad_answer(f"has {size} bytes of headers, more than {headers_bytes_max}")
         super().__init__(
             status=answer.status, reason=answer.reason or "", headers=response_headers(answer.headers, route)
         )
@@ -183,6 +191,16 @@ def unreachable(preview: str, error: BaseException) -> DrapeError:
         "dev_server_unreachable",
         "The preview's dev server did not take the request, or ended while answering it.",
         _UNREACHABLE_HINT,
+        status=502,
+    )
+
+
+def bad_answer(why: str) -> DrapeError:
+    """The dev server answered, and not as a web server may."""
+    return DrapeError(
+        "dev_server_bad_answer",
+        f"The dev server's answer {why}.",
+        "Look at what the project answers on this path.",
         status=502,
     )
 

@@ -6,6 +6,7 @@ never be sent there.
 
 import re
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 import msgspec
 from multidict import CIMultiDict, MultiMapping
@@ -28,6 +29,8 @@ _PROBE = frozenset({"x-drape-probe", "x-drape-min-seq"})
 _WEBSOCKET = frozenset(
     {"sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions", "sec-websocket-protocol"}
 )
+PASS_COOKIES = ("drape_pass", "__Host-drape_pass")
+"""Cookies that let a browser see a private preview: between it and the gateway, for no dev server."""
 _URL = re.compile(r"(?:(https?):)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
 _DEFAULT_PORT = {"http": "80", "https": "443"}
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "0.0.0.0"})  # noqa: S104 - compared with, never bound
@@ -68,7 +71,11 @@ def request_headers(headers: MultiMapping[str], route: Route, *, trust_forwarded
     own_origin = False
     for name, value in headers.items():
         lower = name.lower()
-        if lower in drop:
+        if lower in drop or _is_disguised(lower, drop):
+            continue
+        if lower == "cookie":
+            if left := _without_passes(value):
+                passed.add(name, _sendable(left))
             continue
         own_origin = own_origin or (lower == "origin" and _is_own(value, route))
         passed.add(name, _sendable(_to_local(value, route) if lower in {"origin", "referer"} else value))
@@ -88,6 +95,8 @@ def response_headers(headers: MultiMapping[str], route: Route) -> CIMultiDict[st
     passed: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         lower = name.lower()
+        if lower == "set-cookie" and value.partition("=")[0].strip() in PASS_COOKIES:
+            continue
         if lower not in drop:
             passed.add(name, _sendable(_answered(lower, value, route)))
     return passed
@@ -102,6 +111,30 @@ def _answered(name: str, value: str, route: Route) -> str:
         # Any Domain that a preview may name is wider than the preview: without it the cookie stays its own.
         return _DOMAIN.sub("", value)
     return value
+
+
+def _is_disguised(name: str, drop: AbstractSet[str]) -> bool:
+    """Servers in the manner of CGI take `Transfer_Encoding` for `Transfer-Encoding`."""
+    meant = name.replace("_", "-")
+    return meant != name and (meant in drop or meant == "content-length")
+
+
+def is_plainly_framed(headers: MultiMapping[str]) -> bool:
+    """False where two servers could disagree about where the request's body ends: any transfer coding but `chunked` alone."""
+    codings = headers.getall("Transfer-Encoding", [])
+    return not codings or [each.strip().lower() for each in codings] == ["chunked"]
+
+
+def cookies_of(headers: MultiMapping[str]) -> list[tuple[str, str]]:
+    """The cookies as (name, value), in their order."""
+    pairs = (pair.partition("=") for value in headers.getall("Cookie", []) for pair in value.split(";"))
+    return [(name.strip(), value.strip()) for name, _, value in pairs]
+
+
+def _without_passes(value: str) -> str:
+    if not any(name in value for name in PASS_COOKIES):
+        return value
+    return ";".join(pair for pair in value.split(";") if pair.partition("=")[0].strip() not in PASS_COOKIES).strip()
 
 
 def offered_protocols(headers: MultiMapping[str]) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class PreviewResolver:
         if preview.status in SERVED or (probing and preview.status == "waiting"):
             if probing:
                 request[PROBED] = probed_token(self._secret, preview_id)
-            return Upstream(preview_id, preview.host, preview.port)
+            return Upstream(preview_id, preview.host, preview.port, str(preview.attempt))
         return await self._holding(await self._bus.seals.opened(preview))
 
     async def woken(self, preview_id: PreviewId, request: web.Request, /) -> Upstream | Holding:

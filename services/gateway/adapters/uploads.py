@@ -23,6 +23,7 @@ from services.gateway.adapters.archive import (
     parse_hashes,
     too_large,
 )
+from services.gateway.adapters.upload_places import Place, UploadPlaces
 from services.gateway.config import GatewayConfig
 from services.gateway.state import Project
 from shared.commands import RecordFiles
@@ -48,6 +49,7 @@ class Uploads:
     def __init__(self, objects: Objects, config: GatewayConfig) -> None:
         self._objects = objects
         self._config = config
+        self._places = UploadPlaces(config)
 
     async def receive(self, request: web.Request, project: Project, *, patch: bool) -> RecordFiles:
         """Store what the request carries; gives the command that makes it the project's newest version.
@@ -61,8 +63,12 @@ class Uploads:
                 f"Set Content-Type to one of {', '.join(TAR_TYPES[:3])}.",
                 status=415,
             )
+        async with self._places.place(project.owner) as place:
+            return await self._receive(request, project, place, patch=patch)
+
+    async def _receive(self, request: web.Request, project: Project, place: Place, *, patch: bool) -> RecordFiles:
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as body:
-            await self._spool(request, body)
+            await self._spool(request, body, place)
             upload = await asyncio.to_thread(check_archive, body, self._config, patch)
             return await self._store(body, upload, project)
 
@@ -82,7 +88,19 @@ class Uploads:
             "unchanged": hashes == {path: entry.sha256 for path, entry in files.items()},
         }
 
-    async def _spool(self, request: web.Request, body: IO[bytes]) -> None:
+    async def _spool(self, request: web.Request, body: IO[bytes], place: Place) -> None:
+        try:
+            async with asyncio.timeout(self._config.upload_limit_s):
+                await self._read(request, body, place)
+        except TimeoutError as error:
+            raise Refused(
+                "upload_too_slow",
+                f"The upload was not whole after {self._config.upload_limit_s:g} s.",
+                "Send it over a faster connection, or in parts: PATCH takes changes.",
+                status=408,
+            ) from error
+
+    async def _read(self, request: web.Request, body: IO[bytes], place: Place) -> None:
         limit = self._config.upload_bytes_max
         if request.content_length is not None and request.content_length > limit:
             raise too_large(limit)
@@ -91,6 +109,7 @@ class Uploads:
             size += len(chunk)
             if size > limit:
                 raise too_large(limit)
+            place.grow(len(chunk))
             body.write(chunk)
         body.seek(0)
 

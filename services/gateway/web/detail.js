@@ -1,12 +1,15 @@
 // One preview, whole: steps, bar, warnings, error, log, and the preview itself in a frame.
 // Built once for a preview, then brought up to date in place, so that the frame isn't loaded again and focus stays.
 
+import { call } from "./api.js";
 import { make, put, sync, webAddress } from "./dom.js";
 import { drawStatus } from "./lists.js";
 import { LogPane } from "./log.js";
 import { list } from "./store.js";
 import { ENDED, isQuiet, isRunning, isShown, percent, plainLine, seconds, stepName, timeLeft, whole } from "./text.js";
 
+// Long enough to load the frame, too short to be worth passing on.
+const FRAME_LINK_S = 60;
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-modals allow-popups allow-downloads";
 
 export class Detail {
@@ -82,6 +85,7 @@ export class Detail {
     this.want.hidden = view.wanted !== false || ENDED.has(view.status);
     this.open.hidden = !address;
     if (address) this.open.href = address.href;
+    this.open.onclick = view.private ? (event) => (event.preventDefault(), openTab(view)) : null;
     this.retry.hidden = isRunning(view) || view.status === "prepared";
     put(this.retry, view.status === "failed" ? "Try again" : view.status === "stopped" ? "Start again" : "Restart");
     this.retry.className = view.status === "failed" ? "primary" : "";
@@ -182,10 +186,39 @@ export class Detail {
     this.frame.hidden = !wanted;
     this.frame.replaceChildren();
     if (!wanted) return;
-    this.frame.append(
-      make("p", { class: "frame-address quiet" }, address.href),
-      make("iframe", { src: address.href, sandbox: SANDBOX, referrerpolicy: "no-referrer", title: `Preview of ${view.project_name ?? "the project"}` }),
-    );
+    const title = `Preview of ${view.project_name ?? "the project"}`;
+    const frame = make("iframe", { sandbox: SANDBOX, referrerpolicy: "no-referrer", title });
+    const note = make("p", { class: "frame-address quiet" }, view.private ? `${address.href} (private)` : address.href);
+    this.frame.append(note, frame);
+    if (!view.private) frame.src = address.href;
+    else this.openPrivate(view, frame, note);
+  }
+
+  // A private preview opens by a link that is made for this frame; the link is exchanged for a cookie of that host.
+  async openPrivate(view, frame, note) {
+    try {
+      const link = await linkTo(view);
+      if (link && frame.isConnected) frame.src = link.href;
+    } catch (problem) {
+      put(note, plainLine(problem.message));
+    }
+  }
+}
+
+// A signed address of a private preview.
+async function linkTo(view) {
+  return webAddress((await call("POST", `/api/previews/${view.preview_id}/links`, { ttl_s: FRAME_LINK_S })).url);
+}
+
+// A tab may only be opened while the click is handled, so it is opened empty.
+async function openTab(view) {
+  const tab = window.open("about:blank", "_blank");
+  if (!tab) return;
+  tab.opener = null;
+  try {
+    tab.location.replace((await linkTo(view)).href);
+  } catch {
+    tab.close();
   }
 }
 

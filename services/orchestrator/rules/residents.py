@@ -10,21 +10,22 @@ from services.orchestrator.rules.edits import same_jobs
 from services.orchestrator.rules.frameworks import FRAMEWORKS, TOOLS
 from services.orchestrator.state import State
 from shared.events import Event, PreviewRequested, PreviewStopped
-from shared.ids import ProjectId, derive
+from shared.ids import ProjectId, derive_keyed
 
 SOURCES = frozenset({"app", "assets", "components", "lib", "pages", "public", "src", "styles"})
 """Folders of an app that dev servers watch, and configurations are not in."""
 
 
-def maintain(state: State, at: float, retry_s: float) -> Sequence[Event]:
-    """What every template owes at this moment. One that failed is tried again after `retry_s`, or with other files."""
+def maintain(state: State, at: float, retry_s: float, key: bytes) -> Sequence[Event]:
+    """What every template owes at this moment. One that failed is tried again after `retry_s`, or with other files.
+    `key`: of the previews' ids."""
     by_project = _residents(state)
     crowded = any(_waits(each) for each in state.previews.values())
     events: list[Event] = []
     for project in state.projects.values():
         mine = by_project.get(project.project_id, [])
         if project.residents or mine:
-            events += _maintain_one(project, mine, at, retry_s, crowded=crowded)
+            events += _maintain_one(project, mine, at, retry_s, key, crowded=crowded)
     return events
 
 
@@ -41,7 +42,7 @@ def _waits(preview: Preview) -> bool:
 
 
 def _maintain_one(
-    project: Project, mine: list[Preview], at: float, retry_s: float, *, crowded: bool
+    project: Project, mine: list[Preview], at: float, retry_s: float, key: bytes, *, crowded: bool
 ) -> Iterator[Event]:
     # Variables are read by a process at its start: with any, the template's server would show what no other may see.
     wanted = project.residents if project.files_version and not project.env else 0
@@ -59,7 +60,7 @@ def _maintain_one(
     ]
     for number in range(1, 1 + (0 if crowded else wanted - len(fit) - len(failed))):
         yield PreviewRequested(
-            preview_id=derive(project.project_id, "resident", project.residents_made + number),
+            preview_id=derive_keyed(key, project.project_id, "resident", project.residents_made + number),
             project_id=project.project_id,
             owner=project.owner,
             files_version=project.files_version,
