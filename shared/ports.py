@@ -13,8 +13,7 @@ from shared.codec import Meta, Recorded
 from shared.commands import Command
 from shared.events import Event
 from shared.ids import PreviewId
-from shared.output import LogBatch as LogBatch
-from shared.output import LogLine as LogLine
+from shared.output import LogBatch, LogLine
 from shared.parked import ParkedReactions
 from shared.seals import Seals
 

@@ -7,7 +7,8 @@ from services.gateway.state import ENDED, SERVED, STEP_OF, Failure, Preview, Pro
 from shared.commands import Command, CreateProject, ProjectReply, RecordFiles, Reply
 from shared.events import PreviewWarningRaised
 from shared.ids import OwnerId, ProjectId, derive
-from shared.ports import LogBatch, LogLine, Progress
+from shared.output import LogBatch, LogLine
+from shared.ports import Progress
 
 Json = dict[str, Any]
 LOG_STEPS = ("install", "install_retry", "dev_server")

@@ -16,7 +16,8 @@ from shared.agent.protocol import JobSpec
 from shared.agent.protocol import LogLine as AgentLine
 from shared.errors import Unavailable
 from shared.ids import PreviewId
-from shared.ports import Bus, LogLine
+from shared.output import LogLine
+from shared.ports import Bus
 
 TAIL_LINES = 400
 """Lines in which the cause of a failure is looked for, from the end."""

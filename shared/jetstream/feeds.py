@@ -15,7 +15,8 @@ from shared.ids import PreviewId
 from shared.jetstream.erasing import erase_messages
 from shared.jetstream.following import Follower
 from shared.jetstream.topology import ACTIVITY_ROOT, LOG_ROOT, LOGS, PROGRESS_ROOT
-from shared.ports import LogBatch, LogLine, Progress, Subscription
+from shared.output import LogBatch, LogLine
+from shared.ports import Progress, Subscription
 
 log = logging.getLogger("drape.feeds")
 

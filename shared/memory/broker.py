@@ -13,14 +13,8 @@ from shared.errors import DrapeError, Unavailable
 from shared.events import Event, aggregate_key
 from shared.ids import PreviewId, ProjectId
 from shared.memory.parked import MemoryParked
-from shared.ports import (
-    Handler,
-    Head,
-    LogBatch,
-    Progress,
-    TimerFired,
-    WrongLastSequence,
-)
+from shared.output import LogBatch
+from shared.ports import Handler, Head, Progress, TimerFired, WrongLastSequence
 
 
 class Shared:

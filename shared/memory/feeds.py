@@ -8,12 +8,8 @@ from shared.errors import NotFound
 from shared.ids import PreviewId
 from shared.memory.broker import Shared
 from shared.memory.log import Removable
-from shared.ports import (
-    LogBatch,
-    LogLine,
-    Subscription,
-    Timer,
-)
+from shared.output import LogBatch, LogLine
+from shared.ports import Subscription, Timer
 
 T = TypeVar("T")
 

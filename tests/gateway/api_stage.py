@@ -19,7 +19,8 @@ from shared.commands import Command, PreviewReply, RequestPreview, RestartPrevie
 from shared.errors import DrapeError
 from shared.events import Event, PreviewRequested, PreviewRestarted, PreviewResumed, PreviewWanted
 from shared.memory import MemoryBroker
-from shared.ports import Bus, LogLine, Progress
+from shared.output import LogLine
+from shared.ports import Bus, Progress
 from shared.runtime import Runtime
 from shared.service import running
 from shared.settings import Common

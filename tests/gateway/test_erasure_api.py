@@ -3,7 +3,7 @@
 import msgspec
 
 from shared.events import PreviewRequested, PreviewStopped, ProjectCreated
-from shared.ports import LogLine
+from shared.output import LogLine
 from shared.sealed import is_sealed
 from tests.deploy.waiting import eventually
 from tests.gateway.api_stage import PREVIEW, TOKEN, ApiStage, api_stage

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.gateway.views import LOG_LIMITS
-from shared.ports import LogLine
+from shared.output import LogLine
 from tests.builders import preview_failed, preview_stopped, story
 from tests.gateway.api_stage import PREVIEW, ApiStage, api_stage
 from tests.spec import AT

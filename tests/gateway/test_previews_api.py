@@ -7,7 +7,8 @@ import pytest
 
 from shared.commands import RequestPreview, RestartPreview
 from shared.events import AppChoice, Event, PreviewWarningRaised
-from shared.ports import LogLine, Progress
+from shared.output import LogLine
+from shared.ports import Progress
 from tests.builders import (
     OWNER,
     dev_server_ready,

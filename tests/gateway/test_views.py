@@ -10,7 +10,8 @@ from services.gateway.state import State
 from shared.commands import DeleteProject, Reply
 from shared.events import AppChoice, Event, PreviewRequested, ProjectResidentsChanged
 from shared.jetstream import topology
-from shared.ports import LogBatch, LogLine, Progress
+from shared.output import LogBatch, LogLine
+from shared.ports import Progress
 from tests.builders import (
     OWNER,
     PREVIEW,

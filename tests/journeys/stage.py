@@ -52,7 +52,8 @@ from shared.commands import (
 from shared.errors import DrapeError, Unavailable
 from shared.events import Event
 from shared.memory import MemoryBroker
-from shared.ports import Cause, LogLine
+from shared.output import LogLine
+from shared.ports import Cause
 from shared.project_files import Entry, Manifest, bundle_name, manifest_name, pack, sha256
 from shared.runtime import Runtime
 from shared.ulids import new_id

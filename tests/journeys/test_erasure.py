@@ -22,7 +22,8 @@ from shared.events import (
     ProjectErased,
     VmDestroyed,
 )
-from shared.ports import LogLine, TimerFired
+from shared.output import LogLine
+from shared.ports import TimerFired
 from shared.sealed import ERASED, is_sealed
 from tests.journeys.rules import check_rules
 from tests.journeys.stage import OWNER, SECRET, SERVICES, VITE, Stage, staged

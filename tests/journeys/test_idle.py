@@ -22,7 +22,7 @@ from shared.events import (
     VmLost,
     VmSuspended,
 )
-from shared.ports import LogLine
+from shared.output import LogLine
 from tests.journeys.rules import check_rules
 from tests.journeys.stage import SECRET, SERVICES, STATIC, Stage, staged
 

@@ -1,7 +1,7 @@
 """What is kept of a job that prints without end."""
 
 from services.orchestrator.rules.output import TAIL_LINES, OutputLimit
-from shared.ports import LogLine
+from shared.output import LogLine
 
 RATE, BURST = 1_000, 10_000
 

@@ -22,7 +22,8 @@ from shared.codec import Recorded
 from shared.errors import Unavailable
 from shared.events import PreviewEvent, PreviewReady, PreviewRestarted, PreviewWarningRaised, ProjectEvent, VmAcquired
 from shared.ids import OwnerId, PreviewId, ProjectId
-from shared.ports import LogBatch, Progress
+from shared.output import LogBatch
+from shared.ports import Progress
 from shared.sealed import MARK
 from shared.seals import CLOSED, Seals
 

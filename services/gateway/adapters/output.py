@@ -9,7 +9,8 @@ from services.gateway import views
 from services.gateway.adapters.terminal import plain
 from services.gateway.state import Preview
 from shared.errors import Invalid
-from shared.ports import LogBatch, LogLine, PreviewLogs
+from shared.output import LogBatch, LogLine
+from shared.ports import PreviewLogs
 
 Json = dict[str, Any]
 

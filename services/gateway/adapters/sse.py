@@ -12,7 +12,8 @@ from services.gateway.adapters.websocket import parse_since
 from services.gateway.config import GatewayConfig
 from services.gateway.state import Preview
 from shared.ids import OwnerId, PreviewId
-from shared.ports import LogBatch, PreviewLogs
+from shared.output import LogBatch
+from shared.ports import PreviewLogs
 
 PLAIN = frozenset({"state", "preview", "project", "pool", "preview_progress", "log", "cut", "error", "dropped"})
 """Messages whose type is their `event:` field; the others are warnings, whose type is their code."""
