@@ -27,7 +27,7 @@ ROOMS = {
     "views.py",
 }
 MORE_ROOMS = {
-    "pool": {"deps.py", "effects.py", "keeping.py", "ports.py", "suspending.py"},
+    "pool": {"deps.py", "effects.py", "keeping.py", "ports.py", "reaping.py", "reconciling.py", "suspending.py"},
     "orchestrator": {
         "effects.py",
         "idling.py",

@@ -66,6 +66,7 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
             _cleaner(config, settings, session),
             runtime.send,
             lambda: runtime.state,
+            caught_up=partial(caught_up, runtime),
             forget=deps.forget if deps is not None else _forget_nothing,
             config=config,
             secret=settings.drape_secret,
@@ -76,7 +77,7 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
         kept = {"restore_deps": deps.restore, "publish_deps": deps.publish} if deps is not None else {}
-        return Parts(effects.perform, {**queries(runtime), **kept})
+        return Parts(effects.perform, {**queries(runtime), "inventory": effects.inventory, **kept})
 
     return Wiring(definition(config), build)
 
@@ -88,6 +89,11 @@ def queries(runtime: Runtime[state.State]) -> dict[str, Handler]:
         return msgspec.json.encode(views.summary(runtime.state))
 
     return {"summary": summary}
+
+
+async def caught_up(runtime: Runtime[state.State]) -> None:
+    """Returns once the state holds what is in the log by now. Raises `Unavailable`."""
+    await runtime.until(await runtime.bus.log.last_seq())
 
 
 async def _forget_nothing(_project_id: ProjectId) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -204,6 +205,7 @@ class Stage:
             self.cleaner,
             runtime.send,
             lambda: runtime.state,
+            caught_up=partial(pool_app.caught_up, runtime),
             forget=self._forget,
             config=self.pool_config,
             secret=SECRET,
@@ -212,7 +214,7 @@ class Stage:
         await pool_app._resize(runtime, self.pool_config)
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())
-        await runtime.serve(effects.perform, pool_app.queries(runtime))
+        await runtime.serve(effects.perform, {**pool_app.queries(runtime), "inventory": effects.inventory})
 
     async def _forget(self, project_id: str) -> None:
         self.forgotten.append(project_id)

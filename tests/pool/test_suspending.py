@@ -110,10 +110,14 @@ class Stage:
             SimulatedVmCleaner(),
             self._send,
             lambda: self.spec.state,
+            caught_up=self._caught_up,
             forget=self._forget,
             config=PoolConfig(),
             secret="s",
         )
+
+    async def _caught_up(self) -> None:
+        """The state is the whole log's at any time."""
 
     async def _forget(self, _project_id: str) -> None:
         raise AssertionError("no project was deleted")

@@ -128,7 +128,10 @@ class LocalProvider:
 
     async def list(self) -> Sequence[VmListing]:
         self._check_open()
-        return await self._in_thread(self._list)
+        try:
+            return await self._in_thread(self._list)
+        except OSError as error:  # half a list would make the rest look lost
+            raise ProviderError("provider_unavailable", f"VMs can't be listed: {error}", retryable=True) from error
 
     async def close(self) -> None:
         """Wait for blocking work that is under way, and end the threads. Every later call but this one is refused."""
@@ -170,6 +173,7 @@ class LocalProvider:
             view=view,
             bubblewrap=bubblewrap,
             cgroups=groups,
+            home_key=self.home_key,
         )
 
     def _find_sandbox(
