@@ -13,7 +13,7 @@ import psutil
 
 from deploy.local import records
 from deploy.local.options import SERVICES
-from tests.chaos.hosts import Cluster
+from tests.chaos.hosts import Cluster, fill
 from tests.chaos.pacing import lasting
 from tests.live.platform import Platform
 
@@ -45,7 +45,6 @@ NEEDS_ISOLATION: tuple[Kind, ...] = ("cut_nats", "fill_nats", "fill_home")
 LASTS_S = {"stop_service": (3.0, 15.0), "stop_nats": (3.0, 12.0), "cut_nats": (4.0, 15.0)}
 FILLS_S = (2.0, 6.0)
 GAP_S = (2.0, 5.0)
-FILL_CHUNK = b"\0" * (1 << 20)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,14 +182,8 @@ class Breaker:
 
 async def _full(folder: Path, lasts_s: float) -> None:
     """No room on this disk for so long."""
-    filler = folder / ".filled-by-chaos"
+    filler = fill(folder)
     try:
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(FILL_CHUNK)
-        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
-            while file.write(b"\0" * 4096):
-                pass
         await lasting(lasts_s)
     finally:
         filler.unlink(missing_ok=True)

@@ -10,13 +10,13 @@ import os
 import secrets
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import aiohttp
 import msgspec
+import nats.errors
 
 from deploy.local.nats import check_answers, find_nats_server
 from deploy.local.ports import free_port
@@ -72,6 +72,16 @@ def disk(folder: Path, megabytes: int, *, isolated: bool) -> Iterator[Path]:
             run("umount", "-l", str(folder))
 
 
+def fill(folder: Path) -> Path:
+    """Take what room the folder's disk has left, to the last block. Gives the file that holds it."""
+    filler = folder / ".filled-by-chaos"
+    for chunk in (b"\0" * (1 << 20), b"\0" * 4096, b"\0"):
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(chunk) == len(chunk):
+                continue
+    return filler
+
+
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """Where one node runs. `namespace` and `cable` are empty where it is not isolated."""
 
@@ -123,7 +133,7 @@ class Node:
     async def answers(self) -> bool:
         try:
             await check_answers(self.url, HEALTH_S)
-        except (Exception, TimeoutError):
+        except (OSError, TimeoutError, nats.errors.Error):
             return False
         return True
 
@@ -131,7 +141,6 @@ class Node:
         """For ever: what whoever runs a cluster does."""
         unwell = 0
         while True:
-            await asyncio.sleep(0)
             await until(self._is_bad, RESTART_AFTER_S)
             if self._child is not None and self._child.poll() is not None:
                 self.restarts += 1
@@ -175,7 +184,7 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(folder: Path, count: int, *, isolated: bool):  # type: ignore[no-untyped-def]
+async def cluster(folder: Path, count: int, *, isolated: bool) -> AsyncIterator[Cluster]:
     """Nodes that answer, kept running until the end of the block."""
     with contextlib.ExitStack() as stack:
         hosts = [stack.enter_context(_host(folder, n, isolated=isolated)) for n in range(1, count + 1)]
@@ -280,13 +289,3 @@ jetstream {{
 }}
 {cluster_text}
 """
-
-
-def monotonic_s() -> float:
-    """Seconds, for how long a run lasts."""
-    return time.monotonic()
-
-
-def clean_environment() -> Mapping[str, str]:
-    """This process's, without what would steer a platform."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("DRAPE_", "NATS_", "OTEL_"))}

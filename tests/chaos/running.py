@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from services.pool.config import PoolConfig
 from shared.codec import Recorded
 from shared.definition import replay
 from tests.chaos import hosts, rules
-from tests.chaos.faults import Breaker, schedule
+from tests.chaos.faults import Breaker, Fault, schedule
 from tests.chaos.ledger import Ledger
-from tests.chaos.load import ENDED, TROUBLES, User
+from tests.chaos.load import SERVED, TROUBLES, User
 from tests.chaos.pacing import until
 from tests.live.client import Client
 from tests.live.platform import Platform, Ran
@@ -138,7 +139,7 @@ async def chaos(seconds: float, seed: int, folder: Path, tell: Callable[[str], N
         )
 
 
-async def _loaded(made: World, breaker: Breaker, faults: list, seed: int, ledger: Ledger) -> None:  # type: ignore[type-arg]
+async def _loaded(made: World, breaker: Breaker, faults: list[Fault], seed: int, ledger: Ledger) -> None:
     """Users at work while the faults happen, and until the last has ended."""
     over = asyncio.Event()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
@@ -179,10 +180,8 @@ async def _stop_all(made: World) -> None:
         client = Client(made.gateways()[0], session)
         listed = await client.call("GET", "/api/previews")
         for view in listed.json["previews"]:
-            if view["status"] not in ENDED:
-                ready = view["status"] in ("ready", "ready_with_errors", "suspended", "prepared")
-                if ready:
-                    await client.stop(view["preview_id"])
+            if view["status"] in (*SERVED, "prepared"):
+                await client.stop(view["preview_id"])
 
 
 async def _doctor(made: World) -> list[str]:
@@ -201,7 +200,7 @@ async def _doctor(made: World) -> list[str]:
 
 def told(line: str) -> None:
     """Progress, for whoever watches."""
-    print(f"{hosts.monotonic_s():10.1f}  {line}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
 def random_seed() -> int:

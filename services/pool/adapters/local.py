@@ -219,6 +219,10 @@ class LocalProvider:
                 f"is the machine overloaded? Its log ends: {local_vm.log_tail(folder)}",
                 retryable=True,
             ) from None
+        except OSError as error:  # no room on the disk, above all
+            raise ProviderError(
+                "boot_failed", f"what VM {spec.vm_id} needs could not be written: {error}", retryable=True
+            ) from error
 
     async def _destroy(self, vm_id: str) -> None:
         launcher, folder, config = (
