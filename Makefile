@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 DRAPE := $(BIN)/drape
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test check matrix format lock clean
+.PHONY: help install demo test check matrix chaos format lock clean
 
 help:
 	@echo "make demo         start everything here and preview examples/vite-react (ONCE=1: stop once it is ready; PORT=N)"
 	@echo "make test         the whole test suite, live parts included (ARGS='-k name' narrows it)"
 	@echo "make check        format, lint, types, import contracts, known vulnerabilities"
 	@echo "make matrix       a project of every framework, from lock file to ready, into docs/matrix.md (ROWS='vite-react hexo': those)"
+	@echo "make chaos        a real platform under load while processes, disks and cables are taken from it (SECONDS=600 SEED=n KEEP=DIR)"
 	@echo "make format       let the formatter and the linter mend what they can"
 	@echo "make lock         renew the pinned requirements"
 
@@ -47,6 +48,9 @@ check: $(VENV)/.installed-dev
 
 matrix: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.matrix $(ROWS)
+
+chaos: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep $(KEEP))
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format shared services deploy tests

@@ -32,6 +32,11 @@ duplicate_revisions = _meter.create_counter(
     unit="{event}",
     description="Events ignored because their revision was folded before",
 )
+pool_reconciled = _meter.create_counter(
+    "drape.pool.reconciled",
+    unit="{vm}",
+    description="What the comparison of the provider's list with the log had to put right, by kind",
+)
 preview_ready_duration = _meter.create_histogram(
     "drape.preview.ready.duration",
     unit="s",

@@ -27,7 +27,7 @@ ROOMS = {
     "views.py",
 }
 MORE_ROOMS = {
-    "pool": {"deps.py", "effects.py", "keeping.py", "ports.py", "suspending.py"},
+    "pool": {"deps.py", "effects.py", "keeping.py", "ports.py", "reaping.py", "reconciling.py", "suspending.py"},
     "orchestrator": {
         "effects.py",
         "idling.py",
@@ -45,6 +45,7 @@ MORE_ROOMS = {
 }
 """What a service has beside the rooms that all have; telemetry performs no effects of its own."""
 POLLING = {
+    "tests/chaos/pacing.py",
     "tests/deploy/waiting.py",
     "tests/pool/provider_contract.py",
     "tests/shared/agent/test_static_server.py",

@@ -1,49 +1,24 @@
 """`doctor`: is this machine able to run Drape, is what runs healthy, and does its state follow from the log?"""
 
-import os
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import asyncio
 
 import click
-import msgspec
 
-from deploy.cli.lifecycle import services_of, silent_of
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import require_running, running_or_none
-from deploy.local.options import SERVICES, RunStatus
+from deploy.cli.platform import running_or_none
+from deploy.doctor import machine, replaying, services
+from deploy.doctor.finding import Finding, looked_at, unseen, warning, wrong
+from deploy.doctor.nodes import ANSWERS, connected, nodes
+from deploy.doctor.streams import streams
+from deploy.local.options import RunStatus
 from deploy.local.paths import Home
-from services.gateway.app import definition as gateway_definition
-from services.gateway.config import GatewayConfig
-from services.orchestrator.app import definition as orchestrator_definition
-from services.orchestrator.config import OrchestratorConfig
-from services.pool.adapters.node import node_dir
-from services.pool.app import definition as pool_definition
-from services.pool.config import PoolConfig
-from services.telemetry.app import definition as telemetry_definition
-from services.telemetry.config import TelemetryConfig
-from shared.definition import Definition, digest, replay
-from shared.errors import DrapeError
-from shared.jetstream.connection import bus_on, connect
+from deploy.local.status import supervisor
+from shared.errors import DrapeError, Unavailable
 
-DISK_FREE_MIN_BYTES = 2 * 1024**3
-
-DEFINITIONS: dict[str, Callable[[], Definition[Any]]] = {
-    "pool": lambda: pool_definition(PoolConfig()),
-    "orchestrator": lambda: orchestrator_definition(OrchestratorConfig()),
-    "gateway": lambda: gateway_definition(GatewayConfig()),
-    "telemetry": lambda: telemetry_definition(TelemetryConfig()),
-}
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at. `level`: `ok`, `warning` or `error`."""
-
-    check: str
-    level: str
-    detail: str
+MACHINE_S, NATS_S, REPLAY_S = 15.0, 30.0, 600.0
+OF_NATS = ("streams", "services", "vms", "postgres")
+"""What can only be looked at through NATS."""
 
 
 @click.command()
@@ -51,21 +26,14 @@ class Finding(msgspec.Struct, frozen=True):
 @command
 async def doctor(output: Output, replay_check: bool) -> int:
     """Look at this machine and at what runs; say what is wrong and what to do."""
-    findings = [_node(), _bubblewrap(), _disk()]
-    running = running_or_none()
-    if running is None:
-        findings.append(Finding("platform", "warning", "Drape is not running: `drape up --detach` starts it."))
+    home, running = Home.from_env(), running_or_none()
+    findings = await looked_at("machine", machine.machine(home, running=running is not None), MACHINE_S)
+    if running is not None:
+        findings += await _platform(home, running, replay_check=replay_check)
     else:
-        services = await services_of(running.nats)
-        for name, each in services.items():
-            level = "ok" if each["ready"] else "error"
-            findings.append(Finding(f"service {name}", level, f"seq {each['seq']}, {each['lag']} behind the log"))
-            findings += _silent(running, name, each)
-        findings.append(await _parked(running.nats))
-    if replay_check:
-        findings += await _replay_check(require_running().nats)
+        findings.append(_not_running(home, needed=replay_check))
     for finding in findings:
-        output.emit({"type": "finding", **msgspec.to_builtins(finding)})
+        output.emit(finding.as_json())
         mark = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}[finding.level]
         output.say(f"{mark} {finding.check}: {finding.detail}")
     failed = [finding.check for finding in findings if finding.level == "error"]
@@ -73,64 +41,47 @@ async def doctor(output: Output, replay_check: bool) -> int:
     return 1 if failed else 0
 
 
-def _silent(running: RunStatus, name: str, status: dict[str, Any]) -> list[Finding]:
-    """A process that hangs: others do its work, after a while, but it may hold what they wait for."""
-    hint = f"`drape rollout --service {name}` replaces it; its log may say what it waits for."
-    return [
-        Finding(f"process {pid}", "warning", f"The {name} process {pid} does not answer. {hint}")
-        for pid in silent_of(running, name, status)
-    ]
+def _not_running(home: Home, *, needed: bool) -> Finding:
+    if supervisor(home) is not None:
+        what, todo = "Drape is starting, or ending.", "Look again in a moment; `drape status` tells."
+        return wrong("platform", "not_ready", what, todo=todo)
+    what, todo = "Drape is not running.", "`drape up --detach` starts it."
+    if needed:
+        return wrong("platform", "not_running", what, "There is no live state to compare with.", todo)
+    return warning("platform", "not_running", what, todo=todo)
 
 
-def _node() -> Finding:
+async def _platform(home: Home, running: RunStatus, *, replay_check: bool) -> list[Finding]:
+    """All that runs, from the ground up: what stands on something that is away could not be looked at."""
+    findings = await looked_at("processes", asyncio.to_thread(machine.processes, home), MACHINE_S)
+    monitors = list(running.nats_monitors)
+    clocks: list[tuple[str, float]] = []
+
+    async def ground() -> list[Finding]:
+        found, ahead = await nodes(running.nats, monitors)
+        clocks.extend(ahead)
+        return found
+
+    below = await looked_at("nats", ground(), NATS_S)
+    findings += [*below, machine.clock(clocks)]
     try:
-        folder = node_dir(os.environ.get("DRAPE_POOL_NODE_DIR", ""))
-    except DrapeError as error:
-        return Finding("node", "error", f"{error.message} {error.hint}")
-    return Finding("node", "ok", str(folder or shutil.which("node")))
-
-
-def _bubblewrap() -> Finding:
-    path = shutil.which("bwrap")
-    if path is None:
-        detail = "bubblewrap is not installed: projects run unsandboxed. Install the package `bubblewrap`."
-        return Finding("sandbox", "warning", detail)
-    return Finding("sandbox", "ok", path)
-
-
-def _disk() -> Finding:
-    folder = Home.from_env().root
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(Path(folder)).free
-    level = "ok" if free >= DISK_FREE_MIN_BYTES else "warning"
-    return Finding("disk", level, f"{free / 1024**3:.1f} GiB free at {folder}")
-
-
-async def _parked(nats_url: str) -> Finding:
-    client = await connect(nats_url, "drape-doctor")
-    try:
-        count = len(await bus_on(client, "doctor").parked.list())
-    finally:
-        await client.close()
-    hint = f"{count} reactions failed too often: `drape parked ls` says why, `drape parked replay` tries them again."
-    return Finding("parked", "warning" if count else "ok", hint if count else "nothing")
-
-
-async def _replay_check(nats_url: str) -> list[Finding]:
-    client = await connect(nats_url, "drape-doctor")
-    try:
-        bus = bus_on(client, "doctor")
-        findings = []
-        for name in SERVICES:
-            live = msgspec.json.decode(await bus.commands.query(name, "digest"))
-            events = [recorded async for recorded in bus.log.read(0, live["seq"])]
-            same = digest(replay(DEFINITIONS[name](), events)) == live["digest"]
-            detail = f"{len(events)} events give {'the live state' if same else 'ANOTHER state than the live one'}"
-            findings.append(Finding(f"replay {name}", "ok" if same else "error", detail))
-        return findings
-    finally:
-        await client.close()
+        if not any(finding.code == ANSWERS for finding in below):
+            raise Unavailable("nats_silent", "No node of NATS answers.")
+        async with connected(running.nats) as client:
+            found = await asyncio.gather(
+                looked_at("streams", streams(client), NATS_S),
+                looked_at("services", services.services(client, home), NATS_S),
+                looked_at("vms", services.inventory(client, home), NATS_S),
+                looked_at("postgres", services.postgres(client, running.postgres), NATS_S),
+            )
+            findings += [finding for part in found for finding in part]
+            if replay_check:
+                findings += await looked_at("replay", replaying.replayed(client), REPLAY_S)
+    except (DrapeError, TimeoutError) as error:
+        missing = (*OF_NATS, "replay") if replay_check else OF_NATS
+        why = getattr(error, "message", "") or "NATS does not answer."
+        findings += [unseen(check, why) for check in missing]
+    return findings
 
 
 COMMANDS = (doctor,)

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from services.pool.config import PoolConfig
 from services.pool.ports import Provider, ProviderError, VmSpec
 from services.pool.react import CheckHealth, CleanVm, CreateVm, DestroyVm, ForgetProject, Reconcile, SettleVm
-from services.pool.state import ANSWERING, State
+from services.pool.reaping import Reaper
+from services.pool.state import State
 from services.pool.suspending import Suspender
 from shared.commands import (
     CheckVm,
@@ -21,7 +22,6 @@ from shared.commands import (
     RecordVmCleaned,
     RecordVmCleanFailed,
     RecordVmDestroyed,
-    RecordVmLost,
 )
 from shared.definition import Effect
 from shared.errors import Unavailable
@@ -78,6 +78,10 @@ class PoolEffects:
         self._secret = secret
         self._clock = clock
         self._suspender = Suspender(provider, send, state, catch_up)
+        self._reaper = Reaper(
+            provider, self._suspender, send, state, catch_up, grace_s=config.orphan_grace_s, clock=clock
+        )
+        self.inventory = self._reaper.inventory
 
     async def perform(self, effect: Effect, cause: Cause) -> None:
         """Do what the effect says; idempotent, since an effect may come again after a crash."""
@@ -95,7 +99,7 @@ class PoolEffects:
             case CheckHealth(vms):
                 await self._check_health(vms, cause)
             case Reconcile():
-                await self._reconcile(cause)
+                await self._reaper.run(cause)
             case _:
                 raise AssertionError(f"not an effect of the pool: {type(effect).__name__}")
 
@@ -179,31 +183,6 @@ class PoolEffects:
         async with asyncio.TaskGroup() as group:
             for vm_id, host, port in vms:
                 group.create_task(check(vm_id, host, port))
-
-    async def _reconcile(self, cause: Cause) -> None:
-        """The one reaper: what only the provider knows is destroyed, what only the log knows is lost."""
-        try:
-            listed = {vm.vm_id: vm for vm in await self._provider.list()}
-        except ProviderError as error:
-            raise Unavailable(
-                "provider_unavailable",
-                f"The provider's list is not to be had: {error.message}",
-            ) from error
-        vms = self._state().vms
-        for vm_id, listing in listed.items():
-            if vm_id not in vms and self._clock() - listing.created_at > self._config.orphan_grace_s:
-                log.warning("orphan_reaped", extra={"vm_id": vm_id, "state": listing.state})
-                await self._provider.destroy(vm_id)
-        for vm in list(vms.values()):
-            listing_of = listed.get(vm.vm_id)
-            gone = listing_of is None or listing_of.state == "stopped"
-            if gone and vm.status in ANSWERING:
-                await self._send(RecordVmLost(vm_id=vm.vm_id, detail="The provider no longer has it."), cause, vm.vm_id)
-            elif vm.status == "going":
-                # Its own effect may have given up: until the provider agrees, every tick tries again.
-                await self._destroy(vm.vm_id, cause, vm.vm_id)
-            elif listing_of is not None and vm.suspended != (listing_of.state == "suspended"):
-                await self._suspender.settle(vm.vm_id, cause)
 
     async def _send(self, command: Command, cause: Cause, *names: str) -> None:
         command_id = derive(cause.causation_id, type(command).__name__, *names)

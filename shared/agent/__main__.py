@@ -12,10 +12,11 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import quickstart
+from . import blocks, quickstart
 
 THREADS = 8
 THREADS_START_S = 10.0
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--app-dir", type=Path, help="the project's folder as jobs see it (default: ROOT/app)")
     parser.add_argument("--home-dir", type=Path, help="HOME of jobs (default: ROOT/home)")
     parser.add_argument("--listen", default="127.0.0.1:0", help="host:port; port 0 takes a free one")
+    parser.add_argument("--port-block", type=int, help="share the network: take the first free block from this one on")
     parser.add_argument("--port-file", type=Path, help="written once the agent listens")
     parser.add_argument("--orphan-timeout-s", type=float, default=180.0)
     parser.add_argument("--pass-env", default="", help="names of variables that jobs may see, with commas")
@@ -77,10 +79,13 @@ async def _serve(options: argparse.Namespace, token: str) -> int:
     scratch, fixed = (tuple(map(Path, filter(None, words.split(",")))) for words in (options.scratch, options.fixed))
     if scratch:
         processes.forbid_message_queues()
+    listener, free_port = _network(options)
     server = AgentServer(
         vm_id=options.vm_id,
         token=token,
-        world=JobWorld(app_dir=app_dir, home_dir=home_dir, pass_env=pass_env, isolated=options.isolated),
+        world=JobWorld(
+            app_dir=app_dir, home_dir=home_dir, pass_env=pass_env, isolated=options.isolated, free_port=free_port
+        ),
         files=ProjectFiles(app_dir, root / "state", file_limits),
         place=Place(
             root=root, app_dir=app_dir, home_dir=home_dir, scratch=scratch, fixed=fixed, isolated=options.isolated
@@ -94,7 +99,6 @@ async def _serve(options: argparse.Namespace, token: str) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop, 0)
-    listener = _listener(options.listen)
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -116,6 +120,15 @@ def _start_threads() -> None:
     asyncio.get_running_loop().set_default_executor(threads)
 
 
+def _network(options: argparse.Namespace) -> tuple[socket.socket, Callable[[], int]]:
+    """What the agent listens on, and what gives its jobs their ports."""
+    if options.port_block is None:
+        return _listener(options.listen), blocks.any_free_port
+    host = options.listen.rpartition(":")[0]
+    listener, block = blocks.take(lambda port: _listener(f"{host}:{port}"), options.port_block)
+    return listener, block.free_port
+
+
 def _listener(address: str) -> socket.socket:
     """A listening socket whose connections notice a dead peer within a minute, also when nothing is sent."""
     host, _, port = address.rpartition(":")
@@ -127,8 +140,12 @@ def _listener(address: str) -> socket.socket:
     for name, seconds in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
-    listener.bind((host, int(port)))
-    listener.listen(128)
+    try:
+        listener.bind((host, int(port)))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener
 

@@ -9,10 +9,9 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ import msgspec
 import psutil
 
 from . import processes
+from .blocks import NoPortLeft, any_free_port
 from .logs import LineSplitter, LogBuffer
 from .protocol import JOB_ID_PATTERN, AgentProblem, JobSpec, JobState, JobStatus
 from .trees import History
@@ -32,13 +32,6 @@ PORT = "{port}"
 HOME = "{home}"
 EXIT_NOT_FOUND = 127
 EXIT_NOT_RUNNABLE = 126
-
-
-def _free_port() -> int:
-    """A port that nothing listens on now. Where VMs share the machine's network, only their agents can tell."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class JobLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,23 +55,24 @@ class JobLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 class JobWorld(msgspec.Struct, frozen=True, kw_only=True):
     """Where jobs run and what they see: the project's folder, HOME, and environment keys of the agent to pass on.
-    `isolated`: every process that can be seen is of this VM."""
+    `isolated`: every process that can be seen is of this VM. `free_port`: gives a dev server its port."""
 
     app_dir: Path
     home_dir: Path
     pass_env: tuple[str, ...] = ()
     isolated: bool = False
+    free_port: Callable[[], int] = any_free_port
 
 
 class Job:
     """One command's life. Read it through `status()`; only the supervisor and the protocol below write it."""
 
-    def __init__(self, job_id: str, spec: JobSpec, limits: JobLimits) -> None:
+    def __init__(self, job_id: str, spec: JobSpec, limits: JobLimits, port: int | None) -> None:
         self.id = job_id
         self.spec = spec
         self.log = LogBuffer(limits.log_bytes_max)
         self.pid: int | None = None
-        self.port = _free_port() if any(PORT in text for text in (*spec.argv, *spec.env.values())) else None
+        self.port = port
         self.started_at = time.time()
         self.started_monotonic_s = time.monotonic()
         self.exited_at: float | None = None
@@ -214,7 +208,7 @@ class JobSupervisor:
         """Starts the job, or attaches to the one with this id. Gives it and whether it was started now.
 
         Raises AgentProblem: job_id_invalid, job_spec_invalid, job_cwd_invalid (400), job_spec_conflict (409),
-        too_many_jobs (429), agent_stopping (503).
+        too_many_jobs (429), agent_stopping, no_free_port (503).
         """
         job = self._jobs.get(job_id)
         if job is not None:
@@ -227,7 +221,7 @@ class JobSupervisor:
         check_spec(job_id, spec)
         cwd = self._cwd(spec.cwd)
         self._make_room()
-        job = self._jobs[job_id] = Job(job_id, spec, self._limits)
+        job = self._jobs[job_id] = Job(job_id, spec, self._limits, self._port(spec))
         try:
             await self.history.begin(job)
             await self._spawn(job, cwd)
@@ -239,6 +233,17 @@ class JobSupervisor:
         finally:
             job.started.set()
         return job, True
+
+    def _port(self, spec: JobSpec) -> int | None:
+        """The port that the job is told, where it asks for one."""
+        if not any(PORT in text for text in (*spec.argv, *spec.env.values())):
+            return None
+        try:
+            return self._world.free_port()
+        except NoPortLeft as error:
+            raise AgentProblem(
+                503, "no_free_port", f"This VM has no port left: {error}.", "Restart the preview."
+            ) from error
 
     def get(self, job_id: str) -> Job:
         """The job, or AgentProblem job_unknown (404)."""

@@ -214,7 +214,7 @@ class Stage:
         await pool_app._resize(runtime, self.pool_config)
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())
-        await runtime.serve(effects.perform, pool_app.queries(runtime))
+        await runtime.serve(effects.perform, {**pool_app.queries(runtime), "inventory": effects.inventory})
 
     async def _forget(self, project_id: str) -> None:
         self.forgotten.append(project_id)

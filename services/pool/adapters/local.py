@@ -131,7 +131,10 @@ class LocalProvider:
 
     async def list(self) -> Sequence[VmListing]:
         self._check_open()
-        return await self._in_thread(self._list)
+        try:
+            return await self._in_thread(self._list)
+        except OSError as error:  # half a list would make the rest look lost
+            raise ProviderError("provider_unavailable", f"VMs can't be listed: {error}", retryable=True) from error
 
     async def close(self) -> None:
         """Wait for blocking work that is under way, and end the threads. Every later call but this one is refused."""
@@ -173,6 +176,7 @@ class LocalProvider:
             view=view,
             bubblewrap=bubblewrap,
             cgroups=groups,
+            home_key=self.home_key,
         )
 
     def _find_sandbox(
@@ -218,6 +222,10 @@ class LocalProvider:
                 f"is the machine overloaded? Its log ends: {local_vm.log_tail(folder)}",
                 retryable=True,
             ) from None
+        except OSError as error:  # no room on the disk, above all
+            raise ProviderError(
+                "boot_failed", f"what VM {spec.vm_id} needs could not be written: {error}", retryable=True
+            ) from error
 
     async def _destroy(self, vm_id: str) -> None:
         launcher, folder, config = (

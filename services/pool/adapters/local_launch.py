@@ -24,6 +24,7 @@ import psutil
 from services.pool.adapters import local_vm, processes, sandbox
 from services.pool.adapters.cgroups import Cgroups, Group, Limits
 from services.pool.ports import ProviderError, VmAddress, VmSpec
+from shared.agent import blocks
 
 T = TypeVar("T")
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -77,6 +78,7 @@ class Launcher(msgspec.Struct, frozen=True, kw_only=True):
     view: sandbox.View | None
     bubblewrap: sandbox.Bubblewrap | None
     cgroups: Cgroups
+    home_key: str
 
     def spawn(self, spec: VmSpec, folder: Path, group_name: str) -> Booting:
         """Start the agent, limited before its first instruction. Blocks briefly; leaves clean-up to the caller."""
@@ -156,8 +158,15 @@ class Launcher(msgspec.Struct, frozen=True, kw_only=True):
             str(root),
         ]
         argv += ["--listen", f"{local_vm.HOST}:0", "--port-file", str(root / "state/agent.json")]
+        argv += ["--port-block", str(self._port_block(spec.vm_id))]
         argv += ["--orphan-timeout-s", f"{spec.orphan_timeout_s:g}"]
         return argv + (["--pass-env", ",".join(sorted(self.environment))] if self.environment else [])
+
+    def _port_block(self, vm_id: str) -> int:
+        """Where the agent begins to look for ports. VMs follow one another, so that a block rests long after its VM has
+        ended; homes begin at different places."""
+        number = int(vm_id.rpartition("-")[2]) if vm_id.rpartition("-")[2].isdigit() else 0
+        return (int(self.home_key, 16) + number) % blocks.COUNT
 
     def _write_commands(self, folder: Path) -> None:
         """Start scripts for npm and its like where the Node that config names has none that work."""

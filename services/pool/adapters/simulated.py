@@ -8,7 +8,8 @@ from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec
 
 
 class SimulatedProvider:
-    """Boots after `boot_s`. `faults` may be set to make verbs fail: codes are taken from its front."""
+    """Boots after `boot_s`. `…_faults` may be set to make verbs fail: codes are taken from the front. So many next
+    destroys as `ignored_destroys` says are answered and do nothing."""
 
     name = "simulated"
 
@@ -19,6 +20,8 @@ class SimulatedProvider:
         self.suspend_faults: list[str] = []
         self.resume_faults: list[str] = []
         self.destroy_faults: list[str] = []
+        self.list_faults: list[str] = []
+        self.ignored_destroys = 0
         self.vms: dict[str, VmListing] = {}
         self._clock = clock
 
@@ -54,9 +57,14 @@ class SimulatedProvider:
                 "A simulated destroy failed.",
                 retryable=True,
             )
+        if self.ignored_destroys and vm_id in self.vms:
+            self.ignored_destroys -= 1
+            return
         self.vms.pop(vm_id, None)
 
     async def list(self) -> Sequence[VmListing]:
+        if self.list_faults:
+            raise ProviderError(self.list_faults.pop(0), "A simulated list failed.", retryable=True)
         return list(self.vms.values())
 
     async def close(self) -> None:
