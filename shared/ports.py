@@ -14,13 +14,14 @@ from shared.commands import Command
 from shared.events import Event
 from shared.ids import PreviewId
 from shared.parked import ParkedReactions
+from shared.snapshot import Snapshots
 
 
 class WrongLastSequence(Exception):
     """Another writer was first: the aggregate's last event is not the one that the append expected."""
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The last event of an aggregate: its stream sequence and revision; 0 and 0 where there is none."""
 
     seq: int = 0
@@ -125,6 +126,14 @@ class EventLog(Protocol):
         """Deliver every event after `after`, in order, without a gap; `failed` is called at most once."""
         ...
 
+    async def replay(
+        self, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
+    ) -> None:
+        """Deliver what is there after `after`, up to `until`, as fast as it can be read; only events of `types` with
+        their content (None: all). Raises `Unavailable` where the rest has to be followed instead; what was delivered
+        until then counts."""
+        ...
+
     def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Recorded]:
         """The events after `after`, up to `until` or the last one there is now."""
         ...
@@ -202,5 +211,6 @@ class Bus:
     preview_logs: PreviewLogs
     objects: Objects
     parked: ParkedReactions
+    snapshots: Snapshots
     connected: Callable[[], bool]
     close: Callable[[], Awaitable[None]]

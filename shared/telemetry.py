@@ -32,6 +32,12 @@ duplicate_revisions = _meter.create_counter(
     unit="{event}",
     description="Events ignored because their revision was folded before",
 )
+replay_duration = _meter.create_histogram(
+    "drape.replay.duration", unit="s", description="From a replica's start to a state that is live"
+)
+snapshot_size = _meter.create_histogram(
+    "drape.snapshot.size", unit="By", description="A service's state as it was written, before compression"
+)
 preview_ready_duration = _meter.create_histogram(
     "drape.preview.ready.duration",
     unit="s",

@@ -66,6 +66,7 @@ def queries(
                 "seq": runtime.seq,
                 "lag": max(0, last - runtime.seq),
                 "replay_s": round(runtime.replay_s, 4),
+                "snapshot_seq": runtime.snapshot_seq,
                 "postgres": await store.answers(),
                 "projection": {"seq": projector.seq, "lag": max(0, last - projector.seq)},
             }

@@ -13,6 +13,7 @@ from shared.jetstream.log import NatsEventLog
 from shared.jetstream.objects import NatsObjects
 from shared.jetstream.parked import NatsParked
 from shared.jetstream.reactions import NatsReactions
+from shared.jetstream.snapshots import NatsSnapshots
 from shared.jetstream.timers import NatsTimers
 from shared.ports import Bus
 
@@ -80,6 +81,7 @@ def bus_on(client: Client, instance: str) -> Bus:
         preview_logs=NatsPreviewLogs(client),
         objects=NatsObjects(client),
         parked=NatsParked(client),
+        snapshots=NatsSnapshots(client, instance),
         connected=lambda: client.is_connected,
         close=lambda: _close(client),
     )

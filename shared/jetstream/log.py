@@ -15,6 +15,7 @@ from nats.js.errors import APIError, NotFoundError
 from shared.codec import ALL_EVENTS, Meta, Recorded, decode, encode, filter_of, subject_of
 from shared.errors import Unavailable
 from shared.events import Event, aggregate_key
+from shared.jetstream.bulk import Replay
 from shared.jetstream.topology import EVENTS
 from shared.ports import Head, Subscription, WrongLastSequence
 
@@ -34,6 +35,7 @@ class NatsEventLog:
     """The stream `DRAPE_EVENTS`."""
 
     def __init__(self, client: Client) -> None:
+        self._client = client
         self._js = client.jetstream(timeout=APPEND_TIMEOUT_S)
 
     async def append(self, event: Event, meta: Meta, *, after: int) -> int:
@@ -83,6 +85,11 @@ class NatsEventLog:
         follower = _Follower(self._js, after, deliver, failed)
         await follower.start()
         return follower
+
+    async def replay(
+        self, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
+    ) -> None:
+        await Replay(self._client, after, until, types, deliver).run()
 
     async def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Recorded]:
         last = await self.last_seq() if until is None else until

@@ -38,6 +38,7 @@ class MemoryBroker(Shared):
             preview_logs=MemoryPreviewLogs(self),
             objects=MemoryObjects(self),
             parked=self.parked,
+            snapshots=self.snapshots,
             connected=lambda: self.connected,
             close=close,
         )

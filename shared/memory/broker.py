@@ -13,6 +13,7 @@ from shared.errors import DrapeError, Unavailable
 from shared.events import Event, aggregate_key
 from shared.ids import PreviewId
 from shared.memory.parked import MemoryParked
+from shared.memory.snapshots import MemorySnapshots
 from shared.ports import (
     Handler,
     Head,
@@ -31,6 +32,7 @@ class Shared:
         self.connected = True
         self.records: list[Recorded] = []
         self.parked = MemoryParked(self.fire, clock)
+        self.snapshots = MemorySnapshots()
         self.heads: dict[str, Head] = {}
         self.followers: list[Callable[[Recorded], None]] = []
         self.event_queues: dict[str, Queue] = defaultdict(Queue)

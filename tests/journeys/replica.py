@@ -43,7 +43,7 @@ class Replica:
             name: _Line(self, getattr(bus, name))
             for name in (
                 *("log", "reactions", "commands", "timers", "progress", "activity"),
-                *("preview_logs", "objects", "parked"),
+                *("preview_logs", "objects", "parked", "snapshots"),
             )
         }
         return Bus(**ports, connected=bus.connected, close=bus.close)
