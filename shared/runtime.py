@@ -85,6 +85,7 @@ class Runtime(Generic[S]):
         self.actor = f"{definition.name}/{instance}"
         self.snapshot_seq = 0
         self._last_id = ""
+        self._own = f"{definition.name}."
         self._heads: Remembered[Head] = Remembered(self.limits.heads_max)
         self._recent: Remembered[int] = Remembered(self.limits.recent_events_max)
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -173,7 +174,8 @@ class Runtime(Generic[S]):
 
     def _remember(self, recorded: Recorded) -> None:
         self._heads[recorded.key] = Head(recorded.seq, recorded.meta.rev)
-        self._recent[recorded.meta.id] = recorded.seq
+        if recorded.key.startswith(self._own):  # no command of ours makes another's events
+            self._recent[recorded.meta.id] = recorded.seq
 
     def kept(self) -> Kept[S]:
         """All that was folded, as it is now and stays."""
