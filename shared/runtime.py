@@ -84,6 +84,7 @@ class Runtime(Generic[S]):
         self.on_folded: list[Callable[[Recorded], None]] = []
         self.actor = f"{definition.name}/{instance}"
         self.snapshot_seq = 0
+        self.snapshot_unfit = False
         self._last_id = ""
         self._own = f"{definition.name}."
         self._heads: Remembered[Head] = Remembered(self.limits.heads_max)

@@ -61,8 +61,8 @@ class Snapshots(Protocol):
         """The newest. Raises `SnapshotUnfit` where it is damaged."""
         ...
 
-    async def store(self, snapshot: Snapshot) -> bool:
-        """Keep it, unless a newer one is there: False."""
+    async def store(self, snapshot: Snapshot, *, over_any: bool = False) -> bool:
+        """Keep it, unless one that is as new is there (`over_any`: also then): False."""
         ...
 
 

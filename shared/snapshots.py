@@ -23,6 +23,7 @@ async def restore(runtime: Runtime[Any]) -> int:
     try:
         return await _restore(runtime, name)
     except SnapshotUnfit as error:
+        runtime.snapshot_unfit = True
         log.warning("snapshot_ignored", extra={"service": name, "reason": str(error)})
     except Unavailable as error:
         log.warning("snapshot_ignored", extra={"service": name, "reason": error.message})
@@ -72,13 +73,15 @@ class SnapshotKeeper:
 
     async def keep_if_due(self) -> bool:
         """True when one was written. What another replica has written since counts as well."""
+        if self._runtime.snapshot_unfit:
+            return await self.keep()  # in the place of the one that could not be used
         if self._runtime.seq - self._newest < self._events:
             return False
         self._fingerprint = self._fingerprint or _fingerprint(self._runtime)
         try:
             head = await self._runtime.bus.snapshots.head(self._service, self._fingerprint)
         except SnapshotUnfit:
-            head = None
+            return await self.keep()
         if head is not None and head.log == await self._runtime.bus.snapshots.log_id():
             self._newest = min(head.seq, self._runtime.seq)
             if self._runtime.seq - self._newest < self._events:
@@ -103,7 +106,8 @@ class SnapshotKeeper:
         snapshot = assembly.snapshot(
             service=self._service, fingerprint=self._fingerprint, log=log_id, at=self._runtime.clock()
         )
-        written = await self._runtime.bus.snapshots.store(snapshot)
+        written = await self._runtime.bus.snapshots.store(snapshot, over_any=self._runtime.snapshot_unfit)
+        self._runtime.snapshot_unfit = False
         self._newest = kept.seq
         telemetry.snapshot_size.record(assembly.size_bytes, {"service": self._service})
         return written

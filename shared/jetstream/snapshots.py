@@ -57,14 +57,13 @@ class NatsSnapshots:
 
     async def head(self, service: str, fingerprint: str) -> SnapshotHead | None:
         found = await self._entry(f"{service}.{fingerprint}")
-        return found[0].head if found is not None else None
+        return found.head if found is not None else None
 
     async def load(self, service: str, fingerprint: str) -> Snapshot | None:
         key = f"{service}.{fingerprint}"
-        found = await self._entry(key)
-        if found is None:
+        entry = await self._entry(key)
+        if entry is None:
             return None
-        entry, _ = found
         body = entry.body
         if entry.parts:
             gate = asyncio.Semaphore(READS_AT_ONCE)
@@ -79,36 +78,35 @@ class NatsSnapshots:
             body = b"".join(await asyncio.gather(*map(read, range(min(entry.parts, _parts_max())))))
         return Snapshot(entry.head, await asyncio.to_thread(_decompress, body))
 
-    async def store(self, snapshot: Snapshot) -> bool:
+    async def store(self, snapshot: Snapshot, *, over_any: bool = False) -> bool:
         key = f"{snapshot.head.service}.{snapshot.head.fingerprint}"
         body = await asyncio.to_thread(zlib.compress, snapshot.body, COMPRESSION)
         if len(body) > STORED_BYTES_MAX:
             raise SnapshotUnfit(f"{len(body)} bytes compressed are more than {STORED_BYTES_MAX}")
-        try:
-            found = await self._entry(key)
-        except SnapshotUnfit:
-            found = None  # whatever is there, it is no snapshot: written over
-        revision = 0 if found is None else found[1]
-        if found is not None and found[0].head.log == snapshot.head.log and found[0].head.seq >= snapshot.head.seq:
-            return False
+        stored = await self._get(key)
+        found = _read(stored[0]) if stored is not None else None
+        if found is not None and not over_any:
+            head = found.head
+            if head.log == snapshot.head.log and head.seq >= snapshot.head.seq:
+                return False
         if len(body) <= VALUE_BYTES_MAX // 2:
             entry = _Entry(head=snapshot.head, body=body)
         else:
-            place = f"{self._instance}-{1 if found is not None and found[0].place.endswith('-0') else 0}"
+            place = f"{self._instance}-{1 if found is not None and found.place.endswith('-0') else 0}"
             parts = [body[start : start + VALUE_BYTES_MAX] for start in range(0, len(body), VALUE_BYTES_MAX)]
             for number, part in enumerate(parts):
                 await self._put(f"{key}.{place}.{number}", part)
             entry = _Entry(head=snapshot.head, place=place, parts=len(parts))
-        return await self._put(key, _encoder.encode(entry), after=revision)
+        return await self._put(key, _encoder.encode(entry), after=stored[1] if stored is not None else 0)
 
-    async def _entry(self, key: str) -> tuple[_Entry, int] | None:
-        found = await self._get(key)
-        if found is None:
+    async def _entry(self, key: str) -> _Entry | None:
+        stored = await self._get(key)
+        if stored is None:
             return None
-        try:
-            return _decoder.decode(found[0]), found[1]
-        except msgspec.MsgspecError as error:
-            raise SnapshotUnfit(f"its entry can't be read: {error}") from error
+        entry = _read(stored[0])
+        if entry is None:
+            raise SnapshotUnfit("its entry can't be read")
+        return entry
 
     async def _get(self, key: str) -> tuple[bytes, int] | None:
         try:
@@ -131,6 +129,14 @@ class NatsSnapshots:
         except (nats.errors.Error, TimeoutError) as error:
             raise _unavailable(error) from error
         return True
+
+
+def _read(value: bytes) -> _Entry | None:
+    """None: whatever it is, it is no snapshot."""
+    try:
+        return _decoder.decode(value)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _parts_max() -> int:

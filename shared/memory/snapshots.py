@@ -20,10 +20,11 @@ class MemorySnapshots:
     async def load(self, service: str, fingerprint: str) -> Snapshot | None:
         return self.items.get((service, fingerprint))
 
-    async def store(self, snapshot: Snapshot) -> bool:
+    async def store(self, snapshot: Snapshot, *, over_any: bool = False) -> bool:
         key = (snapshot.head.service, snapshot.head.fingerprint)
         found = self.items.get(key)
-        if found is not None and found.head.log == snapshot.head.log and found.head.seq >= snapshot.head.seq:
+        same_log = found is not None and found.head.log == snapshot.head.log and not over_any
+        if found is not None and same_log and found.head.seq >= snapshot.head.seq:
             return False
         self.items[key] = snapshot
         return True
