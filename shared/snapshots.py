@@ -58,6 +58,8 @@ class SnapshotKeeper:
         self._newest = runtime.snapshot_seq
         self._service = runtime.definition.name
         self._fingerprint = ""
+        self.size_bytes = 0
+        """Of the last one, before compression."""
 
     async def run(self) -> None:
         """For as long as the replica lives. No failure of a snapshot is one of the replica."""
@@ -109,6 +111,7 @@ class SnapshotKeeper:
         written = await self._runtime.bus.snapshots.store(snapshot, over_any=self._runtime.snapshot_unfit)
         self._runtime.snapshot_unfit = False
         self._newest = kept.seq
+        self.size_bytes = assembly.size_bytes
         telemetry.snapshot_size.record(assembly.size_bytes, {"service": self._service})
         return written
 

@@ -138,15 +138,18 @@ class Replay:
                 if seq <= self._last:
                     return
                 raise Unavailable("replay_gap", f"After event {self._last} came {seq}.")
-            name = subject.decode()
-            types = self._types
-            content = types is None or name[name.rindex(".") + 1 :] in types
-            self._deliver(read(name, seq, headers, body, content=content))
+            self._hand_on(seq, subject, headers, body)
             self._last = seq
             if seq >= self._until:
                 self._end(None)
         except Exception as error:
             self._end(error)
+
+    def _hand_on(self, seq: int, subject: bytes, headers: bytes, body: bytes) -> None:
+        name = subject.decode()
+        types = self._types
+        content = types is None or name[name.rindex(".") + 1 :] in types
+        self._deliver(read(name, seq, headers, body, content=content))
 
     def _end(self, error: Exception | None) -> None:
         if error is None:
