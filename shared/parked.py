@@ -40,6 +40,10 @@ class ParkedReactions(Protocol):
         """All of them, oldest first."""
         ...
 
+    async def count(self) -> int:
+        """How many there are."""
+        ...
+
     async def replay(self, parked: Parked) -> None:
         """Have it heard again, by whichever replica is there; it is parked anew if it fails as often once more."""
         ...

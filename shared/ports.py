@@ -16,13 +16,14 @@ from shared.ids import PreviewId
 from shared.output import LogBatch, LogLine
 from shared.parked import ParkedReactions
 from shared.seals import Seals
+from shared.snapshot import Snapshots
 
 
 class WrongLastSequence(Exception):
     """Another writer was first: the aggregate's last event is not the one that the append expected."""
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The last event of an aggregate: its stream sequence and revision; 0 and 0 where there is none."""
 
     seq: int = 0
@@ -114,6 +115,14 @@ class EventLog(Protocol):
         self, after: int, deliver: Callable[[Recorded], None], failed: Callable[[BaseException], None]
     ) -> Subscription:
         """Deliver every event after `after`, in order, without a gap; `failed` is called at most once."""
+        ...
+
+    async def replay(
+        self, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
+    ) -> None:
+        """Deliver what is there after `after`, up to `until`, as fast as it can be read; only events of `types` with
+        their content (None: all). Raises `Unavailable` where the rest has to be followed instead; what was delivered
+        until then counts."""
         ...
 
     def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Recorded]:
@@ -216,5 +225,6 @@ class Bus:
     objects: Objects
     parked: ParkedReactions
     seals: Seals
+    snapshots: Snapshots
     connected: Callable[[], bool]
     close: Callable[[], Awaitable[None]]

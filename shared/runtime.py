@@ -6,11 +6,11 @@ every replica, and every replay, sees the same state.
 """
 
 import asyncio
+import gc
 import heapq
 import itertools
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
@@ -25,8 +25,11 @@ from shared.definition import Definition, digest
 from shared.draining import drain_all
 from shared.errors import DrapeError, Invalid, Refused, Unavailable
 from shared.events import Event, ProjectDeleted, aggregate_key
+from shared.fingerprint import folded_types
 from shared.ports import Bus, Cause, Handler, Head, Subscription, WrongLastSequence
 from shared.reactions import Perform, Reactor
+from shared.remembered import Remembered
+from shared.snapshot import Kept, frozen
 from shared.ulids import new_id
 
 log = logging.getLogger("drape.runtime")
@@ -92,8 +95,12 @@ class Runtime(Generic[S]):
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_folded: list[Callable[[Recorded], None]] = []
         self.actor = f"{definition.name}/{instance}"
-        self._heads: OrderedDict[str, Head] = OrderedDict()
-        self._recent: OrderedDict[str, int] = OrderedDict()
+        self.snapshot_seq = 0
+        self.snapshot_unfit = False
+        self._last_id = ""
+        self._own = f"{definition.name}."
+        self._heads: Remembered[Head] = Remembered(self.limits.heads_max)
+        self._recent: Remembered[int] = Remembered(self.limits.recent_events_max)
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._tickets = itertools.count()
         self._appending: dict[str, asyncio.Future[None]] = {}
@@ -104,13 +111,31 @@ class Runtime(Generic[S]):
     # --- start and stop ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Replay the log up to now. From here on the state is live; nothing is served yet."""
+        """Replay the log up to now, from a snapshot on where one fits. From here on the state is live; nothing is served
+        yet."""
+        from shared.snapshots import restore  # it needs this module
+
         begun = time.monotonic()
         with telemetry.span(f"replay {self.definition.name}", SpanKind.INTERNAL, "", {}):
+            self.snapshot_seq = await restore(self)
             last = await self.bus.log.last_seq()
+            await self._replay(last)
             self._subscriptions.append(await self.bus.log.follow(self.seq, self._fold, self._crash))
             await self._race(self.until(last, timeout_s=None))
         self.replay_s = time.monotonic() - begun
+        telemetry.replay_duration.record(self.replay_s, {"service": self.definition.name})
+
+    async def _replay(self, last: int) -> None:
+        """The bulk of the log, without the detour of a message each. Whatever is missing then is followed."""
+        collecting = gc.isenabled()
+        gc.disable()  # it would look at all of the state again and again while that grows
+        try:
+            await self.bus.log.replay(self.seq, last, folded_types(self.definition.evolve), self._fold)
+        except Unavailable as error:
+            log.warning("replay_broken_off", extra={"seq": self.seq, "error": error.message})
+        finally:
+            if collecting:
+                gc.enable()
 
     async def serve(self, perform: Perform, queries: Mapping[str, Handler] | None = None) -> None:
         """Answer commands and queries, react to events, hear timers."""
@@ -160,6 +185,7 @@ class Runtime(Generic[S]):
             if isinstance(recorded.event, ProjectDeleted):
                 self.bus.seals.forget(recorded.event.project_id)
         self.seq = recorded.seq
+        self._last_id = recorded.meta.id
         while self._waiting and self._waiting[0][0] <= self.seq:
             _, _, waiter = heapq.heappop(self._waiting)
             if not waiter.done():
@@ -169,12 +195,19 @@ class Runtime(Generic[S]):
 
     def _remember(self, recorded: Recorded) -> None:
         self._heads[recorded.key] = Head(recorded.seq, recorded.meta.rev)
-        self._heads.move_to_end(recorded.key)
-        self._recent[recorded.meta.id] = recorded.seq
-        if len(self._heads) > self.limits.heads_max:
-            self._heads.popitem(last=False)
-        if len(self._recent) > self.limits.recent_events_max:
-            self._recent.popitem(last=False)
+        if recorded.key.startswith(self._own):  # no command of ours makes another's events
+            self._recent[recorded.meta.id] = recorded.seq
+
+    def kept(self) -> Kept[S]:
+        """All that was folded, as it is now and stays."""
+        return Kept(frozen(self.state), self.seq, self._last_id, self._heads.copy(), self._recent.copy())
+
+    def adopt(self, kept: Kept[S]) -> None:
+        """Begin with what was kept, before anything is folded."""
+        assert self.seq == 0, "a replica that has folded events can't begin elsewhere"
+        self.state, self.seq, self._last_id = kept.state, kept.seq, kept.event_id
+        self._heads.adopt(*kept.heads)
+        self._recent.adopt(*kept.recent)
 
     def _crash(self, error: BaseException) -> None:
         if not self.crashed.done():
@@ -300,7 +333,7 @@ class Runtime(Generic[S]):
                 key = aggregate_key(event)
                 # The head of this very state: one that is read later would hide what was stored since the decision.
                 # An aggregate that we do not remember is most likely new; if it is not, the log says so.
-                wanted.setdefault(key, Wanted(event, self._heads.get(key, Head())))
+                wanted.setdefault(key, Wanted(event, self._heads.get(key) or Head()))
         return wanted
 
     async def _append(self, wanted: Wanted, key: str, command: Command, cause: Cause) -> None:
@@ -336,7 +369,8 @@ class Runtime(Generic[S]):
     async def _catch_up(self, key: str) -> None:
         head = await self.bus.log.head(key)
         await self.until(head.seq, timeout_s=self.limits.fold_wait_s)
-        self._heads.setdefault(key, head)
+        if self._heads.get(key) is None:
+            self._heads[key] = head
 
     async def send(self, command: Command, cause: Cause) -> bytes:
         """Send a command to whichever service it is for; one for this service takes no detour. Gives the reply's body."""
@@ -382,6 +416,7 @@ class Runtime(Generic[S]):
             "seq": self.seq,
             "lag": max(0, last - self.seq),
             "replay_s": round(self.replay_s, 4),
+            "snapshot_seq": self.snapshot_seq,
         }
         return msgspec.json.encode(status)
 

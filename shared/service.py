@@ -20,6 +20,7 @@ from shared.ports import Bus, Handler
 from shared.reactions import Perform
 from shared.runtime import Runtime
 from shared.settings import Common, common
+from shared.snapshots import SnapshotKeeper
 
 log = logging.getLogger("drape.service")
 
@@ -60,11 +61,23 @@ async def running(wiring: Wiring[S], bus: Bus, settings: Common) -> AsyncIterato
         await runtime.start()
         parts = await wiring.build(runtime, bus, settings, stack)
         await runtime.serve(parts.perform, parts.queries)
+        _keep_snapshots(runtime, settings, stack)
         yield runtime
         # Only in an orderly end: one that has broken hands nothing back, its work is given out again after its ack wait.
         if parts.drain is not None:
             await parts.drain()
         await runtime.drain()
+
+
+def _keep_snapshots(runtime: Runtime[S], settings: Common, stack: AsyncExitStack) -> None:
+    keeper = SnapshotKeeper(runtime, events=settings.drape_snapshot_events, period_s=settings.drape_snapshot_period_s)
+    task = asyncio.create_task(keeper.run(), name="snapshots")
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.wait({task})
+
+    stack.push_async_callback(end)
 
 
 async def _run(wiring: Wiring[S], settings: Common) -> int:

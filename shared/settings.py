@@ -44,6 +44,10 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     """Where the local provider keeps its VMs."""
     drape_log_level: str = "WARNING"
     """Python's level names."""
+    drape_snapshot_events: int = 10_000
+    """After so many events the state is written down, so that a start has at most about so many to replay; 0: never."""
+    drape_snapshot_period_s: float = 10.0
+    """How often it is looked whether that is due."""
     otel_exporter_otlp_endpoint: str = ""
     """Where traces and metrics go, by OTLP over HTTP; empty: nowhere."""
 

@@ -37,6 +37,12 @@ pool_reconciled = _meter.create_counter(
     unit="{vm}",
     description="What the comparison of the provider's list with the log had to put right, by kind",
 )
+replay_duration = _meter.create_histogram(
+    "drape.replay.duration", unit="s", description="From a replica's start to a state that is live"
+)
+snapshot_size = _meter.create_histogram(
+    "drape.snapshot.size", unit="By", description="A service's state as it was written, before compression"
+)
 preview_ready_duration = _meter.create_histogram(
     "drape.preview.ready.duration",
     unit="s",

@@ -9,6 +9,7 @@ from deploy.bench import claim as claims
 from deploy.bench import overload as overloads
 from deploy.bench import plot as plots
 from deploy.bench import preview as previews
+from deploy.bench import replay as replays
 from deploy.bench.rows import MODES, Mode, table
 from deploy.cli.main import command
 from deploy.cli.output import Output
@@ -66,6 +67,23 @@ async def overload(output: Output, path: Path, runs: int) -> int:
     output.emit({"type": "bench_overload", **msgspec.to_builtins(figures)})
     for line in overloads.table(figures):
         output.say(line)
+    return 0
+
+
+@bench.command()
+@click.option("--events", type=click.IntRange(1_000, 10_000_000), default=100_000, show_default=True)
+@command
+async def replay(output: Output, events: int) -> int:
+    """Starts of each service on a log of so many events: replayed from the first, and from a snapshot."""
+    figures = await replays.measure(events, output.say)
+    output.emit({"type": "bench_replay", **msgspec.to_builtins(figures)})
+    output.say(f"\nbare reading  {figures.read_events_per_s:>9,} events/s  {figures.read_s:8.3f} s")
+    for row in figures.rows:
+        output.say(
+            f"{row.service:12}  {row.events_per_s:>9,} events/s  {row.replay_s:8.3f} s   from a snapshot "
+            f"{row.restore_s:6.3f} s ({row.snapshot_bytes / 1024:,.0f} KiB, written in {row.keep_s:.3f} s, "
+            f"longest stall {row.stall_ms:.1f} ms)"
+        )
     return 0
 
 

@@ -61,7 +61,6 @@ IDENTITIES = (*SERVICES, PROVISION, OPERATOR, OBSERVER)
 """`operator`: the person at this machine, through `drape` or `nats`. `observer`: only reads, for dashboards."""
 
 SNAPSHOTS = "drape_snap"
-SNAPSHOT_OBJECTS = "drape_snap_objects"
 
 SENDS: dict[str, frozenset[type[Command]]] = {
     "pool": frozenset(),
@@ -123,7 +122,6 @@ _HEARS: dict[str, tuple[str, ...]] = {
 
 BUCKETS: dict[str, dict[str, str]] = {
     names.FILES_BUCKET: {"gateway": "write", "orchestrator": "read", OPERATOR: "read"},
-    SNAPSHOT_OBJECTS: dict.fromkeys(SERVICES, "write"),
     names.KEYS_BUCKET: {**dict.fromkeys(SERVICES, "read"), "gateway": "write", "orchestrator": "add", OPERATOR: "read"},
     SNAPSHOTS: dict.fromkeys(SERVICES, "own"),
 }
@@ -136,7 +134,7 @@ _ERASES: dict[str, tuple[str, ...]] = {
 }
 """Streams from which an identity takes single messages: what was a deleted project's, and what is parked no more."""
 
-OBJECT_BUCKETS = (names.FILES_BUCKET, SNAPSHOT_OBJECTS)
+OBJECT_BUCKETS = (names.FILES_BUCKET,)
 
 _OBSERVED = (names.EVENTS, names.TIMERS, names.PARKED)
 """Not what projects print, their files, or the keys: those may hold secrets, or open them."""

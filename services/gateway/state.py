@@ -386,7 +386,8 @@ def _set(state: State, preview: Preview, recorded: Recorded, **changes: Any) -> 
 
 
 def _forget(state: State, at: float) -> None:
-    for preview_id, ended_at in list(state.ended.items()):
+    while state.ended:
+        preview_id, ended_at = next(iter(state.ended.items()))  # the first to have ended
         if at - ended_at < FORGET_AFTER_S:
             break
         del state.ended[preview_id]

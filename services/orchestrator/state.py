@@ -29,6 +29,7 @@ from shared.events import (
     InstallFailed,
     InstallSkipped,
     InstallStarted,
+    PreviewEvent,
     PreviewFailed,
     PreviewPrepared,
     PreviewReady,
@@ -85,6 +86,12 @@ def evolve(state: State, recorded: Recorded) -> None:
     """Fold one event. Deterministic; touches nothing but `state`."""
     event = recorded.event
     match event:
+        case PreviewRequested():
+            _request(state, event, recorded)
+        case PreviewEvent(preview_id=preview_id):
+            preview = state.previews.get(preview_id)
+            if preview is not None:
+                _evolve_preview(state, preview, recorded)
         case ProjectCreated(project_id=project_id, owner=owner):
             state.projects[project_id] = Project(project_id=project_id, owner=owner)
         case ProjectFilesChanged(project_id=project_id, files_version=version, manifest=manifest):
@@ -95,8 +102,6 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change_project(state, project_id, residents=count)
         case ProjectDeleted(project_id=project_id):
             state.projects.pop(project_id, None)
-        case PreviewRequested():
-            _request(state, event, recorded)
         case VmCleaned(vm_id=vm_id, owner=owner):
             state.kept[vm_id] = owner
         case VmRetired(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
@@ -107,10 +112,7 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.kept.pop(event.vm_id, None)
             _evolve_vm(state, event, recorded)
         case _:
-            preview_id = getattr(event, "preview_id", None)
-            preview = state.previews.get(preview_id) if preview_id else None
-            if preview is not None:
-                _evolve_preview(state, preview, recorded)
+            return
 
 
 def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
@@ -388,7 +390,8 @@ def _left(preview: Preview) -> Left:
 
 
 def _forget(state: State, at: float) -> None:
-    for preview_id, ended_at in list(state.ended.items()):
+    while state.ended:
+        preview_id, ended_at = next(iter(state.ended.items()))  # the first to have ended
         if at - ended_at < FORGET_AFTER_S:
             break
         del state.ended[preview_id]

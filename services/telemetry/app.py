@@ -12,9 +12,10 @@ from services.telemetry.adapters.postgres import PreviewStore, close_pool, open_
 from services.telemetry.adapters.projection import Projector
 from services.telemetry.adapters.stats import StatsReader
 from services.telemetry.config import TelemetryConfig
+from services.telemetry.effects import TelemetryEffects
 from shared.commands import commands_of
-from shared.definition import Definition, Effect
-from shared.ports import Bus, Cause, Handler
+from shared.definition import Definition
+from shared.ports import Bus, Handler
 from shared.runtime import Runtime
 from shared.service import Parts, Wiring
 from shared.settings import Common, from_env
@@ -45,7 +46,7 @@ def wiring(config: TelemetryConfig) -> Wiring[state.State]:
         projector = Projector(bus.log, store, config)
         stats = StatsReader(pool, lambda: projector.log_id, config, runtime.clock)
         _run(projector, runtime, stack)
-        return Parts(_perform, queries(runtime, projector, store, stats))
+        return Parts(TelemetryEffects(bus.parked, runtime.send).perform, queries(runtime, projector, store, stats))
 
     return Wiring(definition(config), build)
 
@@ -66,6 +67,7 @@ def queries(
                 "seq": runtime.seq,
                 "lag": max(0, last - runtime.seq),
                 "replay_s": round(runtime.replay_s, 4),
+                "snapshot_seq": runtime.snapshot_seq,
                 "postgres": await store.answers(),
                 "projection": {"seq": projector.seq, "lag": max(0, last - projector.seq)},
             }
@@ -89,10 +91,6 @@ def _run(projector: Projector, runtime: Runtime[state.State], stack: AsyncExitSt
 
     task.add_done_callback(ended)
     stack.push_async_callback(end)
-
-
-async def _perform(effect: Effect, _cause: Cause) -> None:
-    raise AssertionError(f"telemetry has no effects of its own: {type(effect).__name__}")
 
 
 def from_environment() -> Wiring[state.State]:

@@ -12,16 +12,19 @@ from shared.events import AlertCleared, AlertRaised, Event
 
 POOL_EMPTY = "pool_empty"
 VM_BOOTS_FAILING = "vm_boots_failing"
+REACTIONS_PARKED = "reactions_parked"
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """What an alert is about. `due`: it should be raised; `over_since`: the condition has been gone since then."""
+    """What an alert is about. `due`: it should be raised; `over_since`: the condition has been gone since then; `flaps`:
+    it may be back in a moment, so that its end has to last for a while."""
 
     alert: str
     due: bool
     since: float
     over_since: float | None
     message: str
+    flaps: bool = True
 
 
 def decide(state: State, command: Command, config: TelemetryConfig) -> Sequence[Event]:
@@ -35,7 +38,9 @@ def decide(state: State, command: Command, config: TelemetryConfig) -> Sequence[
 
 def evaluate_alerts(state: State, command: EvaluateAlerts, config: TelemetryConfig) -> Sequence[Event]:
     """Each alert is raised once when it is due, and cleared once when its condition has been gone for a while."""
-    conditions = (_pool_empty(state, command.at, config), _vm_boots_failing(state, config))
+    conditions = [_pool_empty(state, command.at, config), _vm_boots_failing(state, config)]
+    if command.parked is not None:
+        conditions.append(_reactions_parked(command.parked, command.at))
     return [event for condition in conditions for event in _change(state, condition, command.at, config)]
 
 
@@ -64,12 +69,26 @@ def _vm_boots_failing(state: State, config: TelemetryConfig) -> Condition:
     )
 
 
+def _reactions_parked(count: int, at: float) -> Condition:
+    """Somebody has to look, however few they are; and it is over once they are tried again or dropped."""
+    what = "1 reaction has" if count == 1 else f"{count} reactions have"
+    return Condition(
+        alert=REACTIONS_PARKED,
+        due=count > 0,
+        since=at,
+        over_since=None if count else at,
+        message=f"{what} failed too often and wait: `drape parked ls` says why, `drape parked replay` tries again.",
+        flaps=False,
+    )
+
+
 def _change(state: State, condition: Condition, at: float, config: TelemetryConfig) -> Sequence[Event]:
     raised = state.alerts.get(condition.alert)
     if raised is None:
         if not condition.due:
             return []
         return [AlertRaised(alert=condition.alert, message=condition.message, since=condition.since)]
-    if condition.over_since is None or at - condition.over_since < config.clear_after_s:
+    wait_s = config.clear_after_s if condition.flaps else 0.0
+    if condition.over_since is None or at - condition.over_since < wait_s:
         return []
     return [AlertCleared(alert=condition.alert, lasted_s=round(condition.over_since - raised.since, 3))]

@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from services.telemetry.state import State
 from shared.codec import Recorded
-from shared.commands import EvaluateAlerts
-from shared.effects import Send
 from shared.events import Event
 from shared.ports import TimerFired
 
-Effect = Send
+
+class LookAtAlerts(msgspec.Struct, frozen=True):
+    """Have the alerts evaluated, with what the log does not say: how many reactions are parked."""
+
+
+Effect = LookAtAlerts
 
 ALERTS_TICK = "alerts"
 
@@ -24,5 +29,5 @@ def react(_state: State, _recorded: Recorded) -> Sequence[Effect]:
 def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
     """What has to happen because time has passed."""
     if fired.name == ALERTS_TICK:
-        return [Send(EvaluateAlerts())]
+        return [LookAtAlerts()]
     return []  # a timer of another version of this service

@@ -10,6 +10,7 @@ class TelemetryCommand(Command, frozen=True, kw_only=True):
 
 
 class EvaluateAlerts(TelemetryCommand, frozen=True, kw_only=True):
-    """Raise what holds and clear what no longer does."""
+    """Raise what holds and clear what no longer does. `parked`: how many reactions are parked; None: nobody knows."""
 
     verb: ClassVar[str] = "evaluate-alerts"
+    parked: int | None = None

@@ -15,6 +15,7 @@ from shared.jetstream.objects import NatsObjects
 from shared.jetstream.parked import NatsParked
 from shared.jetstream.reactions import NatsReactions
 from shared.jetstream.servers import public_url, servers_of
+from shared.jetstream.snapshots import NatsSnapshots
 from shared.jetstream.timers import NatsTimers
 from shared.ports import Bus
 from shared.seals import Seals
@@ -92,6 +93,7 @@ def bus_on(client: Client, instance: str, secret: str = "") -> Bus:
         objects=NatsObjects(client),
         parked=NatsParked(client),
         seals=Seals(NatsKeys(client), secret),
+        snapshots=NatsSnapshots(client, instance),
         connected=lambda: client.is_connected,
         close=lambda: _close(client),
     )

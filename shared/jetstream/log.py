@@ -12,6 +12,7 @@ from nats.js.errors import APIError, NotFoundError
 from shared.codec import ALL_EVENTS, Meta, Recorded, decode, encode, filter_of, subject_of
 from shared.errors import Unavailable
 from shared.events import Event, aggregate_key
+from shared.jetstream.bulk import Replay
 from shared.jetstream.following import CHECK_S, Follower, unreachable
 from shared.jetstream.outages import passing
 from shared.jetstream.topology import EVENTS
@@ -139,6 +140,11 @@ class NatsEventLog:
         follower = Follower(self._js, EVENTS, ALL_EVENTS, after, on_message, contiguous=True, check_s=self._check_s)
         await follower.start()
         return follower
+
+    async def replay(
+        self, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
+    ) -> None:
+        await Replay(self._client, after, until, types, deliver).run()
 
     async def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Recorded]:
         last = await self.last_seq() if until is None else until

@@ -37,6 +37,12 @@ class NatsParked:
             raise _unavailable(error) from error
         return found
 
+    async def count(self) -> int:
+        try:
+            return (await self._js.stream_info(PARKED)).state.messages
+        except (nats.errors.Error, APIError, TimeoutError) as error:
+            raise _unavailable(error) from error
+
     async def replay(self, parked: Parked) -> None:
         """Stored before what was parked is forgotten: at worst it is heard twice."""
         again = f"{TIMER_DUE}.{parked.service}.{REPLAY}.{parked.seq}"

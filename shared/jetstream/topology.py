@@ -20,6 +20,8 @@ FILES_BUCKET = "drape_files"
 KEYS_BUCKET = "drape_keys"
 KEYS = f"KV_{KEYS_BUCKET}"
 KEYS_ROOT = f"$KV.{KEYS_BUCKET}"
+SNAPSHOTS_STREAM = "KV_drape_snap"
+SNAPSHOTS_SUBJECT = "$KV.drape_snap"
 
 TIMER_AT = "drape.timer.at"
 TIMER_EVERY = "drape.timer.every"
@@ -110,7 +112,25 @@ def _streams(replicas: int) -> list[api.StreamConfig]:
             allow_direct=True,
             metadata=monitored,
         ),
+        _snapshots(replicas),
     ]
+
+
+def _snapshots(replicas: int) -> api.StreamConfig:
+    """A key-value bucket, but one in which the oldest goes when it is full: what former versions of the code have left."""
+    return api.StreamConfig(
+        name=SNAPSHOTS_STREAM,
+        description="The services' states, so that a start need not replay the whole log: <service>.<fingerprint>",
+        subjects=[f"{SNAPSHOTS_SUBJECT}.>"],
+        storage=api.StorageType.FILE,
+        num_replicas=replicas,
+        max_msgs_per_subject=1,
+        max_bytes=512 * 1024 * 1024,
+        discard=api.DiscardPolicy.OLD,
+        allow_direct=True,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+    )
 
 
 async def provision(client: Client, reacts_to: Mapping[str, Sequence[type[Event]]], *, replicas: int = 1) -> None:

@@ -44,6 +44,7 @@ class MemoryBroker(Shared):
             objects=MemoryObjects(self),
             parked=self.parked,
             seals=Seals(MemoryKeys(self), SECRET),
+            snapshots=self.snapshots,
             connected=lambda: self.connected,
             close=close,
         )

@@ -13,6 +13,7 @@ from shared.errors import DrapeError, Unavailable
 from shared.events import Event, aggregate_key
 from shared.ids import PreviewId, ProjectId
 from shared.memory.parked import MemoryParked
+from shared.memory.snapshots import MemorySnapshots
 from shared.output import LogBatch
 from shared.ports import Handler, Head, Progress, TimerFired, WrongLastSequence
 
@@ -25,6 +26,7 @@ class Shared:
         self.connected = True
         self.records: list[Recorded] = []
         self.parked = MemoryParked(self.fire, clock)
+        self.snapshots = MemorySnapshots()
         self.heads: dict[str, Head] = {}
         self.followers: list[Callable[[Recorded], None]] = []
         self.event_queues: dict[str, Queue] = defaultdict(Queue)

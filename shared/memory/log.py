@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
+
 from shared.codec import Meta, Recorded
 from shared.events import Event
 from shared.memory.broker import Shared
@@ -49,6 +51,14 @@ class MemoryLog:
             guarded(recorded)
         self._broker.followers.append(guarded)
         return Removable(self._broker.followers, guarded)
+
+    async def replay(
+        self, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
+    ) -> None:
+        self._broker.check()
+        for recorded in self._broker.records[after:until]:
+            wanted = types is None or recorded.type in types
+            deliver(recorded if wanted else msgspec.structs.replace(recorded, event=None))
 
     async def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Recorded]:
         for recorded in self._broker.records[after : len(self._broker.records) if until is None else until]:

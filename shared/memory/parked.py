@@ -39,6 +39,9 @@ class MemoryParked:
     async def list(self) -> list[Parked]:
         return [*self.items.values()]
 
+    async def count(self) -> int:
+        return len(self.items)
+
     async def replay(self, parked: Parked) -> None:
         name, _, timer_id = parked.subject.partition(".")
         if parked.kind == "event":

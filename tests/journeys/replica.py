@@ -45,7 +45,7 @@ class Replica:
             name: _Line(self, getattr(bus, name))
             for name in (
                 *("log", "reactions", "commands", "timers", "progress", "activity"),
-                *("preview_logs", "objects", "parked"),
+                *("preview_logs", "objects", "parked", "snapshots"),
             )
         }
         return Bus(**ports, seals=bus.seals, connected=bus.connected, close=bus.close)

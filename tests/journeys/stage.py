@@ -36,6 +36,7 @@ from services.pool.react import REACTS_TO as POOL_REACTS_TO
 from services.pool.react import Reconcile
 from services.telemetry import app as telemetry_app
 from services.telemetry.config import TelemetryConfig
+from services.telemetry.effects import TelemetryEffects
 from services.telemetry.react import REACTS_TO as TELEMETRY_REACTS_TO
 from shared.codec import Meta, Recorded
 from shared.commands import (
@@ -196,7 +197,7 @@ class Stage:
             case "gateway":
                 await self._serve_gateway(runtime, bus, replica)
             case _:
-                await runtime.serve(telemetry_app._perform)
+                await runtime.serve(TelemetryEffects(bus.parked, runtime.send).perform)
 
     async def _serve_pool(self, runtime: Runtime[Any]) -> None:
         effects = PoolEffects(

@@ -69,7 +69,7 @@ async def test_an_append_expects_what_its_decision_saw() -> None:
             )
         )
         await runtime.until(len(stage.broker.records))
-        assert wanted[f"pool.vm.{vm_id}"].head != runtime._heads[f"pool.vm.{vm_id}"]
+        assert wanted[f"pool.vm.{vm_id}"].head != runtime._heads.get(f"pool.vm.{vm_id}")
         await runtime.execute(claim)
         assert [event.preview_id for event in stage.events(VmAcquired)] == ["first"]
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from shared.errors import NotFound
-from shared.events import PreviewReady, PreviewRequested, VmAcquired
+from shared.events import AlertCleared, AlertRaised, PreviewReady, PreviewRequested, VmAcquired
 from shared.parked import Parked, find
 from tests.journeys.rules import check_rules
 from tests.journeys.stage import Stage, staged
@@ -42,7 +42,10 @@ async def test_what_was_parked_goes_on_where_it_was_once_the_cause_is_mended() -
         assert (parked.key, parked.attempts) == (f"orchestrator.event.{requested.seq}", 12)
         assert "DecodeError" in parked.reason
         await stage.bus.objects.put(name, whole)
+        raised = await stage.until(AlertRaised, within_s=10)
+        assert raised.alert == "reactions_parked"
         await stage.bus.parked.replay(find(await stage.bus.parked.list(), parked.key))
+        assert (await stage.until(AlertCleared, within_s=10)).alert == "reactions_parked"
         await stage.until(PreviewReady, preview_id, within_s=10)
         assert len(stage.events(VmAcquired, preview_id)) == 1
         assert [record.getMessage() for record in stage.complaints.records].count("reaction_parked") == 1

@@ -2,13 +2,17 @@
 
 import asyncio
 
+import msgspec
+
 from shared.events import ProjectFilesChanged
 from shared.jetstream.connection import bus_on
+from shared.ports import Bus
 from tests.deploy.waiting import eventually
 from tests.live.client import SERVER, Client, node_project
 from tests.live.platform import Platform
 
 PARKED_WITHIN_S = 70.0
+ALERT_WITHIN_S = 60.0
 
 
 async def test_a_parked_reaction_is_shown_tried_again_and_dropped(platform: Platform, client: Client) -> None:
@@ -33,6 +37,7 @@ async def test_a_parked_reaction_is_shown_tried_again_and_dropped(platform: Plat
         commands = (("parked", "ls"), ("parked", "show", key), ("doctor",))
         listed, shown, doctor = await asyncio.gather(*(platform.drape(*each, "--json") for each in commands))
         await objects.put(name, whole)
+        await eventually(lambda: _alerts(bus, ["reactions_parked"]), ALERT_WITHIN_S)
     again = await platform.drape("parked", "replay", key, "--json")
     assert (again.code, again.last) == (0, {"type": "replayed", "key": key})
     assert (await client.ended(preview_id))["status"] == "ready"
@@ -41,7 +46,15 @@ async def test_a_parked_reaction_is_shown_tried_again_and_dropped(platform: Plat
     assert "DecodeError" in shown.last["reason"]
     assert [line["level"] for line in doctor.lines if line.get("check") == "parked"] == ["warning"]
     assert (await platform.drape("parked", "ls", "--json")).last == {"type": "parked", "count": 0}
+    async with platform.bus() as bus:
+        await eventually(lambda: _alerts(bus, []), ALERT_WITHIN_S)
     await client.stop(preview_id)
+
+
+async def _alerts(bus: Bus, names: list[str]) -> bool:
+    """Whether just these alerts of parked reactions are raised now."""
+    raised = [each["alert"] for each in msgspec.json.decode(await bus.commands.query("telemetry", "alerts"))]
+    return [name for name in raised if name == "reactions_parked"] == names
 
 
 async def test_wrong_names_of_parked_reactions(platform: Platform) -> None:

@@ -9,14 +9,13 @@ import pytest
 
 from services.telemetry.app import definition
 from services.telemetry.config import TelemetryConfig
+from services.telemetry.effects import TelemetryEffects
 from services.telemetry.react import REACTS_TO
 from services.telemetry.state import State
 from services.telemetry.views import alerts
 from shared.codec import Recorded
-from shared.definition import Effect
 from shared.events import AlertCleared, AlertRaised, Event, VmBooted, VmCreationStarted
 from shared.memory import MemoryBroker
-from shared.ports import Cause
 from shared.runtime import Runtime
 
 from .world import acquired
@@ -29,10 +28,6 @@ WARM: tuple[Event, ...] = (
 )
 
 
-async def _no_effects(effect: Effect, _cause: Cause) -> None:
-    raise AssertionError(f"telemetry has no effects of its own: {effect}")
-
-
 @asynccontextmanager
 async def replica(broker: MemoryBroker, number: int = 0) -> AsyncIterator[Runtime[State]]:
     """One replica of the service, without its projection."""
@@ -40,7 +35,7 @@ async def replica(broker: MemoryBroker, number: int = 0) -> AsyncIterator[Runtim
         definition(CONFIG), broker.bus({"telemetry": REACTS_TO}), instance=str(number), clock=broker.clock
     )
     await runtime.start()
-    await runtime.serve(_no_effects)
+    await runtime.serve(TelemetryEffects(runtime.bus.parked, runtime.send).perform)
     try:
         yield runtime
     finally:

@@ -261,6 +261,40 @@ def test_both_alerts_can_hold_at_once() -> None:
     assert [event.aggregate_id for event in evaluated(story, at=1_040)] == ["pool_empty", "vm_boots_failing"]
 
 
+# --- reactions_parked ---------------------------------------------------------------------------------------------
+
+
+def looked(story: Story, parked: int | None, at: float = 1_010.0) -> Sequence[Event]:
+    """What the evaluation decides when so many reactions are parked."""
+    return PARTS.decide(after(story), EvaluateAlerts(id="c", at=at, parked=parked))
+
+
+def test_one_parked_reaction_is_an_alert() -> None:
+    """At once, with what to do; it is raised once, however many follow."""
+    (alert,) = looked(warm(), 1)
+
+    assert isinstance(alert, AlertRaised)
+    assert (alert.alert, alert.since) == ("reactions_parked", 1_010.0)
+    assert alert.message.startswith("1 reaction has failed")
+    assert "drape parked replay" in alert.message
+    assert looked(warm().tell(alert), 7) == []
+
+
+def test_the_alert_ends_with_the_last_parked_reaction() -> None:
+    """Tried again or dropped: nothing flaps here, so there is nothing to wait for."""
+    story = warm().tell(raised("reactions_parked", 1_001.0))
+
+    assert looked(story, 1) == []
+    assert looked(story, 0, at=1_002.0) == [AlertCleared(alert="reactions_parked", lasted_s=1.0)]
+
+
+def test_a_count_that_nobody_knows_changes_nothing() -> None:
+    """Neither raised nor cleared while the stream of parked reactions does not answer."""
+    assert looked(warm(), None) == []
+    assert looked(warm().tell(raised("reactions_parked", 1_001.0)), None) == []
+    assert looked(warm(), 0) == []
+
+
 # --- the rest -----------------------------------------------------------------------------------------------------
 
 

@@ -110,14 +110,13 @@ def test_nobody_deletes_and_only_the_right_ones_purge(identity: str) -> None:
     """No identity deletes a stream, or an event; messages are deleted where a project is erased or a parked reaction dropped;
     each purge is of its own; only provisioning makes and changes streams."""
     purges = {
-        "gateway": {"OBJ_drape_files", "OBJ_drape_snap_objects", "KV_drape_keys"},
-        **{service: {"OBJ_drape_snap_objects"} for service in ("pool", "orchestrator", "telemetry")},
+        "gateway": {"OBJ_drape_files", "KV_drape_keys"},
     }
     deletes = {
         "gateway": {"DRAPE_LOGS", "DRAPE_PARKED", "KV_drape_keys", "OBJ_drape_files"},
         OPERATOR: {"DRAPE_PARKED"},
     }
-    kept = {"OBJ_drape_files", "OBJ_drape_snap_objects", "KV_drape_keys", "KV_drape_snap"}
+    kept = {"OBJ_drape_files", "KV_drape_keys", "KV_drape_snap"}
     for stream in STREAMS | kept:
         assert not allows(identity, f"$JS.API.STREAM.DELETE.{stream}")
         assert allows(identity, f"$JS.API.STREAM.MSG.DELETE.{stream}") == (stream in deletes.get(identity, set()))

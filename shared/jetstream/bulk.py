@@ -1,0 +1,236 @@
+"""Many events at once, for the replay at a start: the connection's bytes are cut into events where they arrive.
+
+nats-py parses every message's headers, makes an object of it and hands it through a queue to a task: that takes longer
+than folding it. While a replay runs, messages of its inbox are taken out before all that; whatever else comes on the
+same connection goes on to nats-py, in its place.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.js import api
+from nats.js.errors import APIError
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
+
+from shared.codec import ALL_EVENTS, Meta, Recorded, decode, key_of
+from shared.errors import Unavailable
+from shared.jetstream.topology import EVENTS
+
+HEARTBEAT_S = 1.0
+SILENCE_MAX_S = 5.0
+"""Without an event or a heartbeat for so long the rest is left to the ordinary way of following."""
+REQUEST_TIMEOUT_S = 5.0
+REPLIES_WAITING_MAX = 1_000
+
+_LINE = re.compile(rb"HMSG (\S+) (\d+) (\S+) (\d+) (\d+)\r\n")
+_STATUS = b"NATS/1.0 1"
+_STALLED = re.compile(rb"Nats-Consumer-Stalled: (\S+)\r\n")
+TRACEPARENT = b"\r\ntraceparent: "
+
+Take = Callable[[bytes, bytes, bytes, bytes], None]
+"""Called with a message's subject, reply subject, headers and body."""
+
+
+class _Brief(msgspec.Struct):
+    """What has to be known of an event that no fold needs."""
+
+    id: str
+    at: float
+    rev: int
+
+
+_brief = msgspec.json.Decoder(_Brief)
+
+
+def read(subject: str, seq: int, headers: bytes, body: bytes, *, content: bool) -> Recorded:
+    """The event; without its content, which takes half of the time, where that is not asked for."""
+    if not content:
+        brief = _brief.decode(body)
+        meta = Meta(id=brief.id, at=brief.at, rev=brief.rev, correlation_id="", causation_id="", actor="")
+        return Recorded(seq=seq, key=key_of(subject), type=subject[subject.rindex(".") + 1 :], meta=meta, event=None)
+    begin = headers.find(TRACEPARENT)
+    trace = headers[begin + len(TRACEPARENT) : headers.index(b"\r", begin + 2)].decode() if begin >= 0 else ""
+    return decode(body, seq=seq, subject=subject, traceparent=trace)
+
+
+class Replay:
+    """Delivers the events after `after`, up to `until`, in order and without a gap; only those of `types` with their
+    content (None: all)."""
+
+    def __init__(
+        self, client: Client, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
+    ) -> None:
+        self._client = client
+        self._last = after
+        self._until = until
+        self._types = types
+        self._deliver = deliver
+        self._heard = asyncio.Event()
+        self._replies: list[str] = []
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Return once all are delivered. Raises `Unavailable` where the rest has to be read in another way; what was
+        delivered until then counts. Raises what `deliver` raises."""
+        if self._last >= self._until:
+            return
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(inbox, cb=_ignore)
+        try:
+            with _diverted(self._client, subscription._id, self._take):
+                await self._consumer(inbox)
+                await self._wait()
+        except (nats.errors.Error, APIError, TimeoutError) as error:
+            raise Unavailable(
+                "replay_broken_off", f"The event log fell silent: {error or type(error).__name__}"
+            ) from error
+        finally:
+            with contextlib.suppress(nats.errors.Error):  # already closed
+                await subscription.unsubscribe()
+
+    async def _consumer(self, inbox: str) -> None:
+        """As an ordered consumer's: nothing to acknowledge, paced by the server's flow control, gone with its inbox."""
+        config = api.ConsumerConfig(
+            deliver_subject=inbox,
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=self._last + 1,
+            filter_subject=ALL_EVENTS,
+            ack_policy=api.AckPolicy.NONE,
+            max_deliver=1,
+            flow_control=True,
+            idle_heartbeat=HEARTBEAT_S,
+            inactive_threshold=SILENCE_MAX_S,
+            mem_storage=True,
+            num_replicas=1,
+        )
+        await self._client.jetstream(timeout=REQUEST_TIMEOUT_S).add_consumer(EVENTS, config)
+
+    async def _wait(self) -> None:
+        while not self._ended.done():
+            before = self._last
+            try:
+                await asyncio.wait_for(self._heard.wait(), SILENCE_MAX_S)
+            except TimeoutError:
+                if self._last == before:
+                    raise
+            self._heard.clear()
+            replies, self._replies = self._replies, []
+            for reply in replies:
+                await self._client.publish(reply)
+        self._ended.result()
+
+    def _take(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+        if self._ended.done():
+            return
+        try:
+            if headers.startswith(_STATUS):
+                self._control(reply, headers)
+                return
+            # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>
+            seq = int(reply.split(b".", 6)[5])
+            if seq != self._last + 1:
+                if seq <= self._last:
+                    return
+                raise Unavailable("replay_gap", f"After event {self._last} came {seq}.")
+            self._hand_on(seq, subject, headers, body)
+            self._last = seq
+            if seq >= self._until:
+                self._end(None)
+        except Exception as error:
+            self._end(error)
+
+    def _hand_on(self, seq: int, subject: bytes, headers: bytes, body: bytes) -> None:
+        name = subject.decode()
+        types = self._types
+        content = types is None or name[name.rindex(".") + 1 :] in types
+        self._deliver(read(name, seq, headers, body, content=content))
+
+    def _end(self, error: Exception | None) -> None:
+        if error is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(error)
+        self._heard.set()
+
+    def _control(self, reply: bytes, headers: bytes) -> None:
+        """A heartbeat, or the question whether we keep up, which has to be answered for more to come."""
+        stalled = _STALLED.search(headers)
+        if stalled is not None:
+            reply = stalled[1]
+        if reply and len(self._replies) < REPLIES_WAITING_MAX:
+            self._replies.append(reply.decode())
+        self._heard.set()
+
+
+async def _ignore(_message: object) -> None:
+    """What still arrives after the last event that was asked for."""
+
+
+@contextlib.contextmanager
+def _diverted(client: Client, sid: int, take: Take):  # type: ignore[no-untyped-def]
+    """Within the block, messages to this subscription go to `take` instead."""
+    parser: Parser = client._ps
+    if "parse" in vars(parser):
+        raise Unavailable("replay_busy", "Another replay reads on this connection.")
+    parser.nc = _Divert(client, sid, take)
+    vars(parser)["parse"] = _cutting(parser, str(sid).encode(), take)
+    try:
+        yield
+    finally:
+        del vars(parser)["parse"]
+        parser.nc = client
+
+
+class _Divert:
+    """Stands between the parser and its client, for messages that come by way of the parser."""
+
+    def __init__(self, client: Client, sid: int, take: Take) -> None:
+        self._client = client
+        self._sid = sid
+        self._take = take
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        if sid == self._sid:
+            self._take(bytes(subject), bytes(reply), headers or b"", data)
+        else:
+            await self._client._process_msg(sid, subject, reply, data, headers or b"")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def _cutting(parser: Parser, sid: bytes, take: Take):  # type: ignore[no-untyped-def]
+    """Cuts whole messages of ours off the front of what has arrived; from the first that is not, nats-py goes on."""
+    match = _LINE.match
+    needed = 0
+
+    async def parse(data: bytes = b"") -> None:
+        nonlocal needed
+        buffer = parser.buf
+        if parser.state != AWAITING_CONTROL_LINE:
+            await Parser.parse(parser, data)
+            return
+        if len(buffer) + len(data) < needed:
+            buffer += data
+            return
+        whole = bytes(buffer) + data if buffer else data
+        position, size, needed = 0, len(whole), 0
+        while (line := match(whole, position)) is not None and line[2] == sid:
+            body = line.end() + int(line[4])
+            end = line.end() + int(line[5])
+            if end + 2 > size:
+                needed = end + 2 - position
+                break
+            take(line[1], line[3], whole[line.end() : body], whole[body:end])
+            position = end + 2
+        buffer[:] = whole[position:]
+        if buffer and not needed:
+            await Parser.parse(parser)
+
+    return parse
