@@ -31,6 +31,15 @@ class Replica:
         self.feed: Any = None
         self.activity: Any = None
         self.waker: Any = None
+        self.steps_left = 0
+        self.on_last_step: Callable[[], None] = self.kill
+
+    def step(self) -> None:
+        """One of its tasks is about to go on: `on_last_step` is called where no step is left."""
+        if self.steps_left:
+            self.steps_left -= 1
+            if not self.steps_left:
+                self.on_last_step()
 
     async def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this as the replica: what it starts belongs to it."""

@@ -89,7 +89,7 @@ class User:
         for project in self.projects:
             for preview_id in project.previews:
                 await self._tolerant(StopPreview(preview_id=preview_id), PreviewReply)
-            await self._tolerant(DeleteProject(project_id=project.project_id, owner=self.owner), ProjectReply)
+            await self._tolerant(DeleteProject(project_id=project.project_id, owner=self.owner), Reply)
 
     async def _do_something(self) -> None:
         if not self.projects or (len(self.projects) < PROJECTS_MAX and self._random.random() < 0.15):
@@ -117,9 +117,9 @@ class User:
         elif chance < 0.97:
             count = self._random.choice((0, 1))
             residents = SetProjectResidents(project_id=project.project_id, owner=self.owner, count=count)
-            await self._tolerant(residents, ProjectReply)
+            await self._tolerant(residents, Reply)
         else:
-            await self._tolerant(DeleteProject(project_id=project.project_id, owner=self.owner), ProjectReply)
+            await self._tolerant(DeleteProject(project_id=project.project_id, owner=self.owner), Reply)
             project.deleted = True
 
     async def _new_project(self) -> None:

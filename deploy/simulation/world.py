@@ -2,6 +2,7 @@
 same story each time."""
 
 import asyncio
+import gc
 import hashlib
 import logging
 from collections import defaultdict
@@ -10,15 +11,23 @@ from random import Random
 from typing import Any
 
 import msgspec
+from ulid import ULID
 
+from deploy.simulation.chaos import Chaos, climate
 from deploy.simulation.client import Client
 from deploy.simulation.consumers import Durable, RemoteCommands, RemoteReactions
 from deploy.simulation.ledger import broken_promises
 from deploy.simulation.loop import NumberedTask, Stalled, VirtualLoop
-from deploy.simulation.outside import GatewayLook, Trouble, TroubledAgents, TroubledCleaner, TroubledHealth, TroubledProvider
+from deploy.simulation.outside import (
+    GatewayLook,
+    TroubledAgents,
+    TroubledCleaner,
+    TroubledHealth,
+    TroubledProvider,
+)
 from deploy.simulation.planted import Plant, definition_with, log_with
 from deploy.simulation.replica import Replica, note_owner
-from deploy.simulation.rules import Complaints, broken_rules
+from deploy.simulation.rules import Complaints, broken_rules, idle_rules, lasting_rules
 from deploy.simulation.services import REACTS_TO, SERVICES, Outside, begin, definition_of
 from deploy.simulation.users import User
 from deploy.simulation.wire import Remote, RemoteFeed, RemotePreviewLogs, Weather, Wire
@@ -77,8 +86,8 @@ OWNERS = ("ann", "bob", "eve")
 QUIET_S = 240.0
 """So long after the last fault everything has to have come to its end: the sum of a preview's limits, and some."""
 LOOK_S = 5.0
-STEPS_MAX = 400
-"""A replica that is to die does so within so many steps of its tasks."""
+CHAOS_S = 40.0
+BROKEN_MAX = 20
 STORY_TAIL = 60
 
 
@@ -129,7 +138,7 @@ class Simulation:
         self.faults = 0
         self.now = loop.time
         self.random = self.stream("world")
-        self.weather, self.trouble = _climate(self.stream("climate"))
+        self.weather, self.trouble = climate(self.stream("climate"))
         self.broker = Broker(self.true_clock, self.weather, self.stream("broker"))
         self.broker.on_stored.append(self._tell_event)
         self.broker.bus(REACTS_TO)
@@ -154,7 +163,9 @@ class Simulation:
         self.skews: dict[str, float] = {}
         self.complaints = Complaints()
         self.premature: list[str] = []
+        self.over = False
         self.users = [self._user(owner) for owner in OWNERS]
+        self.storm_bus = self.bus(Wire(self.broker, self.weather, self.stream("storm")))
         self._lives: dict[str, int] = defaultdict(int)
         loop.set_task_factory(_owned)
 
@@ -194,22 +205,22 @@ class Simulation:
 
     async def keep_up(self, name: str) -> None:
         """Start the replica, again whenever it has died: what a process supervisor does."""
-        while True:
+        while not self.over:
             self._lives[name] += 1
             random = self.stream(f"{name}/{self._lives[name]}")
-            replica = Replica(name)
-            wire = Wire(self.broker, self.weather, random)
+            replica, wire = Replica(name), Wire(self.broker, self.weather, random)
             self.replicas[name], self.wires[name] = replica, wire
             try:
                 await replica.run(self._begin(replica, wire))
-                await asyncio.wait({asyncio.ensure_future(replica.gone.wait()), replica.runtime.crashed}, return_when="FIRST_COMPLETED")
+                gone = asyncio.create_task(replica.gone.wait())
+                await asyncio.wait({gone, replica.runtime.crashed}, return_when=asyncio.FIRST_COMPLETED)
+                gone.cancel()
             except DrapeError as error:
                 self.tell(f"  {name} does not start: {error.message}")
             except asyncio.CancelledError:
                 if replica.alive:
                     raise
-            if replica.alive:
-                await self._kill(replica, wire)
+            self.kill(name)
             await replica.buried()
             await asyncio.sleep(0.3 + 3 * random.random())
 
@@ -239,29 +250,26 @@ class Simulation:
             close=close,
         )
 
-    def doom(self, name: str) -> None:
-        """Have the replica die within its next steps, at whichever await that is."""
+    def doom(self, name: str, steps: int) -> None:
+        """Have the replica die after so many steps of its tasks, at whichever await that is."""
         replica = self.replicas.get(name)
         if replica is None or not replica.alive:
             return
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        wire = self.wires[name]
 
         def die() -> None:
             if replica.alive:
-                self.fault(f"kill {name}")
-                wire.close()
-                replica.kill()
-                for subscription in replica.subscriptions:
-                    asyncio.ensure_future(subscription.stop())
+                self.fault(f"{name} is killed")
+                self.kill(name)
 
-        replica.steps_left = self.random.randint(1, STEPS_MAX)
+        replica.steps_left = steps
         replica.on_last_step = lambda: loop.call_first(die)
 
-    async def _kill(self, replica: Replica, wire: Wire) -> None:
-        wire.close()
-        replica.kill()
+    def kill(self, name: str) -> None:
+        """At once: first it is cut off, so that nothing of what its tasks do when they are cancelled is seen."""
+        self.wires[name].close()
+        self.replicas[name].kill()
 
     # --- users ------------------------------------------------------------------------------------------------
 
@@ -276,6 +284,98 @@ class Simulation:
 
         client = Client(feed, self.now, owner, None)
         return User(owner, self.bus(wire), client, self.stream(f"acts/{owner}"), self.now, self.tell)
+
+    # --- from beginning to end --------------------------------------------------------------------------------
+
+    async def run(self) -> Outcome:
+        """A time of faults, a quiet one in which everything has to come to its end, and the end of all previews."""
+        logger = logging.getLogger("drape")
+        logger.addHandler(self.complaints)
+        ulids.source.set(_Ids(self.stream("ids"), self.true_clock))
+        try:
+            keeping = [asyncio.create_task(self.keep_up(name), name=f"keep-{name}") for name in self.names()]
+            broken = await self._play()
+        finally:
+            logger.removeHandler(self.complaints)
+        self.over = True
+        for name, task in zip(self.names(), keeping, strict=True):
+            self.kill(name)
+            task.cancel()
+        return self._outcome(broken)
+
+    async def _play(self) -> list[str]:
+        chaos = Chaos(self)
+        until_s = self.now() + self.chaos_s
+        await asyncio.gather(chaos.run(until_s), *(user.live(until_s) for user in self.users))
+        if broken := self._never_again():
+            return broken
+        self.tell("--- the faults are over")
+        if broken := await self._settle(self._broken):
+            return broken
+        self.tell("--- all previews are stopped")
+        await asyncio.gather(*(user.end() for user in self.users))
+        return await self._settle(lambda: [*self._broken(), *idle_rules(self, self.broker)])
+
+    async def _settle(self, look: Callable[[], list[str]]) -> list[str]:
+        """What is still broken after the longest time that anything may take; nothing as soon as nothing is."""
+        until_s = self.now() + QUIET_S
+        while self.now() < until_s:
+            await asyncio.sleep(LOOK_S)
+            if self._never_again() or not look():
+                break
+        return look()
+
+    def _never_again(self) -> list[str]:
+        """What no time mends."""
+        return [*lasting_rules(self.broker.records), *self.premature]
+
+    def _broken(self) -> list[str]:
+        missing = [f"{name} is not up" for name in self.names() if not self.replicas[name].alive]
+        promises = broken_promises([told for user in self.users for told in user.told], self.broker.records)
+        return [*missing, *self.premature, *broken_rules(self), *promises]
+
+    def _outcome(self, broken: list[str]) -> Outcome:
+        text = "\n".join(self.story)
+        return Outcome(
+            seed=self.seed,
+            broken=broken[:BROKEN_MAX],
+            events=len(self.broker.records),
+            faults=self.faults,
+            virtual_s=round(self.now(), 3),
+            digest=hashlib.sha256(text.encode()).hexdigest(),
+            story=self.story[-STORY_TAIL:] if broken else [],
+        )
+
+
+class _Ids:
+    """ULIDs of virtual time and seeded chance."""
+
+    def __init__(self, random: Random, clock: Callable[[], float]) -> None:
+        self._random = random
+        self._clock = clock
+
+    def __call__(self) -> str:
+        value = ULID.from_bytes(int(self._clock() * 1000).to_bytes(6, "big") + self._random.randbytes(10))
+        return str(value).lower()
+
+
+def simulate(seed: int, plant: Plant | None = None, chaos_s: float = CHAOS_S) -> Outcome:
+    """Play one seed, in no more than its processor time. A loop that stalls is a broken rule too."""
+    simulation: list[Simulation] = []
+
+    async def play() -> Outcome:
+        simulation.append(Simulation(seed, plant, chaos_s))
+        return await simulation[0].run()
+
+    gc.disable()  # what it collects, and when, would depend on the process
+    try:
+        with asyncio.Runner(loop_factory=lambda: VirtualLoop(f"{seed}/loop")) as runner:
+            return runner.run(play())
+    except Stalled as stalled:
+        return simulation[0]._outcome([f"the loop stalls: {stalled}"])
+    finally:
+        gc.enable()
+        gc.collect()
 
 
 def _owned(loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> NumberedTask:
