@@ -34,6 +34,10 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     causation_id: str = ""
     actor: str = ""
     traceparent: str = ""
+    after_seq: int = 0
+    """The log's sequence that the sender knew when it sent; 0 where it follows no log."""
+    repeated: bool = False
+    """True where the same command was sent before and not answered."""
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +103,10 @@ class Delivery(Protocol):
 
     @property
     def attempts(self) -> int: ...
+
+    lasting: bool
+    """Set while its work may last for long and can be taken up by another replica: it is handed back when this one ends."""
+
     async def ack(self) -> None: ...
     async def retry(self, delay_s: float) -> None: ...
     async def park(self, reason: str) -> None: ...
@@ -147,7 +155,18 @@ class Commands(Protocol):
         """The reply's body. Raises the `DrapeError` that the receiver answered, `Unavailable` when nobody does."""
         ...
 
-    async def query(self, service: str, name: str, body: bytes = b"{}", *, timeout_s: float = 5.0) -> bytes: ...
+    async def query(
+        self,
+        service: str,
+        name: str,
+        body: bytes = b"{}",
+        *,
+        timeout_s: float = 5.0,
+        after_seq: int = 0,
+        once: bool = False,
+    ) -> bytes:
+        """The answer of a replica that has folded `after_seq`. `once`: never asked of two replicas at a time."""
+        ...
 
     async def serve(
         self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]

@@ -47,9 +47,13 @@ class Reactor(Generic[S]):
 
         async def work() -> None:
             await self._runtime.until(recorded.seq, timeout_s=self._runtime.limits.fold_wait_s)
+            if delivery.attempts > 1:  # another replica may have done some of it, and stored what came of that
+                await self._runtime.catch_up()
             traceparent = self._runtime.definition.trace_of(self._runtime.state, recorded)
             with telemetry.span(name, SpanKind.CONSUMER, traceparent, attributes):
-                await self._perform_all(self._runtime.definition.react(self._runtime.state, recorded), recorded)
+                effects = self._runtime.definition.react(self._runtime.state, recorded)
+                delivery.lasting = any(getattr(each, "lasting", False) for each in effects)
+                await self._perform_all(effects, recorded)
 
         await self._deliver(f"{recorded.type} seq {recorded.seq}", delivery, work)
 
@@ -79,6 +83,7 @@ class Reactor(Generic[S]):
             return
 
         async def work() -> None:
+            await self._runtime.catch_up()  # a timer has no sender who could say what it must be decided on
             for index, effect in enumerate(self._runtime.definition.on_timer(self._runtime.state, fired)):
                 cause = Cause(
                     causation_id=derive(fired.key, self._runtime.definition.name, index), actor=self._runtime.actor

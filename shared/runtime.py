@@ -12,16 +12,18 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 from opentelemetry.trace import SpanKind
 
 from shared import telemetry
+from shared.causes import cause_of
 from shared.codec import Meta, Recorded, event_id
 from shared.commands import AcquireVm, Command, Reply
 from shared.definition import Definition, digest
-from shared.errors import DrapeError, Invalid, Unavailable
+from shared.draining import drain_all
+from shared.errors import DrapeError, Invalid, Refused, Unavailable
 from shared.events import Event, aggregate_key
 from shared.ports import Bus, Cause, Handler, Head, Subscription, WrongLastSequence
 from shared.reactions import Perform, Reactor
@@ -55,6 +57,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Longest pause between two attempts of a reaction."""
     progress_report_s: float = 3.0
     """How often a long reaction tells NATS that it lives (a third of the consumers' ack wait)."""
+    drain_s: float = 3.0
+    """How long what is under way may take to end when this replica is stopped; what takes longer is handed back."""
+
+
+class Wanted(NamedTuple):
+    """An event that a decision asks for, and its aggregate's head in the state on which that was decided."""
+
+    event: Event
+    head: Head
 
 
 class Runtime(Generic[S]):
@@ -105,7 +116,8 @@ class Runtime(Generic[S]):
 
         reactor = Reactor(self, perform)
         commands = {kind.verb: self._handler(kind) for kind in self.definition.commands}
-        own = {"status": self._status, "digest": self._digest, **(queries or {})}
+        heard = {name: self._hearing(handler) for name, handler in (queries or {}).items()}
+        own = {"status": self._status, "digest": self._digest, **heard}
         self._subscriptions.append(await self.bus.commands.serve(self.definition.name, commands, own))
         self._subscriptions.append(await self.bus.reactions.events(self.definition.name, reactor.event))
         self._subscriptions.append(await self.bus.reactions.timers(self.definition.name, reactor.timer))
@@ -121,8 +133,13 @@ class Runtime(Generic[S]):
 
         await self._race(wait())
 
+    async def drain(self) -> None:
+        """Take nothing new, finish what is short, hand the rest to another replica. The state goes on being folded."""
+        self.ready = False
+        await drain_all(self._subscriptions, self.limits.drain_s)
+
     async def stop(self) -> None:
-        """Take nothing new, finish or hand back what is under way."""
+        """End at once what `drain` has left."""
         self.ready = False
         while self._subscriptions:
             await self._subscriptions.pop().stop()
@@ -171,6 +188,16 @@ class Runtime(Generic[S]):
         except TimeoutError as error:
             raise Unavailable("state_behind", f"The {self.definition.name} service lags behind the log.") from error
 
+    async def catch_up(self) -> None:
+        """Return once the state holds all that the log holds now. Raises `Unavailable`."""
+        await self.until(await self.bus.log.last_seq(), timeout_s=self.limits.fold_wait_s)
+
+    async def hear(self, cause: Cause) -> None:
+        """Know what the sender knew: replicas fold at different speeds. Raises `Unavailable`."""
+        if cause.repeated:
+            await self.catch_up()
+        await self.until(cause.after_seq, timeout_s=self.limits.fold_wait_s)
+
     async def _race(self, work: Awaitable[None]) -> None:
         """Wait for `work`, unless folding crashes first."""
         task = asyncio.ensure_future(work)
@@ -188,6 +215,7 @@ class Runtime(Generic[S]):
         Raises `Refused` when the decision says no, `Unavailable` when the log does not answer.
         """
         cause = cause or Cause()
+        await self.hear(cause)
         command = msgspec.structs.replace(command, id=command.id or new_id(), at=self.clock())
         if command.coalesced:
             await self._coalesce(command, cause)
@@ -215,48 +243,65 @@ class Runtime(Generic[S]):
         """Append what the decision wants, fold it, ask again, until it wants nothing more."""
         conflicts = 0
         appended = 0
-        while wanted := self._next_events(command):
-            free = {key: event for key, event in wanted.items() if key not in self._appending}
+        while wanted := await self._decided(command):
+            free = {key: each for key, each in wanted.items() if key not in self._appending}
             if not free:
                 await asyncio.wait({self._appending[key] for key in wanted}, return_when=asyncio.FIRST_COMPLETED)
                 continue
             for key in free:  # at once, before another command can want the same one
                 self._appending[key] = asyncio.get_running_loop().create_future()
-            appends = (self._append(event, key, command, cause) for key, event in free.items())
+            appends = (self._append(each, key, command, cause) for key, each in free.items())
             outcomes = await asyncio.gather(*appends, return_exceptions=True)
             lost = [key for key, outcome in zip(free, outcomes, strict=True) if isinstance(outcome, WrongLastSequence)]
             for outcome in outcomes:
                 if isinstance(outcome, BaseException) and not isinstance(outcome, WrongLastSequence):
                     raise outcome
             appended += len(free) - len(lost)
-            conflicts += bool(lost)
             for key in lost:
                 telemetry.append_conflicts.add(1, {"service": self.definition.name})
                 await self._catch_up(key)
+            # What lost to itself, stored by an earlier try of the same command, is no conflict but done.
+            conflicts += any(event_id(command.id, free[key].event) not in self._recent for key in lost)
             if conflicts > self.limits.conflicts_max:
                 raise Unavailable("contended", f"{lost[0]} is being changed by too many writers.")
             if appended > self.limits.events_per_command_max:
                 raise DrapeError("decision_unbounded", f"{type(command).__name__} never had enough events.")
 
-    def _next_events(self, command: Command) -> dict[str, Event]:
+    async def _decided(self, command: Command) -> dict[str, Wanted]:
+        """What is wanted. A refusal counts only in a state that lacks nothing of the log: what the command is about may
+        have been stored by another replica a moment ago."""
+        try:
+            return self._next_events(command)
+        except Invalid:
+            raise
+        except Refused:
+            last = await self.bus.log.last_seq()
+            if last <= self.seq:
+                raise
+            await self.until(last, timeout_s=self.limits.fold_wait_s)
+        return self._next_events(command)
+
+    def _next_events(self, command: Command) -> dict[str, Wanted]:
         """What the decision still wants: the first event of each aggregate, since aggregates do not wait for one another.
 
         An event of this command that is in the log already is not wanted again.
         """
         if isinstance(command, AcquireVm):
             command = msgspec.structs.replace(command, busy=frozenset(self._appending))
-        wanted: dict[str, Event] = {}
+        wanted: dict[str, Wanted] = {}
         for event in self.definition.decide(self.state, command):
             if len(wanted) >= self.limits.concurrent_appends_max:
                 break
             if event_id(command.id, event) not in self._recent:
-                wanted.setdefault(aggregate_key(event), event)
+                key = aggregate_key(event)
+                # The head of this very state: one that is read later would hide what was stored since the decision.
+                # An aggregate that we do not remember is most likely new; if it is not, the log says so.
+                wanted.setdefault(key, Wanted(event, self._heads.get(key, Head())))
         return wanted
 
-    async def _append(self, event: Event, key: str, command: Command, cause: Cause) -> None:
+    async def _append(self, wanted: Wanted, key: str, command: Command, cause: Cause) -> None:
+        event, head = wanted
         try:
-            # An aggregate that we do not remember is most likely new; if it is not, the log says so.
-            head = self._heads.get(key, Head())
             meta = Meta(
                 id=event_id(command.id, event),
                 at=command.at,
@@ -267,8 +312,15 @@ class Runtime(Generic[S]):
                 actor=cause.actor or self.actor,
                 traceparent=telemetry.carrier() or cause.traceparent,
             )
-            seq = await self.bus.log.append(event, meta, after=head.seq)
-            await self.until(seq, timeout_s=self.limits.fold_wait_s)
+            try:
+                seq = await self.bus.log.append(event, meta, after=head.seq)
+            except Unavailable:
+                # Not answered is not the same as not stored.
+                await self.catch_up()
+                if meta.id not in self._recent:
+                    raise
+            else:
+                await self.until(seq, timeout_s=self.limits.fold_wait_s)
         finally:
             self._appending.pop(key).set_result(None)
 
@@ -281,7 +333,17 @@ class Runtime(Generic[S]):
         """Send a command to whichever service it is for; one for this service takes no detour. Gives the reply's body."""
         if command.service == self.definition.name:
             return msgspec.json.encode(await self.execute(command, cause))
-        return await self.bus.commands.send(command, cause)
+        known = msgspec.structs.replace(cause, after_seq=max(cause.after_seq, self.seq))
+        return await self.bus.commands.send(command, known)
+
+    def _hearing(self, handler: Handler) -> Handler:
+        """A query's handler, asked once the state holds what the asker knew."""
+
+        async def handle(body: bytes, headers: Mapping[str, str]) -> bytes:
+            await self.hear(cause_of(headers))
+            return await handler(body, headers)
+
+        return handle
 
     def _handler(self, kind: type[Command]) -> Handler:
         decoder = msgspec.json.Decoder(kind)
@@ -295,12 +357,7 @@ class Runtime(Generic[S]):
                 raise Invalid("bad_command", f"{kind.__name__}: {error}.") from error
             except msgspec.DecodeError as error:
                 raise Invalid("bad_json", f"{kind.__name__}: the body is not JSON: {error}.") from error
-            cause = Cause(
-                correlation_id=headers.get("Drape-Correlation-Id", ""),
-                causation_id=headers.get("Drape-Causation-Id", ""),
-                actor=headers.get("Drape-Actor", ""),
-                traceparent=headers.get("traceparent", ""),
-            )
+            cause = cause_of(headers)
             begun = time.perf_counter()
             with telemetry.span(name, SpanKind.SERVER, cause.traceparent, attributes):
                 reply = await self.execute(command, cause)

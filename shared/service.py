@@ -34,6 +34,8 @@ class Parts:
 
     perform: Perform
     queries: Mapping[str, Handler]
+    drain: Callable[[], Awaitable[None]] | None = None
+    """Ends what the service itself takes in, before the loop takes nothing more; within a limit of its own."""
 
 
 Build = Callable[[Runtime[S], Bus, Common, AsyncExitStack], Awaitable[Parts]]
@@ -58,6 +60,10 @@ async def running(wiring: Wiring[S], bus: Bus, settings: Common) -> AsyncIterato
         parts = await wiring.build(runtime, bus, settings, stack)
         await runtime.serve(parts.perform, parts.queries)
         yield runtime
+        # Only in an orderly end: one that has broken hands nothing back, its work is given out again after its ack wait.
+        if parts.drain is not None:
+            await parts.drain()
+        await runtime.drain()
 
 
 async def _run(wiring: Wiring[S], settings: Common) -> int:

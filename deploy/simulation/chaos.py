@@ -13,7 +13,7 @@ from shared.ports import Cause
 if TYPE_CHECKING:
     from deploy.simulation.world import Simulation
 
-STEPS_MAX = 400
+STEPS_MAX = 150
 """A replica that is to die does so within so many steps of its tasks."""
 CUT_S = 14.0
 """The longest cut: more than the wait for an acknowledgement, so that work is taken over from who still does it."""
@@ -73,8 +73,9 @@ class Chaos:
                 kinds = list(_RATES_MAX)
                 weights = [self._rates[name] * _RATES_MAX[name] for name in kinds]
                 await self._befall(random.choices(kinds, weights)[0])
-        for wire in world.wires.values():
+        for name, wire in world.wires.items():
             wire.heal()
+            world.replicas[name].steps_left = 0
         world.weather.fair()
         world.trouble.fair()
 

@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from deploy.simulation.wire import Wire
+from shared.asking import Absent, ask
+from shared.causes import headers_of
 from shared.commands import Command
-from shared.errors import DrapeError, Unavailable, internal
+from shared.errors import DrapeError, internal
 from shared.memory import ACK_WAIT_S
 from shared.memory.broker import Shared
 from shared.ports import Cause, Delivery, Handler, Recorded, Subscription, TimerFired
@@ -24,11 +26,10 @@ log = logging.getLogger("drape.simulation")
 REQUEST_TIMEOUT_S = 10.0
 UNDER_WAY_MAX = 1_000
 """Messages of a consumer that are given out and not acknowledged; more wait."""
-DELIVERY_KEPT = 200
 
 
 class Message:
-    """One message of a durable consumer. `lease`: counts how often it was given out; only the newest one may expire."""
+    """One message of a durable consumer. `deliveries`: how often it was given out; only the newest one may expire."""
 
     def __init__(self, item: Any) -> None:
         self.item = item
@@ -129,8 +130,9 @@ class _Consumer:
         self._handler = handler
         self._service = service
         self._first_ack = first_ack
+        self._draining = False
         self._context = contextvars.copy_context()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], RemoteDelivery] = {}
 
     def deliver(self, message: Message, attempts: int) -> None:
         """On its way; and back in the queue, unless word of it comes."""
@@ -140,8 +142,13 @@ class _Consumer:
     def _begin(self, item: Any, delivery: "RemoteDelivery") -> None:
         work = self._work(item, delivery)
         task = asyncio.create_task(work, name=f"{self._service}-reaction", context=self._context.copy())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = delivery
+        task.add_done_callback(partial(self._done, delivery))
+
+    def _done(self, delivery: "RemoteDelivery", task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if self._draining:
+            delivery.hand_back()
 
     async def _work(self, item: Any, delivery: "RemoteDelivery") -> None:
         if self._first_ack:
@@ -151,12 +158,23 @@ class _Consumer:
         except Exception:
             log.exception("reaction_broke", extra={"consumer": self._service})
 
-    async def stop(self) -> None:
+    async def drain(self, limit_s: float) -> None:
+        """As the JetStream pull loop does it: what lasts is handed back, what is short may end."""
+        self._draining = True
         self._queue.leave(self)
-        tasks = list(self._tasks)
+        await self._cancel([task for task, delivery in self._tasks.items() if delivery.lasting])
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=limit_s)
+        await self._cancel(list(self._tasks))
+
+    async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def stop(self) -> None:
+        self._queue.leave(self)
+        await self._cancel(list(self._tasks))
 
 
 class RemoteDelivery:
@@ -168,13 +186,21 @@ class RemoteDelivery:
         self._message = message
         self._service = service
         self.attempts = attempts
+        self.lasting = False
+        self._ended = False
         self._expiry = asyncio.get_running_loop().call_later(ACK_WAIT_S, self._expire)
 
     def _expire(self) -> None:
         if self._message.deliveries == self.attempts:
             self._queue.again(self._message)
 
+    def hand_back(self) -> None:
+        """Its work has not ended here: another replica may take it up at once."""
+        if not self._ended:
+            self._wire.send(self._expire)
+
     async def ack(self) -> None:
+        self._ended = True
         if self._wire.random.random() >= self._wire.weather.again:
             self._wire.send(self._end)
 
@@ -183,6 +209,8 @@ class RemoteDelivery:
         self._queue.end(self._message)
 
     async def retry(self, delay_s: float) -> None:
+        self._ended = True
+
         def arrive() -> None:
             self._expiry.cancel()
             asyncio.get_running_loop().call_later(delay_s, self._expire)
@@ -202,6 +230,7 @@ class RemoteDelivery:
             self._wire.broker.parked.park(self._service, self._message.item, self.attempts, reason)
             self._end()
 
+        self._ended = True
         await self._wire.ask(arrive)
 
 
@@ -212,33 +241,46 @@ class RemoteCommands:
         self._wire = wire
 
     async def send(self, command: Command, cause: Cause) -> bytes:
-        headers = {
-            "Drape-Correlation-Id": cause.correlation_id,
-            "Drape-Causation-Id": cause.causation_id,
-            "Drape-Actor": cause.actor,
-            "traceparent": cause.traceparent,
-        }
         body = msgspec.json.encode(command)
-        return await self._request(f"cmd.{command.service}.{command.verb}", body, headers, REQUEST_TIMEOUT_S)
 
-    async def query(self, service: str, name: str, body: bytes = b"{}", *, timeout_s: float = 5.0) -> bytes:
-        return await self._request(f"query.{service}.{name}", body, {}, timeout_s)
+        async def attempt(repeated: bool, left_s: float) -> bytes:
+            headers = headers_of(msgspec.structs.replace(cause, repeated=repeated or cause.repeated))
+            return await self._request(f"cmd.{command.service}.{command.verb}", body, headers, left_s)
+
+        return await ask(attempt, command.service, REQUEST_TIMEOUT_S)
+
+    async def query(
+        self,
+        service: str,
+        name: str,
+        body: bytes = b"{}",
+        *,
+        timeout_s: float = 5.0,
+        after_seq: int = 0,
+        once: bool = False,
+    ) -> bytes:
+        headers = headers_of(Cause(after_seq=after_seq))
+
+        async def attempt(_repeated: bool, left_s: float) -> bytes:
+            return await self._request(f"query.{service}.{name}", body, headers, left_s)
+
+        return await ask(attempt, service, timeout_s, once=once)
 
     async def _request(self, subject: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> bytes:
-        answer: asyncio.Future[bytes | DrapeError] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[bytes | Exception] = asyncio.get_running_loop().create_future()
 
-        def resolve(outcome: bytes | DrapeError) -> None:
+        def resolve(outcome: bytes | Exception) -> None:
             if not answer.done():
                 answer.set_result(outcome)
 
-        def respond(outcome: bytes | DrapeError) -> None:
+        def respond(outcome: bytes | Exception) -> None:
             if self._wire.random.random() >= self._wire.weather.lost:
                 self._wire.receive(partial(resolve, outcome))
 
         def arrive() -> None:
             endpoints = self._wire.broker.endpoints.get(subject)
             if not endpoints:
-                respond(Unavailable("service_unavailable", f"Nobody answers {subject}."))
+                respond(Absent(subject))
                 return
             handler, context = self._wire.random.choice(endpoints)
             context[_reach](partial(_begin, handler, body, headers, respond, subject, context))
@@ -246,9 +288,9 @@ class RemoteCommands:
         self._wire.send(arrive)
         await asyncio.wait({answer}, timeout=timeout_s)
         if not answer.done():
-            raise Unavailable("service_silent", f"{subject} was not answered.")
+            raise TimeoutError
         outcome = answer.result()
-        if isinstance(outcome, DrapeError):
+        if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
@@ -274,7 +316,7 @@ def _begin(
     handler: Handler,
     body: bytes,
     headers: Mapping[str, str],
-    respond: Callable[[bytes | DrapeError], None],
+    respond: Callable[[bytes | Exception], None],
     subject: str,
     context: contextvars.Context,
 ) -> None:
@@ -302,6 +344,10 @@ class _Served:
     def __init__(self, broker: Shared, served: list[tuple[str, Handler]]) -> None:
         self._broker = broker
         self._served = served
+
+    async def drain(self, limit_s: float) -> None:
+        """Nobody finds this replica any more; what it is answering has tasks of its own."""
+        await self.stop()
 
     async def stop(self) -> None:
         for subject, mine in self._served:

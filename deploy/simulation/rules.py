@@ -1,6 +1,7 @@
 """The rules of the design that always hold, read off the log, the states and the provider, once the dust has settled."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -60,6 +61,7 @@ def broken_rules(world: World, *, parked: int = 0) -> list[str]:
     records = world.broker.records
     return [
         *lasting_rules(records),
+        *_one_vm_each(records),
         *_all_previews_end(records),
         *_no_claim_is_left(records),
         *_replay_gives_the_same(world),
@@ -99,7 +101,7 @@ def idle_rules(world: World, broker: MemoryBroker) -> list[str]:
 
 def _held_once(records: Iterable[Recorded]) -> list[str]:
     """No VM has two previews, ever, but one that was emptied for the same owner and key, or that a resident gave up to its
-    owner's preview; and no preview two VMs."""
+    owner's preview."""
     holder: dict[str, str] = {}
     used: dict[str, str] = {}
     kept: dict[str, tuple[str, str]] = {}
@@ -112,13 +114,30 @@ def _held_once(records: Iterable[Recorded]) -> list[str]:
                 given_up = bool(resident) and holder.get(vm_id) == resident and used[vm_id] == owner
                 if (vm_id in used or key) and not given_up and kept.pop(vm_id, None) != (owner, key):
                     broken.append(f"seq {recorded.seq}: {vm_id} is given away for the second time, or to another")
-                if preview_id in holder.values():
-                    broken.append(f"seq {recorded.seq}: {preview_id} gets a second VM, {vm_id}")
                 used[vm_id] = owner
                 holder[vm_id] = preview_id
             case VmReleased(vm_id=vm_id) | VmLost(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
                 holder.pop(vm_id, None)
     return broken
+
+
+def _one_vm_each(records: Iterable[Recorded]) -> list[str]:
+    """No preview keeps two VMs: where two replicas each gave it one, the later one goes back."""
+    held: dict[str, list[str]] = defaultdict(list)
+    for recorded in records:
+        match recorded.event:
+            case VmAcquired(vm_id=vm_id, preview_id=preview_id):
+                _forget(held, vm_id)
+                held[preview_id].append(vm_id)
+            case VmReleased(vm_id=vm_id) | VmLost(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
+                _forget(held, vm_id)
+    return [f"{preview_id} holds {', '.join(vms)}" for preview_id, vms in held.items() if len(vms) > 1]
+
+
+def _forget(held: dict[str, list[str]], vm_id: str) -> None:
+    for vms in held.values():
+        if vm_id in vms:
+            vms.remove(vm_id)
 
 
 def _never_above_max(records: Iterable[Recorded]) -> list[str]:

@@ -72,6 +72,7 @@ class User:
         self._random = random
         self._now = now
         self._note = note
+        self._seq = 0
 
     async def live(self, until_s: float) -> None:
         """Do something now and then, until then."""
@@ -163,14 +164,17 @@ class User:
         """The same command again while nobody answers; what was answered is noted."""
         command = msgspec.structs.replace(command, id=command.id or new_id())
         until = self._now() + PATIENCE_S
+        cause = Cause(actor=self.owner, after_seq=self._seq)
         while True:
             try:
-                body = await self._bus.commands.send(command, Cause(actor=self.owner))
+                body = await self._bus.commands.send(command, cause)
             except Unavailable:
                 if self._now() > until:
                     raise
+                cause = msgspec.structs.replace(cause, repeated=True)
                 await asyncio.sleep(RETRY_S)
             else:
                 reply = msgspec.json.decode(body, type=kind)
+                self._seq = max(self._seq, reply.seq)
                 self.told.append(Acknowledged(command, reply))
                 return reply

@@ -55,7 +55,7 @@ def wiring(config: OrchestratorConfig) -> Wiring[state.State]:
             AgentWorkspace(session, settings.drape_secret),
             ObjectProjectStore(bus.objects, settings.drape_secret),
             HttpGatewayProbe(session, config.gateway_url, settings.drape_secret),
-            PoolDepsCache(bus),
+            PoolDepsCache(bus, lambda: runtime.seq),
             runtime.send,
             lambda: runtime.state,
             lambda: runtime.seq,

@@ -1,6 +1,7 @@
 """Event and state to effects, as data. Pure."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import msgspec
 
@@ -72,12 +73,14 @@ class SyncFiles(PreviewEffect, frozen=True):
 class RunInstall(PreviewEffect, frozen=True):
     """Run the install job, or attach to it, until it ends."""
 
+    lasting: ClassVar[bool] = True
     job_id: str
 
 
 class RunDevServer(PreviewEffect, frozen=True):
     """Run the dev server's job, or attach to it; report readiness, output and its end."""
 
+    lasting: ClassVar[bool] = True
     job_id: str
 
 

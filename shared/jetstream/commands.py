@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Mapping
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
 from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
+from shared.asking import Absent, ask
+from shared.causes import headers_of
 from shared.commands import Command
 from shared.errors import DrapeError, Problem, Unavailable, from_problem, internal
 from shared.ports import Cause, Handler, Subscription
@@ -21,6 +26,9 @@ log = logging.getLogger("drape.commands")
 COMMAND_ROOT = "drape.cmd"
 QUERY_ROOT = "drape.query"
 REQUEST_TIMEOUT_S = 10.0
+STOP_LIMIT_S = 1.0
+"""For requests that are still under way when all else of a replica has ended."""
+STATUS = "status"
 CONCURRENT_MAX = 2_000
 """Requests that one replica works on at once; more are told to come again."""
 
@@ -36,33 +44,40 @@ class NatsCommands:
         self._instance = instance
 
     async def send(self, command: Command, cause: Cause) -> bytes:
-        headers = {
-            "Drape-Correlation-Id": cause.correlation_id,
-            "Drape-Causation-Id": cause.causation_id,
-            "Drape-Actor": cause.actor,
-            "traceparent": cause.traceparent,
-        }
         subject = f"{COMMAND_ROOT}.{command.service}.{command.verb}"
         body = msgspec.json.encode(command)
-        return await self._request(command.service, subject, body, headers, REQUEST_TIMEOUT_S)
 
-    async def query(self, service: str, name: str, body: bytes = b"{}", *, timeout_s: float = 5.0) -> bytes:
-        return await self._request(service, f"{QUERY_ROOT}.{service}.{name}", body, {}, timeout_s)
+        async def attempt(repeated: bool, left_s: float) -> bytes:
+            headers = headers_of(msgspec.structs.replace(cause, repeated=repeated or cause.repeated))
+            return await self._request(subject, body, headers, left_s)
 
-    async def _request(
-        self, service: str, subject: str, body: bytes, headers: Mapping[str, str], timeout_s: float
+        return await ask(attempt, command.service, REQUEST_TIMEOUT_S)
+
+    async def query(
+        self,
+        service: str,
+        name: str,
+        body: bytes = b"{}",
+        *,
+        timeout_s: float = 5.0,
+        after_seq: int = 0,
+        once: bool = False,
     ) -> bytes:
+        subject, headers = f"{QUERY_ROOT}.{service}.{name}", headers_of(Cause(after_seq=after_seq))
+
+        async def attempt(_repeated: bool, left_s: float) -> bytes:
+            return await self._request(subject, body, headers, left_s)
+
+        return await ask(attempt, service, timeout_s, once=once)
+
+    async def _request(self, subject: str, body: bytes, headers: dict[str, str], left_s: float) -> bytes:
+        """One try. Raises `Absent`, `TimeoutError` (nats-py's is one), and what the receiver answered."""
         try:
-            sent = {key: value for key, value in headers.items() if value}
-            answer = await self._client.request(subject, body, timeout=timeout_s, headers=sent or None)
+            answer = await self._client.request(subject, body, timeout=left_s, headers=headers or None)
         except nats.errors.NoRespondersError as error:
-            raise Unavailable(
-                "service_unavailable", f"The {service} service is not running.", "It may be starting: try again."
-            ) from error
-        except TimeoutError as error:  # nats-py's is one of these
-            raise Unavailable(
-                "service_silent", f"The {service} service did not answer within {timeout_s:g} s."
-            ) from error
+            raise Absent(subject) from error
+        except TimeoutError:
+            raise
         except nats.errors.Error as error:
             raise Unavailable(
                 "log_unavailable", "The event log is out of reach.", "It comes back by itself: try again in a moment."
@@ -83,7 +98,7 @@ class NatsCommands:
                 metadata={"instance": self._instance},
             ),
         )
-        server = _Server(micro)
+        server = _Server(micro, await self._each(service, queries))
         for root, handlers in ((COMMAND_ROOT, commands), (QUERY_ROOT, queries)):
             for name, handler in handlers.items():
                 await micro.add_endpoint(
@@ -99,12 +114,28 @@ class NatsCommands:
         await self._client.flush()  # otherwise the first callers meet "no responders"
         return server
 
+    async def _each(self, service: str, queries: Mapping[str, Handler]) -> NatsSubscription | None:
+        """`drape.query.<service>.status.each`: every replica answers, since it is in no queue group."""
+        if STATUS not in queries:
+            return None
+        own = {"instance": self._instance, "pid": os.getpid()}
+
+        async def answer(message: Msg) -> None:
+            try:
+                status = msgspec.json.decode(await queries[STATUS](message.data, {}))
+                await message.respond(msgspec.json.encode({**status, **own}))
+            except (DrapeError, nats.errors.Error) as error:
+                log.info("status_untold", extra={"error": str(error)})
+
+        return await self._client.subscribe(f"{QUERY_ROOT}.{service}.{STATUS}.each", cb=answer)
+
 
 class _Server:
     """Hands each request to a task: nats-py works through an endpoint's requests one after another."""
 
-    def __init__(self, micro: Service) -> None:
+    def __init__(self, micro: Service, each: NatsSubscription | None) -> None:
         self._micro = micro
+        self._each = each
         self._tasks: set[asyncio.Task[None]] = set()
 
     def endpoint(self, handler: Handler):  # type: ignore[no-untyped-def]
@@ -119,17 +150,39 @@ class _Server:
 
         return on_request
 
-    async def stop(self) -> None:
-        """Take no more requests, answer those under way."""
+    async def drain(self, limit_s: float) -> None:
+        """Take no more requests, answer those that have come. nats-py's `Service.stop` would drop what it has queued."""
+        endpoints = self._micro._endpoints
+        taken = [endpoint._subscription for endpoint in endpoints if endpoint._subscription is not None]
+        endpoints.clear()  # they are ended here: the service would unsubscribe them once more
         with contextlib.suppress(nats.errors.Error):  # the connection may be gone already
+            await asyncio.gather(*(each.drain() for each in taken))
+        await self._finish(limit_s)
+
+    async def stop(self) -> None:
+        """Take no more requests; those under way get a moment, the others are told to ask elsewhere."""
+        with contextlib.suppress(nats.errors.Error):  # as above
             await self._micro.stop()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=REQUEST_TIMEOUT_S)
+            if self._each is not None:
+                await self._each.unsubscribe()
+        await self._finish(STOP_LIMIT_S)
+
+    async def _finish(self, limit_s: float) -> None:
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=limit_s)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=STOP_LIMIT_S)
 
 
 async def _answer(handler: Handler, request: Request) -> None:
     try:
         body = await handler(request.data, request.headers or {})
+    except asyncio.CancelledError:
+        await _refuse(request, Unavailable("stopping", "This replica is being stopped.", "Ask again.").problem())
+        raise
     except DrapeError as error:
         await _refuse(request, error.problem())
     except Exception as error:

@@ -25,6 +25,8 @@ EXPIRES_S = 5.0
 PULL_RETRY_S = 0.5
 STATUS_HEADER = "Status"
 
+OnMessage = Callable[[Msg, "_NatsDelivery"], Awaitable[None]]
+
 
 class NatsReactions:
     """The consumers that `topology.provision` made."""
@@ -33,8 +35,7 @@ class NatsReactions:
         self._client = client
 
     async def events(self, service: str, handler: Callable[[Recorded, Delivery], Awaitable[None]]) -> Subscription:
-        async def on_message(message: Msg) -> None:
-            delivery = _NatsDelivery(self._client, message, service)
+        async def on_message(message: Msg, delivery: "_NatsDelivery") -> None:
             headers = message.headers or {}
             recorded = decode(
                 message.data,
@@ -44,12 +45,12 @@ class NatsReactions:
             )
             await handler(recorded, delivery)
 
-        return await self._loop(EVENTS, reactor_name(service), on_message)
+        return await self._loop(service, EVENTS, reactor_name(service), on_message)
 
     async def timers(self, service: str, handler: Callable[[TimerFired, Delivery], Awaitable[None]]) -> Subscription:
         prefix = f"{TIMER_DUE}.{service}."
 
-        async def on_message(message: Msg) -> None:
+        async def on_message(message: Msg, delivery: "_NatsDelivery") -> None:
             name, _, timer_id = message.subject.removeprefix(prefix).partition(".")
             fired = TimerFired(
                 name=name,
@@ -57,12 +58,12 @@ class NatsReactions:
                 key=f"{name}-{timer_id}-{message.metadata.sequence.stream}",
                 data=msgspec.json.decode(message.data or b"{}", type=dict[str, str | int]),
             )
-            await handler(fired, _NatsDelivery(self._client, message, service))
+            await handler(fired, delivery)
 
-        return await self._loop(TIMERS, timer_consumer_name(service), on_message)
+        return await self._loop(service, TIMERS, timer_consumer_name(service), on_message)
 
-    async def _loop(self, stream: str, consumer: str, on_message: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        loop = _PullLoop(self._client, stream, consumer, on_message)
+    async def _loop(self, service: str, stream: str, consumer: str, on_message: OnMessage) -> Subscription:
+        loop = _PullLoop(self._client, service, stream, consumer, on_message)
         await loop.start()
         return loop
 
@@ -70,10 +71,9 @@ class NatsReactions:
 class _PullLoop:
     """Keeps one pull request of `BATCH` open and starts a task for each message; the consumer bounds their number."""
 
-    def __init__(
-        self, client: Client, stream: str, consumer: str, on_message: Callable[[Msg], Awaitable[None]]
-    ) -> None:
+    def __init__(self, client: Client, service: str, stream: str, consumer: str, on_message: OnMessage) -> None:
         self._client = client
+        self._service = service
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._consumer = consumer
         self._on_message = on_message
@@ -81,7 +81,8 @@ class _PullLoop:
         self._subscription: NatsSubscription | None = None
         self._pull_done = asyncio.Event()
         self._received = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._tasks: dict[asyncio.Task[None], _NatsDelivery] = {}
         self._puller: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -114,18 +115,40 @@ class _PullLoop:
         self._received += 1
         if self._received >= BATCH:
             self._pull_done.set()
-        task = asyncio.create_task(self._run(message), name=f"{self._consumer}-{message.subject}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        delivery = _NatsDelivery(self._client, message, self._service)
+        if self._draining:
+            await delivery.hand_back()
+            return
+        task = asyncio.create_task(self._run(message, delivery), name=f"{self._consumer}-{message.subject}")
+        self._tasks[task] = delivery
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
-    async def _run(self, message: Msg) -> None:
+    async def _run(self, message: Msg, delivery: "_NatsDelivery") -> None:
         try:
-            await self._on_message(message)
+            await self._on_message(message, delivery)
         except nats.errors.Error as error:
             # The acknowledgement did not get through: the message comes again after its wait.
             log.warning("reaction_unacknowledged", extra={"consumer": self._consumer, "error": str(error)})
         except Exception:
             log.exception("reaction_broke", extra={"consumer": self._consumer, "subject": message.subject})
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no more; what lasts is handed back at once, the rest when it has not ended within `limit_s`."""
+        self._draining = True
+        await _cancelled([self._puller] if self._puller is not None else [])
+        if self._subscription is not None:
+            # Whatever the server has sent by now comes first: it is handed back by `_deliver`.
+            await self._subscription.drain()  # type: ignore[no-untyped-call]
+        await self._hand_back([task for task, delivery in self._tasks.items() if delivery.lasting])
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=limit_s)
+        await self._hand_back(list(self._tasks))
+
+    async def _hand_back(self, tasks: "list[asyncio.Task[None]]") -> None:
+        taken = [self._tasks[task] for task in tasks if task in self._tasks]
+        await _cancelled(tasks)
+        for delivery in taken:
+            await delivery.hand_back()
 
     async def stop(self) -> None:
         """Take no more; what is under way is cancelled and will be delivered to another replica, or to us again."""
@@ -133,9 +156,13 @@ class _PullLoop:
         if self._subscription is not None:
             with contextlib.suppress(nats.errors.Error):  # already closed
                 await self._subscription.unsubscribe()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancelled(tasks)
+
+
+async def _cancelled(tasks: "list[asyncio.Task[None]]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _NatsDelivery:
@@ -143,16 +170,26 @@ class _NatsDelivery:
         self._client = client
         self._message = message
         self._service = service
+        self._ended = False
+        self.lasting = False
 
     @property
     def attempts(self) -> int:
         return self._message.metadata.num_delivered
 
     async def ack(self) -> None:
+        self._ended = True
         await self._message.ack()
 
     async def retry(self, delay_s: float) -> None:
+        self._ended = True
         await self._message.nak(delay=delay_s)
+
+    async def hand_back(self) -> None:
+        """Another replica may have it now, unless it has ended."""
+        if not self._ended:
+            self._ended = True
+            await self._message.nak()
 
     async def in_progress(self) -> None:
         await self._message.in_progress()
@@ -161,4 +198,5 @@ class _NatsDelivery:
         parked = parked_of(self._message, self._service, reason, datetime.now(UTC).isoformat())
         js = self._client.jetstream(timeout=5)
         await js.publish(f"{PARKED_ROOT}.{parked.key}", msgspec.json.encode(parked))
+        self._ended = True
         await self._message.term()

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from shared.asking import Absent, ask
+from shared.causes import headers_of
 from shared.commands import Command
-from shared.errors import DrapeError, Unavailable, internal
+from shared.errors import DrapeError, internal
 from shared.memory.broker import Shared
 from shared.ports import (
     Cause,
@@ -23,31 +25,45 @@ class MemoryCommands:
         self._broker = broker
 
     async def send(self, command: Command, cause: Cause) -> bytes:
-        headers = {
-            "Drape-Correlation-Id": cause.correlation_id,
-            "Drape-Causation-Id": cause.causation_id,
-            "Drape-Actor": cause.actor,
-            "traceparent": cause.traceparent,
-        }
-        return await self._request(f"cmd.{command.service}.{command.verb}", msgspec.json.encode(command), headers)
+        body = msgspec.json.encode(command)
 
-    async def query(self, service: str, name: str, body: bytes = b"{}", *, timeout_s: float = 5.0) -> bytes:
-        return await asyncio.wait_for(self._request(f"query.{service}.{name}", body, {}), timeout_s)
+        async def attempt(repeated: bool, left_s: float) -> bytes:
+            headers = headers_of(msgspec.structs.replace(cause, repeated=repeated or cause.repeated))
+            return await self._request(f"cmd.{command.service}.{command.verb}", body, headers, left_s)
 
-    async def _request(self, subject: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+        return await ask(attempt, command.service, REQUEST_TIMEOUT_S)
+
+    async def query(
+        self,
+        service: str,
+        name: str,
+        body: bytes = b"{}",
+        *,
+        timeout_s: float = 5.0,
+        after_seq: int = 0,
+        once: bool = False,
+    ) -> bytes:
+        headers = headers_of(Cause(after_seq=after_seq))
+
+        async def attempt(_repeated: bool, left_s: float) -> bytes:
+            return await self._request(f"query.{service}.{name}", body, headers, left_s)
+
+        return await ask(attempt, service, timeout_s, once=once)
+
+    async def _request(self, subject: str, body: bytes, headers: Mapping[str, str], left_s: float) -> bytes:
         self._broker.check()
         handlers = self._broker.endpoints.get(subject)
         if not handlers:
-            raise Unavailable("service_unavailable", f"Nobody answers {subject}.")
+            raise Absent(subject)
         handlers.append(handlers.pop(0))
         handler, context = handlers[-1]
         # A task of the server's: as over a wire, it goes on without its caller, and ends with its replica.
         task = asyncio.create_task(_answer(handler, body, headers), name=subject, context=context.copy())
         self._broker.serving.add(task)
         task.add_done_callback(self._broker.serving.discard)
-        await asyncio.wait({task}, timeout=REQUEST_TIMEOUT_S)
+        await asyncio.wait({task}, timeout=left_s)
         if not task.done() or task.cancelled():
-            raise Unavailable("service_silent", f"{subject} was not answered.")
+            raise TimeoutError
         answer = task.result()
         if isinstance(answer, DrapeError):
             raise answer
@@ -78,6 +94,10 @@ class _Served:
     def __init__(self, broker: Shared, served: list[tuple[str, Handler]]) -> None:
         self._broker = broker
         self._served = served
+
+    async def drain(self, limit_s: float) -> None:
+        """Nobody finds this replica any more; what it is answering has tasks of its own."""
+        await self.stop()
 
     async def stop(self) -> None:
         for subject, mine in self._served:

@@ -42,7 +42,8 @@ class _Consumer:
         self._queue = queue
         self._handler = handler
         self._service = service
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._tasks: dict[asyncio.Task[None], MemoryDelivery] = {}
         self._puller = asyncio.create_task(self._pull(), name=f"{service}-consumer")
 
     async def _pull(self) -> None:
@@ -54,7 +55,7 @@ class _Consumer:
                 continue
             delivery = MemoryDelivery(self._broker, self._queue, item, attempts, self._service)
             task = asyncio.create_task(self._run(item, delivery), name=f"{self._service}-reaction")
-            self._tasks.add(task)
+            self._tasks[task] = delivery
             task.add_done_callback(partial(self._done, delivery))
 
     async def _run(self, item: Any, delivery: "MemoryDelivery") -> None:
@@ -64,10 +65,26 @@ class _Consumer:
             log.exception("reaction_broke", extra={"consumer": self._service})
 
     def _done(self, delivery: "MemoryDelivery", task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not delivery.ended:
+        self._tasks.pop(task, None)
+        if not delivery.ended and self._draining:
+            delivery.again()
+        elif not delivery.ended:
             # The replica went away (maybe before the task's first step): the consumer gives the message out again.
             task.get_loop().call_later(ACK_WAIT_S, delivery.again)
+
+    async def drain(self, limit_s: float) -> None:
+        """As the JetStream pull loop does it."""
+        self._draining = True
+        await self._cancel([self._puller])
+        await self._cancel([task for task, delivery in self._tasks.items() if delivery.lasting])
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=limit_s)
+        await self._cancel(list(self._tasks))
+
+    async def _cancel(self, tasks: "list[asyncio.Task[None]]") -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def stop(self) -> None:
         tasks = [self._puller, *self._tasks]
@@ -84,6 +101,7 @@ class MemoryDelivery:
         self._service = service
         self.attempts = attempts
         self.ended = False
+        self.lasting = False
 
     def again(self) -> None:
         self._queue.put(self._item, self.attempts + 1)

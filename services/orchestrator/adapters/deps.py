@@ -1,6 +1,7 @@
 """The `DepsCache` that the pool answers for: it knows where a VM's files are."""
 
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,8 +20,10 @@ _answer = msgspec.json.Decoder(DepsAnswer)
 class PoolDepsCache:
     """Asks the pool. Where it keeps nothing, nothing is restored and an install runs."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, seq: Callable[[], int]) -> None:
+        """`seq`: up to where this replica has read the log; a pool that has read less may not know who holds the VM."""
         self._bus = bus
+        self._seq = seq
 
     async def restore(self, asked: DepsRequest) -> DepsAnswer:
         return await self._ask("restore_deps", asked)
@@ -31,7 +34,9 @@ class PoolDepsCache:
     async def _ask(self, verb: str, asked: DepsRequest) -> DepsAnswer:
         body = msgspec.json.encode(asked)
         try:
-            return _answer.decode(await self._bus.commands.query("pool", verb, body, timeout_s=TIMEOUT_S))
+            commands, after_seq = self._bus.commands, self._seq()
+            answer = await commands.query("pool", verb, body, timeout_s=TIMEOUT_S, after_seq=after_seq, once=True)
+            return _answer.decode(answer)
         except Unavailable as error:
             if error.code == "service_silent":
                 raise
