@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 DRAPE := $(BIN)/drape
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test check matrix format lock clean
+.PHONY: help install demo test check simulate matrix format lock clean
 
 help:
 	@echo "make demo         start everything here and preview examples/vite-react (ONCE=1: stop once it is ready; PORT=N)"
 	@echo "make test         the whole test suite, live parts included (ARGS='-k name' narrows it)"
 	@echo "make check        format, lint, types, import contracts"
+	@echo "make simulate     all services on virtual time with faults, against the rules (SEEDS=1000; SEED=k: that one; PLANT=name)"
 	@echo "make matrix       a project of every framework, from lock file to ready, into docs/matrix.md (ROWS='vite-react hexo': those)"
 	@echo "make format       let the formatter and the linter mend what they can"
 	@echo "make lock         renew the pinned requirements"
@@ -42,6 +43,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check shared services deploy tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+simulate: $(VENV)/.installed
+	@$(DRAPE) simulate $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) $(if $(PLANT),--plant $(PLANT))
 
 matrix: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.matrix $(ROWS)

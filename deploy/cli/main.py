@@ -55,9 +55,9 @@ def cli() -> None:
 def main() -> None:
     """The console script."""
     # Imported here: each adds its commands to the group, and they import this module.
-    from deploy.cli import bench, demo, detect, doctor, env, inspect, lifecycle, parked, preview, resident
+    from deploy.cli import bench, demo, detect, doctor, env, inspect, lifecycle, parked, preview, resident, simulate
 
-    for module in (lifecycle, preview, resident, detect, env, demo, inspect, parked, doctor, bench):
+    for module in (lifecycle, preview, resident, detect, env, demo, inspect, parked, doctor, bench, simulate):
         for each in module.COMMANDS:
             cli.add_command(each)
     cli()

@@ -40,7 +40,7 @@ def broken_promises(told: Iterable[Acknowledged], records: Sequence[Recorded]) -
             case RequestPreview(), PreviewReply(preview_id=preview_id):
                 wanted = ("requested", preview_id, 0)
             case StopPreview(preview_id=preview_id), PreviewReply():
-                if not _was_over(preview_id, each.reply.seq, records):
+                if not _was_over(preview_id, each.since, each.reply.seq, records):
                     broken.append(f"{preview_id} was said to be stopped at seq {each.reply.seq}, and was not")
                 continue
             case _:
@@ -66,12 +66,14 @@ def _fact(recorded: Recorded) -> tuple[str, str, int]:
             return ("", "", 0)
 
 
-def _was_over(preview_id: str, seq: int, records: Sequence[Recorded]) -> bool:
-    """Whether it had ended then, or at some time before: an answer may be given after somebody has begun it anew."""
+def _was_over(preview_id: str, since: int, seq: int, records: Sequence[Recorded]) -> bool:
+    """Whether it had ended at some moment between the asking and the answer; others may have begun it anew."""
     over = False
     for recorded in records[:seq]:
         match recorded.event:
             case PreviewRequested(preview_id=which) | PreviewRestarted(preview_id=which) if which == preview_id:
+                if over and recorded.seq > since:
+                    return True
                 over = False
             case PreviewFailed(preview_id=which) | PreviewStopped(preview_id=which) if which == preview_id:
                 over = True

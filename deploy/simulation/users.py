@@ -36,10 +36,11 @@ PROJECTS_MAX = 3
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """What a user was told had been done."""
+    """What a user was told had been done. `since`: the log's sequence when it was asked for."""
 
     command: Command
     reply: Reply
+    since: int
 
 
 class Project:
@@ -63,6 +64,7 @@ class User:
         random: Random,
         now: Callable[[], float],
         note: Callable[[str], None],
+        last_seq: Callable[[], int],
     ) -> None:
         self.owner = owner
         self.client = client
@@ -73,6 +75,7 @@ class User:
         self._now = now
         self._note = note
         self._seq = 0
+        self._last_seq = last_seq
 
     async def live(self, until_s: float) -> None:
         """Do something now and then, until then."""
@@ -164,6 +167,7 @@ class User:
         """The same command again while nobody answers; what was answered is noted."""
         command = msgspec.structs.replace(command, id=command.id or new_id())
         until = self._now() + PATIENCE_S
+        since = self._last_seq()
         cause = Cause(actor=self.owner, after_seq=self._seq)
         while True:
             try:
@@ -176,5 +180,5 @@ class User:
             else:
                 reply = msgspec.json.decode(body, type=kind)
                 self._seq = max(self._seq, reply.seq)
-                self.told.append(Acknowledged(command, reply))
+                self.told.append(Acknowledged(command, reply, since))
                 return reply

@@ -283,7 +283,15 @@ class Simulation:
             return (replica.feed, replica.gone) if replica is not None else None
 
         client = Client(feed, self.now, owner, None)
-        return User(owner, self.bus(wire), client, self.stream(f"acts/{owner}"), self.now, self.tell)
+        return User(
+            owner,
+            self.bus(wire),
+            client,
+            self.stream(f"acts/{owner}"),
+            self.now,
+            self.tell,
+            lambda: len(self.broker.records),
+        )
 
     # --- from beginning to end --------------------------------------------------------------------------------
 
