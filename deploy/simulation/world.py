@@ -163,6 +163,8 @@ class Simulation:
         self.skews: dict[str, float] = {}
         self.complaints = Complaints()
         self.premature: list[str] = []
+        self.revisions: dict[str, int] = defaultdict(int)
+        self.hopeless = asyncio.Event()
         self.over = False
         self.users = [self._user(owner) for owner in OWNERS]
         self.storm_bus = self.bus(Wire(self.broker, self.weather, self.stream("storm")))
@@ -185,10 +187,16 @@ class Simulation:
 
     def _tell_event(self, recorded: Recorded) -> None:
         self.tell(f"{recorded.seq:5} {recorded.meta.actor:16} {recorded.meta.rev:3} {recorded.event}")
+        if self.revisions[recorded.key] + 1 != recorded.meta.rev:
+            self.hopeless.set()  # no need to play on: what is wrong now stays wrong
+        self.revisions[recorded.key] = recorded.meta.rev
         if recorded.type == "PreviewReady":
             attempt = (recorded.event.preview_id, recorded.event.attempt)  # type: ignore[union-attr]
             if attempt not in self.look.seen:
                 self.premature.append(f"seq {recorded.seq}: {attempt} is ready, and nobody has had an answer of it")
+
+    def _last_seq(self) -> int:
+        return len(self.broker.records)
 
     async def _forget(self, _project_id: str) -> None:
         """Nothing is kept of a project alone."""
@@ -300,11 +308,16 @@ class Simulation:
         logger = logging.getLogger("drape")
         logger.addHandler(self.complaints)
         ulids.source.set(_Ids(self.stream("ids"), self.true_clock))
+        keeping = [asyncio.create_task(self.keep_up(name), name=f"keep-{name}") for name in self.names()]
+        playing = asyncio.create_task(self._play())
+        hopeless = asyncio.create_task(self.hopeless.wait())
         try:
-            keeping = [asyncio.create_task(self.keep_up(name), name=f"keep-{name}") for name in self.names()]
-            broken = await self._play()
+            await asyncio.wait({playing, hopeless}, return_when=asyncio.FIRST_COMPLETED)
+            broken = playing.result() if playing.done() else self._never_again()
         finally:
             logger.removeHandler(self.complaints)
+            playing.cancel()
+            hopeless.cancel()
         self.over = True
         for name, task in zip(self.names(), keeping, strict=True):
             self.kill(name)
