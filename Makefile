@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 DRAPE := $(BIN)/drape
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test check matrix chaos format lock clean
+.PHONY: help install demo test check simulate matrix chaos format lock clean
 
 help:
 	@echo "make demo         start everything here and preview examples/vite-react (ONCE=1: stop once it is ready; PORT=N)"
 	@echo "make test         the whole test suite, live parts included (ARGS='-k name' narrows it)"
-	@echo "make check        format, lint, types, import contracts, known vulnerabilities"
+	@echo "make check        format, lint, types, import contracts, event schemas, known vulnerabilities"
+	@echo "make simulate     all services on virtual time with faults, against the rules (SEEDS=1000; SEED=k: that one; PLANT=name)"
 	@echo "make matrix       a project of every framework, from lock file to ready, into docs/matrix.md (ROWS='vite-react hexo': those)"
 	@echo "make chaos        a real platform under load while processes, disks and cables are taken from it (SECONDS=600 SEED=n KEEP=DIR)"
 	@echo "make format       let the formatter and the linter mend what they can"
@@ -45,6 +46,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m deploy.event_schemas --check
 	$(BIN)/python -m deploy.audit
+
+simulate: $(VENV)/.installed
+	@$(DRAPE) simulate $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) $(if $(PLANT),--plant $(PLANT))
 
 matrix: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.matrix $(ROWS)

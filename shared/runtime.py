@@ -178,6 +178,7 @@ class Runtime(Generic[S]):
             # Two writers got through (ARCHITECTURE.md says how): the lower sequence won, here as everywhere.
             telemetry.duplicate_revisions.add(1, {"service": self.definition.name})
             log.error("duplicate_revision", extra={"key": recorded.key, "seq": recorded.seq, "rev": recorded.meta.rev})
+            self._heads[recorded.key] = Head(recorded.seq, head.rev)  # or nobody could ever append to it again
         else:
             self._remember(recorded)
             if recorded.event is not None:

@@ -7,6 +7,7 @@ of keys nor the log alone gives a text away. Without the key, which goes with th
 import base64
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -58,8 +59,10 @@ class Keys(Protocol):
 class Seals:
     """One replica's way to the keys. `secret`: the platform's; without it nothing is opened, and nothing sealed."""
 
-    def __init__(self, keys: Keys, secret: str) -> None:
+    def __init__(self, keys: Keys, secret: str, random: Callable[[int], bytes] = os.urandom) -> None:
+        """`random`: gives so many bytes that nobody can guess; a simulation gives the same ones again."""
         self._keys = keys
+        self._random = random
         self._secret = secret
         self._known: OrderedDict[ProjectId, AESGCMSIV | None] = OrderedDict()  # None: erased
 
@@ -116,7 +119,7 @@ class Seals:
         try:
             wrapped = await self._keys.get(project_id)
             if wrapped is None and make:
-                fresh = self._wrap(project_id, os.urandom(_KEY_BYTES))
+                fresh = self._wrap(project_id, self._random(_KEY_BYTES))
                 wrapped = fresh if await self._keys.create(project_id, fresh) else await self._keys.get(project_id)
         except Erased:
             self.forget(project_id)
@@ -132,7 +135,7 @@ class Seals:
             self._known.popitem(last=False)
 
     def _wrap(self, project_id: ProjectId, key: bytes) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
+        nonce = self._random(_NONCE_BYTES)
         return nonce + self._wrapping(project_id).encrypt(nonce, key, project_id.encode())
 
     def _unwrap(self, project_id: ProjectId, wrapped: bytes) -> AESGCMSIV:

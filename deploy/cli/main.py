@@ -69,11 +69,12 @@ def main() -> None:
         provision,
         resident,
         rollout,
+        simulate,
     )
 
     services = (lifecycle, rollout, provision)
     work = (preview, project, resident, detect, env, demo)
-    for module in (*services, *work, inspect, parked, doctor, bench):
+    for module in (*services, *work, inspect, parked, doctor, bench, simulate):
         for each in module.COMMANDS:
             cli.add_command(each)
     cli()

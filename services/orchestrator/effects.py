@@ -14,6 +14,7 @@ from services.orchestrator.model import ENDED, Preview, Vm
 from services.orchestrator.ports import DepsCache, GatewayProbe, ProjectStore, Workspace
 from services.orchestrator.preparing import Preparer
 from services.orchestrator.react import (
+    ClaimVm,
     Confirm,
     KeepBuild,
     KeepDeps,
@@ -78,6 +79,8 @@ class OrchestratorEffects:
         match effect:
             case Prepare():
                 await self._preparer.prepare(effect, cause)
+            case ClaimVm():
+                await self._preparer.claim(effect, cause)
             case SyncFiles():
                 await self._syncer.sync(effect, cause)
             case RunInstall():

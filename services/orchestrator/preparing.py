@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import Preview
 from services.orchestrator.ports import ProjectStore, Workspace
-from services.orchestrator.react import Prepare
+from services.orchestrator.react import ClaimVm, Prepare
 from services.orchestrator.rules import detection, residents
 from services.orchestrator.state import State
 from services.orchestrator.telling import Teller
@@ -62,6 +62,10 @@ class Preparer:
                 detect.cancel()
                 claim.cancel()
 
+    async def claim(self, effect: ClaimVm, cause: Cause) -> None:
+        """Until the pool has taken the claim, or the attempt is over."""
+        await self._ask(effect, cause)
+
     def _preparing(self, effect: Prepare) -> bool:
         preview = self._teller.running(effect.preview_id, effect.attempt)
         return preview is not None and preview.status == "preparing"
@@ -100,8 +104,11 @@ class Preparer:
 
     async def _claim(self, effect: Prepare, cause: Cause, detect: asyncio.Task[None]) -> None:
         """Ask until the pool has taken the claim; a pool that is away for a moment must not fail the preview."""
-        tries = 0
         await self._until_known(effect, detect)
+        await self._ask(effect, cause)
+
+    async def _ask(self, effect: Prepare | ClaimVm, cause: Cause) -> None:
+        tries = 0
         while (preview := self._teller.running(effect.preview_id, effect.attempt)) is not None and preview.vm is None:
             resident = await self._fitting(preview)
             claim = AcquireVm(

@@ -27,6 +27,7 @@ from shared.effects import Send, SetTimer
 from shared.events import (
     ClaimExpired,
     ClaimQueued,
+    ClaimWithdrawn,
     DevServerReady,
     DevServerStarted,
     Event,
@@ -64,6 +65,10 @@ class PreviewEffect(msgspec.Struct, frozen=True):
 
 class Prepare(PreviewEffect, frozen=True):
     """Find out what the project is and ask the pool for a VM, side by side; tell progress until there is one."""
+
+
+class ClaimVm(PreviewEffect, frozen=True):
+    """Ask the pool for a VM once more: what an earlier attempt held or waited for was taken from this one."""
 
 
 class SyncFiles(PreviewEffect, frozen=True):
@@ -108,6 +113,7 @@ Effect = (
     Send
     | SetTimer
     | Prepare
+    | ClaimVm
     | SyncFiles
     | RunInstall
     | RunDevServer
@@ -127,6 +133,7 @@ REACTS_TO: tuple[type[Event], ...] = (
     VmLost,
     ClaimQueued,
     ClaimExpired,
+    ClaimWithdrawn,
     InstallStarted,
     PreviewPrepared,
     DevServerStarted,
@@ -182,6 +189,13 @@ def _react(state: State, recorded: Recorded, config: OrchestratorConfig) -> Sequ
             return _release(state, preview_id)
         case ClaimQueued(preview_id=preview_id):
             return _make_way(state, preview_id)
+        case (
+            VmReleased(preview_id=preview_id)
+            | VmLost(preview_id=str(preview_id))
+            | ClaimWithdrawn(preview_id=preview_id)
+        ) if _has_no_claim(state, preview_id):
+            # An earlier attempt's, let go only now: the pool took this attempt's claim for one that had it already.
+            return [ClaimVm(preview_id, state.previews[preview_id].attempt)]
         case VmLost(preview_id=str(preview_id), vm_id=vm_id, detail=detail):
             return [Send(HandleVmLost(preview_id=preview_id, vm_id=vm_id, detail=detail))]
         case VmReleased(preview_id=preview_id, vm_id=vm_id) if _holds(state, preview_id, vm_id):
@@ -303,7 +317,8 @@ def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
     if fired.name == RESIDENTS_TICK:
         return [Send(MaintainResidents())]
     if fired.name == STEP_TIMER:
-        return [Send(ExpireStep(preview_id=fired.id, attempt=attempt, step=str(fired.data["step"])))]
+        preview_id = str(fired.data.get("preview", fired.id))  # set by an earlier version: the id alone
+        return [Send(ExpireStep(preview_id=preview_id, attempt=attempt, step=str(fired.data["step"])))]
     if fired.name == BUILD_TIMER:
         return [KeepBuild(fired.id, attempt)]
     if fired.name == KEEP_TIMER:
@@ -318,16 +333,23 @@ def _build_timer(preview: Preview, config: OrchestratorConfig) -> SetTimer:
 
 
 def _limit(preview: Preview, status: str, limit_s: float, config: OrchestratorConfig) -> Sequence[SetTimer]:
-    """One timer a preview: the next step's replaces it. An event that is heard again must not replace a later one's."""
+    """One timer a step, which counts only while that lasts. None replaces another: one that is set late, by a replica that
+    has not heard of the next step, must not take that one's place."""
     if preview.status != status:
         return []
-    data: dict[str, str | int] = {"attempt": preview.attempt, "step": status}
-    return [SetTimer(STEP_TIMER, preview.preview_id, limit_s + config.limit_grace_s, data)]
+    data: dict[str, str | int] = {"preview": preview.preview_id, "attempt": preview.attempt, "step": status}
+    timer_id = f"{preview.preview_id}-{preview.attempt}-{status}"
+    return [SetTimer(STEP_TIMER, timer_id, limit_s + config.limit_grace_s, data)]
 
 
 def _is_over(state: State, preview_id: PreviewId) -> bool:
     preview = state.previews.get(preview_id)
     return preview is None or preview.status in ENDED
+
+
+def _has_no_claim(state: State, preview_id: PreviewId) -> bool:
+    preview = state.previews.get(preview_id)
+    return preview is not None and preview.status == "preparing" and preview.vm is None
 
 
 def _holds(state: State, preview_id: PreviewId, vm_id: VmId) -> bool:

@@ -1,7 +1,6 @@
 """The wait for a dev server: tells how it goes, and reports what it comes to."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
@@ -13,8 +12,8 @@ from services.orchestrator.rules.failures import crashed
 from services.orchestrator.telling import Job, Teller
 from shared.agent.protocol import Answering, Exited, Listening, Ready, ReadySpec, ReadyTimeout, Unusable, Waiting
 from shared.commands import Command, FailPreview, RecordDevServerReady
-from shared.ids import derive
 from shared.ports import Cause
+from shared.ulids import new_id
 
 COMPILING_FROM_S = 1.0
 """A first request that takes longer than this is a page that compiles."""
@@ -116,7 +115,7 @@ class Watcher:
 
     async def _until_mended(self, job: Job, path: str, port: int | None, cause: Cause) -> None:
         """While the preview shows an error of its project: ask again after each edit, and now and then without one."""
-        pause_s, tries = self._config.error_recheck_s, 0
+        pause_s = self._config.error_recheck_s
         while (preview := self._running(job)) is not None:
             if preview.status == "ready" and not preview.with_errors:
                 return
@@ -124,12 +123,11 @@ class Watcher:
                 await asyncio.sleep(self._config.tick_s)
                 continue
             await self._until_edit(job, preview.files_version, pause_s)
-            pause_s, tries = min(2 * pause_s, self._config.error_recheck_max_s), tries + 1
+            pause_s = min(2 * pause_s, self._config.error_recheck_max_s)
             async for update in self._workspace.wait_ready(job.vm, job.id, self._spec(path, port)):
                 if isinstance(update, Ready) and not update.with_errors:
                     # Each is a report of its own: the first of this job was about the error.
-                    command_id = derive(cause.causation_id, "mended", tries, time.time_ns())
-                    await self._send(replace(_ready(job, update), id=command_id), cause)
+                    await self._send(replace(_ready(job, update), id=new_id()), cause)
 
     async def _until_edit(self, job: Job, files_version: int, limit_s: float) -> None:
         waited_s = 0.0

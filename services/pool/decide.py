@@ -188,17 +188,12 @@ def _hand_out(state: State, at: float) -> list[Event]:
 
 
 def _create(state: State, at: float, config: PoolConfig) -> list[Event]:
-    """The next VMs, by number: two replicas that create at once mean the same VM, and one of them loses."""
-    wanted = _wanted(state, at, config)
-    room = state.maximum - len(state.vms)
-    return [
-        VmCreationStarted(
-            vm_id=vm_name(state.created + i),
-            provider=config.provider,
-            number=state.created + i,
-        )
-        for i in range(1, 1 + max(0, min(wanted, room)))
-    ]
+    """The next VM, by number: two replicas that create at once mean the same one, and one of them loses. One at a time, for
+    of several the later may be stored first: who sees that counts on, and the earlier one comes beyond the maximum."""
+    if min(_wanted(state, at, config), state.maximum - len(state.vms)) <= 0:
+        return []
+    number = state.created + 1
+    return [VmCreationStarted(vm_id=vm_name(number), provider=config.provider, number=number)]
 
 
 def _wanted(state: State, at: float, config: PoolConfig) -> int:

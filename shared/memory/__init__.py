@@ -16,7 +16,7 @@ from shared.memory.reactions import ACK_WAIT_S, MemoryReactions
 from shared.ports import Bus
 from shared.seals import Seals
 
-__all__ = ["ACK_WAIT_S", "MemoryBroker"]
+__all__ = ["ACK_WAIT_S", "SECRET", "MemoryBroker"]
 
 SECRET = "0" * 64
 """The platform's, where there is no platform."""

@@ -29,6 +29,8 @@ class Shared:
         self.snapshots = MemorySnapshots()
         self.heads: dict[str, Head] = {}
         self.followers: list[Callable[[Recorded], None]] = []
+        self.on_stored: list[Callable[[Recorded], None]] = []
+        """Called with each event before anybody else has heard of it."""
         self.event_queues: dict[str, Queue] = defaultdict(Queue)
         self.timer_queues: dict[str, Queue] = defaultdict(Queue)
         self.endpoints: dict[str, list[tuple[Handler, contextvars.Context]]] = defaultdict(list)
@@ -67,6 +69,8 @@ class Shared:
         for queue in self.event_queues.values():
             if queue.types is None or recorded.type in queue.types:
                 queue.put(recorded)
+        for listener in list(self.on_stored):
+            listener(recorded)
         return seq
 
     def record(self, event: Event, *, command_id: str = "given", at: float | None = None) -> int:

@@ -7,45 +7,33 @@ simulated workspace's. Times are virtual seconds since the stage was opened.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import msgspec
 
-from services.gateway import app as gateway_app
-from services.gateway.adapters.activity import Activity
+from deploy.simulation.client import Client
+from deploy.simulation.files import STATIC, VITE, store_version
+from deploy.simulation.machines import Machines, Workspace
+from deploy.simulation.replica import Replica, own_tasks
+from deploy.simulation.rules import Complaints
+from deploy.simulation.services import REACTS_TO, SECRET, SERVICES, Outside, begin
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.waking import Waker
 from services.gateway.config import GatewayConfig
-from services.gateway.effects import GatewayEffects
-from services.gateway.react import REACTS_TO as GATEWAY_REACTS_TO
 from services.gateway.state import SERVED
-from services.orchestrator import app as orchestrator_app
-from services.orchestrator.adapters.project_store import ObjectProjectStore
 from services.orchestrator.adapters.simulated import SimulatedDepsCache, SimulatedGatewayProbe
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.effects import OrchestratorEffects
 from services.orchestrator.model import Vm
-from services.orchestrator.react import REACTS_TO as ORCHESTRATOR_REACTS_TO
-from services.pool import app as pool_app
 from services.pool.adapters.cleaning import SimulatedVmCleaner
 from services.pool.adapters.health import SimulatedHealthProbe
 from services.pool.config import PoolConfig
-from services.pool.effects import PoolEffects
-from services.pool.react import REACTS_TO as POOL_REACTS_TO
-from services.pool.react import Reconcile
-from services.telemetry import app as telemetry_app
-from services.telemetry.config import TelemetryConfig
-from services.telemetry.effects import TelemetryEffects
-from services.telemetry.react import REACTS_TO as TELEMETRY_REACTS_TO
-from shared.codec import Meta, Recorded
+from shared.codec import Recorded
 from shared.commands import (
     Command,
     CreateProject,
-    MaintainPool,
     PreviewReply,
     ProjectReply,
-    RecordFiles,
     RequestPreview,
     RestartPreview,
     StopPreview,
@@ -55,61 +43,17 @@ from shared.events import Event
 from shared.memory import MemoryBroker
 from shared.output import LogLine
 from shared.ports import Cause
-from shared.project_files import Entry, Manifest, bundle_name, manifest_name, pack, sha256
-from shared.runtime import Runtime
+from shared.project_files import Manifest
 from shared.ulids import new_id
-from tests.journeys.client import Client
-from tests.journeys.machines import Machines, Workspace
-from tests.journeys.replica import Replica, own_tasks
 
 OWNER = "ann"
-SECRET = "0" * 64
 EPOCH_S = 1_800_000_000.0
 VISIT_S = 5.0
-SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
-REACTS_TO = {
-    "pool": POOL_REACTS_TO,
-    "orchestrator": ORCHESTRATOR_REACTS_TO,
-    "gateway": GATEWAY_REACTS_TO,
-    "telemetry": TELEMETRY_REACTS_TO,
-}
-
-VITE = {
-    "package.json": b'{"scripts": {"dev": "vite"}, "devDependencies": {"vite": "^7.0.0"}}',
-    "package-lock.json": b'{"lockfileVersion": 3, "packages": {"node_modules/vite": {"version": "7.1.2"}}}',
-    "index.html": b"<h1>vite</h1>",
-}
-STATIC = {"index.html": b"<h1>static</h1>"}
 NEXT_16 = {"package.json": b'{"scripts": {"dev": "next dev"}, "dependencies": {"next": "16.0.3"}}'}
 
+__all__ = ["SECRET", "STATIC", "VITE"]
+
 E = TypeVar("E", bound=Event)
-
-
-class Broker(MemoryBroker):
-    """The log, with a trap: `on_stored` is called with each event before anybody else has heard of it."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(clock)
-        self.on_stored: list[Callable[[Recorded], None]] = []
-
-    def store(self, event: Event, meta: Meta, after: int) -> int:
-        before = len(self.records)
-        seq = super().store(event, meta, after)
-        if seq > before:
-            for listener in list(self.on_stored):
-                listener(self.records[-1])
-        return seq
-
-
-class _Complaints(logging.Handler):
-    """Keeps what our own code logs as an error."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
 
 
 class Stage:
@@ -122,7 +66,7 @@ class Stage:
         self.now: Callable[[], float] = lambda: loop.time() - began
         self.clock: Callable[[], float] = lambda: EPOCH_S + self.now()
         self.pool_config, self.orchestrator_config, self.gateway_config = pool, orchestrator, GatewayConfig()
-        self.broker = Broker(self.clock)
+        self.broker = MemoryBroker(self.clock)
         self.bus = self.broker.bus(REACTS_TO)
         self.workspace = Workspace(self.clock)
         self.provider = Machines(self.workspace, boot_s, self.clock)
@@ -131,7 +75,7 @@ class Stage:
         self.deps = SimulatedDepsCache()
         self.forgotten: list[str] = []
         self.replicas: dict[str, Replica] = {}
-        self.complaints = _Complaints()
+        self.complaints = Complaints()
         self._news = asyncio.Event()
         self.broker.on_stored.append(lambda _: self._news.set())
         self._versions: dict[str, Manifest] = {}
@@ -175,78 +119,22 @@ class Stage:
         return asyncio.create_task(bury())
 
     async def _begin(self, replica: Replica) -> None:
-        bus = replica.line(self.broker.bus())
-        definition: Any
-        match replica.service:
-            case "pool":
-                definition = pool_app.definition(self.pool_config)
-            case "orchestrator":
-                definition = orchestrator_app.definition(self.orchestrator_config)
-            case "gateway":
-                definition = gateway_app.definition(self.gateway_config)
-            case _:
-                definition = telemetry_app.definition(TelemetryConfig())
-        runtime: Runtime[Any] = Runtime(definition, bus, instance=replica.name.replace("/", "-"), clock=self.clock)
-        replica.runtime = runtime
-        await runtime.start()
-        match replica.service:
-            case "pool":
-                await self._serve_pool(runtime)
-            case "orchestrator":
-                await self._serve_orchestrator(runtime, bus)
-            case "gateway":
-                await self._serve_gateway(runtime, bus, replica)
-            case _:
-                await runtime.serve(TelemetryEffects(bus.parked, runtime.send).perform)
-
-    async def _serve_pool(self, runtime: Runtime[Any]) -> None:
-        effects = PoolEffects(
-            self.provider,
-            SimulatedHealthProbe(),
-            self.cleaner,
-            runtime.send,
-            lambda: runtime.state,
+        outside = Outside(
+            provider=self.provider,
+            health=SimulatedHealthProbe(),
+            cleaner=self.cleaner,
             forget=self._forget,
-            config=self.pool_config,
-            secret=SECRET,
-            clock=self.clock,
-            catch_up=runtime.catch_up,
+            workspace=self.workspace,
+            deps=self.deps,
+            probe=self.probe,
+            pool=self.pool_config,
+            orchestrator=self.orchestrator_config,
+            gateway=self.gateway_config,
         )
-        await pool_app._resize(runtime, self.pool_config)
-        await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
-        await runtime.execute(MaintainPool())
-        await runtime.serve(effects.perform, {**pool_app.queries(runtime), "inventory": effects.inventory})
+        await begin(replica, replica.line(self.broker.bus()), outside, self.clock)
 
     async def _forget(self, project_id: str) -> None:
         self.forgotten.append(project_id)
-
-    async def _serve_orchestrator(self, runtime: Runtime[Any], bus: Any) -> None:
-        effects = OrchestratorEffects(
-            bus,
-            self.workspace,
-            ObjectProjectStore(bus.objects, SECRET),
-            self.probe,
-            self.deps,
-            runtime.send,
-            lambda: runtime.state,
-            lambda: runtime.seq,
-            config=self.orchestrator_config,
-            clock=self.clock,
-        )
-        runtime.on_folded.append(effects.on_folded)
-        await bus.activity.subscribe(effects.on_activity)
-        await runtime.serve(effects.perform)
-
-    async def _serve_gateway(self, runtime: Runtime[Any], bus: Any, replica: Replica) -> None:
-        past = gateway_app.history(runtime, bus, self.gateway_config)
-        feed = Feed(lambda: runtime.state, lambda: runtime.seq, self.gateway_config, bus.seals, self.clock, past)
-        # The stack is never closed: on this stage a replica ends by being killed.
-        await gateway_app._listen(runtime, bus, feed, AsyncExitStack())
-        replica.feed = feed
-        replica.activity = Activity()
-        keep = gateway_app._keep_awake(runtime, bus, replica.activity, self.gateway_config, AsyncExitStack())
-        replica.waker = await keep
-        await runtime.serve(GatewayEffects(bus, runtime.send, lambda: runtime.state).perform)
 
     # --- what users do ----------------------------------------------------------------------------------------
 
@@ -271,23 +159,7 @@ class Stage:
     async def change(self, project_id: str, files: dict[str, bytes], owner: str = OWNER) -> int:
         """A new version in which these files are as given. Gives the version."""
         before = self._versions.get(project_id, Manifest(files_version=0, files={}))
-        bundle = pack({path: (content, 0o644) for path, content in files.items()})
-        bundled = bundle_name(owner, project_id, sha256(bundle))
-        await self.bus.objects.put(bundled, bundle)
-        entries = {p: Entry(sha256=sha256(c), mode=0o644, size=len(c), bundle=bundled) for p, c in files.items()}
-        manifest = Manifest(files_version=before.files_version + 1, files={**before.files, **entries})
-        name = manifest_name(owner, project_id, manifest.files_version, new_id())
-        await self.bus.objects.put(name, msgspec.json.encode(manifest))
-        record = RecordFiles(
-            project_id=project_id,
-            owner=owner,
-            base_version=before.files_version,
-            manifest=name,
-            files=len(manifest.files),
-            size_bytes=manifest.size_bytes,
-            changed=len(files),
-            deleted=0,
-        )
+        manifest, record = await store_version(self.bus.objects, owner, project_id, before, files)
         self._versions[project_id] = manifest
         return msgspec.json.decode(await self.send(record), type=ProjectReply).files_version
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
+from deploy.simulation.services import SERVICES
 from services.gateway.decide import project_id_of
 from services.orchestrator.adapters.simulated import JobScript
 from shared.commands import CreateProject, DeleteProject, ProjectReply
@@ -26,7 +27,7 @@ from shared.output import LogLine
 from shared.ports import TimerFired
 from shared.sealed import ERASED, is_sealed
 from tests.journeys.rules import check_rules
-from tests.journeys.stage import OWNER, SECRET, SERVICES, VITE, Stage, staged
+from tests.journeys.stage import OWNER, SECRET, VITE, Stage, staged
 
 pytestmark = pytest.mark.looptime
 

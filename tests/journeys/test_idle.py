@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
+from deploy.simulation.services import SERVICES
 from services.gateway.adapters.variables import Variables
 from services.orchestrator.adapters.simulated import JobScript
 from services.orchestrator.config import OrchestratorConfig
@@ -24,7 +25,7 @@ from shared.events import (
 )
 from shared.output import LogLine
 from tests.journeys.rules import check_rules
-from tests.journeys.stage import SECRET, SERVICES, STATIC, Stage, staged
+from tests.journeys.stage import SECRET, STATIC, Stage, staged
 
 pytestmark = pytest.mark.looptime
 

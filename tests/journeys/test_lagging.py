@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
+from deploy.simulation.services import SERVICES
 from shared.commands import AcquireVm, RequestPreview, StopPreview
 from shared.events import PreviewFailed, PreviewReady, VmAcquired, VmBooted
 from shared.ids import derive
@@ -12,7 +13,7 @@ from shared.ports import Cause
 from shared.runtime import Runtime
 from tests.journeys.rolling import hold_back
 from tests.journeys.rules import check_rules
-from tests.journeys.stage import OWNER, SERVICES, STATIC, staged
+from tests.journeys.stage import OWNER, STATIC, staged
 
 pytestmark = pytest.mark.looptime
 

@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
+from deploy.simulation.services import SERVICES
 from shared.commands import RequestPreview
 from shared.errors import Unavailable
 from shared.events import PreviewFailed, PreviewReady, PreviewRequested, VmAcquired
 from tests.journeys.rules import check_rules
-from tests.journeys.stage import OWNER, SERVICES, STATIC, VITE, staged
+from tests.journeys.stage import OWNER, STATIC, VITE, staged
 
 pytestmark = pytest.mark.looptime
 

@@ -5,11 +5,12 @@ import asyncio
 import msgspec
 import pytest
 
+from deploy.simulation.services import SERVICES
 from services.pool.ports import VmSpec
 from services.pool.reaping import Inventory
 from shared.events import PreviewReady, PreviewStopped, VmAcquired, VmDestroyed, VmLost
 from tests.journeys.rules import check_rules
-from tests.journeys.stage import SERVICES, STATIC, Stage, staged
+from tests.journeys.stage import STATIC, Stage, staged
 
 pytestmark = pytest.mark.looptime
 STRANGER = "vm-900000"

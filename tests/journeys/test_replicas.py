@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
+from deploy.simulation.services import SERVICES
 from services.orchestrator.config import OrchestratorConfig
 from shared.events import DevServerExited, PreviewFailed, PreviewReady, VmAcquired
 from tests.journeys.rolling import replace_replica, stop_replica
 from tests.journeys.rules import check_rules
-from tests.journeys.stage import SERVICES, STATIC, VITE, staged
+from tests.journeys.stage import STATIC, VITE, staged
 
 pytestmark = pytest.mark.looptime
 

@@ -5,6 +5,7 @@ import logging
 import msgspec
 import pytest
 
+from deploy.simulation.services import SERVICES
 from services.gateway.state import SERVED
 from shared.commands import RequestPreview
 from shared.definition import digest, replay
@@ -12,7 +13,7 @@ from shared.events import PreviewReady, PreviewRequested
 from shared.snapshot import Snapshot
 from shared.snapshots import SnapshotKeeper
 from tests.journeys.rules import check_rules
-from tests.journeys.stage import OWNER, SERVICES, Stage, staged
+from tests.journeys.stage import OWNER, Stage, staged
 
 pytestmark = pytest.mark.looptime
 

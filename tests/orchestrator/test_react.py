@@ -7,6 +7,7 @@ from services.orchestrator.app import definition
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.react import (
     REACTS_TO,
+    ClaimVm,
     Confirm,
     Effect,
     KeepDeps,
@@ -20,7 +21,7 @@ from services.orchestrator.react import (
 )
 from shared.commands import ExpireStep, FailPreview, HandleVmLost, ReleaseVm, RestartPreview, StopPreview
 from shared.effects import Send, SetTimer
-from shared.events import ClaimExpired, Event, PreviewRequested, ProjectDeleted, ProjectEnvChanged
+from shared.events import ClaimExpired, ClaimWithdrawn, Event, PreviewRequested, ProjectDeleted, ProjectEnvChanged
 from shared.ports import TimerFired
 from tests.builders import (
     PREVIEW,
@@ -58,7 +59,8 @@ def effects(*past: Event, of: int = -1) -> list[Effect]:
 
 
 def timer(step: str, limit_s: float, attempt: int = 1) -> SetTimer:
-    return SetTimer("step", PREVIEW, limit_s + CONFIG.limit_grace_s, {"attempt": attempt, "step": step})
+    data: dict[str, str | int] = {"preview": PREVIEW, "attempt": attempt, "step": step}
+    return SetTimer("step", f"{PREVIEW}-{attempt}-{step}", limit_s + CONFIG.limit_grace_s, data)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,14 @@ def test_a_restart_releases_first() -> None:
     assert effects(*story("ready"), preview_restarted(2)) == [release, limit, Prepare(PREVIEW, 2)]
 
 
+@pytest.mark.parametrize(
+    "late", [vm_released(reason="restarted"), ClaimWithdrawn(preview_id=PREVIEW, reason="restarted"), vm_lost()]
+)
+def test_what_an_earlier_attempt_loses_late_is_claimed_again(late: Event) -> None:
+    """The pool took this attempt's claim for granted while it still had the earlier one's: now there is neither."""
+    assert effects(*story("ready"), preview_restarted(2), late) == [ClaimVm(PREVIEW, 2)]
+
+
 def test_a_restart_that_is_heard_again_keeps_the_vm_that_came_since() -> None:
     """Its first hearing released the old VM; the one that is held by now is the new attempt's."""
     heard_again = effects(*story("ready"), preview_restarted(2), vm_acquired(2), of=-2)
@@ -99,7 +109,7 @@ def test_a_restart_that_is_heard_again_keeps_the_vm_that_came_since() -> None:
 
 
 def test_an_event_that_is_heard_again_does_not_replace_a_later_steps_timer() -> None:
-    """There is one timer a preview: an install's, set once more while the dev server boots, would end that early."""
+    """What is over needs no limit; and no step's timer has another's name, so that one set late replaces none."""
     again = effects(*story("booting"), of=STEPS.index("installing") + 2)
     assert not [each for each in again if isinstance(each, SetTimer)]
 
@@ -249,4 +259,8 @@ def test_a_step_timer_becomes_a_command() -> None:
     state = given(ORCHESTRATOR, *story("installing")).state
     fired = TimerFired(name="step", id=PREVIEW, key="k", data={"attempt": 1, "step": "installing"})
     assert on_timer(state, fired) == [Send(ExpireStep(preview_id=PREVIEW, attempt=1, step="installing"))]
+    named = TimerFired(
+        name="step", id="its own", key="k", data={"preview": PREVIEW, "attempt": 1, "step": "installing"}
+    )
+    assert on_timer(state, named) == on_timer(state, fired)
     assert on_timer(state, TimerFired(name="other", id=PREVIEW, key="k")) == []

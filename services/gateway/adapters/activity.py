@@ -46,6 +46,6 @@ class Activity:
         """Tell each period which previews are in use. Never returns."""
         while True:
             used, self._untold = self._untold | self._open.keys(), set()
-            for preview_id in used:
+            for preview_id in sorted(used):
                 await feed.publish(preview_id)
             await asyncio.sleep(period_s)

@@ -1,4 +1,4 @@
-"""One replica of one service on the stage: it can be started, and killed as `kill -9` would.
+"""One replica of one service in a process that holds them all: it can be started, and killed as `kill -9` would.
 
 Every task that a replica makes is its own (told by a context variable), and every port that it holds is cut with it:
 nothing of a dead replica acts, answers or hears.
@@ -6,6 +6,7 @@ nothing of a dead replica acts, answers or hears.
 
 import asyncio
 import contextvars
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from inspect import isasyncgenfunction
@@ -32,6 +33,15 @@ class Replica:
         self.feed: Any = None
         self.activity: Any = None
         self.waker: Any = None
+        self.steps_left = 0
+        self.on_last_step: Callable[[], None] = self.kill
+
+    def step(self) -> None:
+        """One of its tasks is about to go on: `on_last_step` is called where no step is left."""
+        if self.steps_left:
+            self.steps_left -= 1
+            if not self.steps_left:
+                self.on_last_step()
 
     async def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this as the replica: what it starts belongs to it."""
@@ -41,13 +51,9 @@ class Replica:
 
     def line(self, bus: Bus) -> Bus:
         """The bus, as long as the replica lives."""
-        ports = {
-            name: _Line(self, getattr(bus, name))
-            for name in (
-                *("log", "reactions", "commands", "timers", "progress", "activity"),
-                *("preview_logs", "objects", "parked", "snapshots"),
-            )
-        }
+        whole = ("seals", "connected", "close")
+        names = [field.name for field in dataclasses.fields(bus) if field.name not in whole]
+        ports: dict[str, Any] = {name: _Line(self, getattr(bus, name)) for name in names}
         return Bus(**ports, seals=bus.seals, connected=bus.connected, close=bus.close)
 
     def kill(self) -> None:
@@ -123,9 +129,19 @@ def own_tasks(
 ) -> "asyncio.Task[Any]":
     """A task factory that notes which replica a task belongs to."""
     task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **kwargs)
-    context = kwargs.get("context")
+    note_owner(task, kwargs.get("context"))
+    return task
+
+
+def note_owner(task: "asyncio.Task[Any]", context: contextvars.Context | None) -> "Replica | None":
+    """The replica that this new task belongs to, which dies with it from now on."""
     replica = context.get(_replica) if context is not None else _replica.get()
     if replica is not None:
         replica.tasks.add(task)
         task.add_done_callback(replica.tasks.discard)
-    return task
+    return replica
+
+
+def current() -> "Replica | None":
+    """The replica that is at work here."""
+    return _replica.get()
