@@ -89,9 +89,7 @@ async def test_output_without_end_is_cut_and_a_line_says_so(small: Platform, ses
 
 
 @pytest.mark.timeout(120)
-async def test_a_flood_of_writes_is_slowed_for_its_token_alone(
-    small: Platform, session: aiohttp.ClientSession
-) -> None:
+async def test_a_flood_of_writes_is_slowed_for_its_token_alone(small: Platform, session: aiohttp.ClientSession) -> None:
     """Last of all: it uses alice's rate up."""
     alice, bob = (Client(small.gateway, session, token) for token in (ALICE, BOB))
     answers = await asyncio.gather(*(alice.call("POST", "/api/projects", json={"name": "x"}) for _ in range(120)))
