@@ -54,6 +54,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Other requests a second with one token: an app builder saving for hundreds of users."""
     token_writes_burst: int = 1000
     """Writes that one token may make at once."""
+    token_starts_per_s: float = 20.0
+    """Previews asked for, prepared or restarted a second with one token, or from one address without: each may cost a VM."""
+    token_starts_burst: int = 200
+    """Previews that one token may ask for at once."""
     address_reads_per_s: float = 1000.0
     """Reads a second from one address (an IPv6 network of 64 bits), with whichever tokens."""
     address_reads_burst: int = 4000

@@ -65,6 +65,7 @@ def create_project(state: State, command: CreateProject, config: GatewayConfig) 
             f"There are {config.projects_per_owner_max} projects already.",
             "Delete one that is not needed.",
             status=429,
+            retry_after_s=60.0,
         )
     return [ProjectCreated(project_id=project_id, owner=command.owner, name=name)]
 

@@ -174,7 +174,7 @@ def _release_doubles(state: State) -> list[Event]:
 
 
 def _hand_out(state: State, at: float) -> list[Event]:
-    living = in_turn([claim for claim in state.claims.values() if claim.deadline > at])
+    living = in_turn(state, [claim for claim in state.claims.values() if claim.deadline > at]) if state.ready else []
     return [
         _acquired(
             vm,

@@ -9,7 +9,6 @@ from services.pool.config import PoolConfig
 from services.pool.state import Claim, State, Vm
 from shared.commands import AcquireVm, RecordVmCleaned, RecordVmCleanFailed, ReleaseVm
 from shared.events import Event, VmCleaned, VmReleased, VmRetired
-from shared.ids import OwnerId
 
 
 def kept_for(state: State, command: AcquireVm) -> Vm | None:
@@ -75,12 +74,12 @@ def _lacking(state: State, wanted: int) -> int:
     return wanted - (state.maximum - len(state.vms)) - going
 
 
-def in_turn(claims: Sequence[Claim]) -> list[Claim]:
-    """Owner by owner, each owner's in the order in which they came: one that asks for a hundred VMs at once is not a hundred
-    places ahead of the next."""
-    before: Counter[OwnerId] = Counter()
+def in_turn(state: State, claims: Sequence[Claim]) -> list[Claim]:
+    """The owner with the fewest VMs is next, among equals the claim that came first; an owner's own are served in their order. So
+    one that asks for a hundred VMs at once is not a hundred places ahead of the next."""
+    holds = Counter(state.vms[vm_id].owner for vm_id in state.holders.values() if vm_id in state.vms)
     turns: list[tuple[int, Claim]] = []
     for claim in claims:
-        turns.append((before[claim.owner], claim))
-        before[claim.owner] += 1
+        turns.append((holds[claim.owner], claim))
+        holds[claim.owner] += 1
     return [claim for _, claim in sorted(turns, key=itemgetter(0))]

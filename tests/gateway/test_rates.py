@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 from services.gateway.adapters.clients import UNKNOWN, clients_from
 from services.gateway.adapters.rates import Buckets
 from shared.errors import Invalid
+from tests.builders import PREVIEW, PROJECT, story
 from tests.gateway.api_stage import TOKEN, api_stage
 
 
@@ -118,6 +119,17 @@ async def test_a_token_that_asks_too_often_is_told_when_to_come_back() -> None:
         assert (await on.call("GET", "/api/projects", token="token-of-bob-456789")).status == 200
         assert (await on.call("POST", "/api/projects", json={"name": "x"})).status == 201
         assert (await on.call("GET", "/health")).status == 200
+
+
+async def test_starts_of_previews_have_a_rate_of_their_own() -> None:
+    """Each may cost a VM; whatever way it is asked for."""
+    async with api_stage(*story("requested")[:-1], token_starts_per_s=0.1, token_starts_burst=3) as on:
+        asked = [await on.call("POST", "/api/previews", json={"project_id": PROJECT}) for _ in range(2)]
+        assert [each.status for each in asked] == [202, 200]
+        assert (await on.call("POST", f"/api/previews/{PREVIEW}/restart")).status == 202
+        for path in (f"/api/previews/{PREVIEW}/restart", f"/api/projects/{PROJECT}/prepare", "/api/previews"):
+            assert (await on.call("POST", path)).problem() == (429, "rate_limited")
+        assert (await on.call("GET", f"/api/previews/{PREVIEW}")).status == 200
 
 
 async def test_an_address_that_asks_too_often_is_refused_whatever_token_it_tries() -> None:

@@ -71,6 +71,7 @@ class Load:
             True: buckets(config.address_reads_per_s, config.address_reads_burst),
             False: buckets(config.address_writes_per_s, config.address_writes_burst),
         }
+        self._starts = buckets(config.token_starts_per_s, config.token_starts_burst)
         self._requests = Places(config.api_requests_max, config.api_requests_per_owner_max)
         self._owners_streams = Places(config.websocket_clients_max, config.websocket_clients_per_owner_max)
         self._addresses_streams = Places(config.websocket_clients_max, config.websocket_clients_per_address_max)
@@ -87,6 +88,8 @@ class Load:
         self._check_rate(self._by_address[reads].take(address), "this address")
         if token:
             self._check_rate(self._by_token[reads].take(token), "this token")
+        if _is_start(request):
+            self._check_rate(self._starts.take(token or address), "previews for this token")
         owner = self._access.tokens[token] if token else address
         with ExitStack() as places:
             if _is_stream(request):
@@ -100,7 +103,7 @@ class Load:
         if wait_s > 0:
             raise Refused(
                 "rate_limited",
-                f"Too many requests with {whose} in a short time.",
+                f"Too many requests of {whose} in a short time.",
                 "Wait as long as Retry-After says. docs/settings.md has the rates.",
                 status=429,
                 retry_after_s=wait_s,
@@ -113,6 +116,12 @@ def _is_stream(request: web.Request) -> bool:
     if path == "/ws" or path.endswith("/events"):
         return True
     return path.endswith("/logs") and "text/event-stream" in request.headers.get("Accept", "")
+
+
+def _is_start(request: web.Request) -> bool:
+    """What may take a VM: one that fails at once and is asked for again would keep the pool booting."""
+    path = request.path
+    return request.method == "POST" and (path == "/api/previews" or path.endswith(("/restart", "/prepare")))
 
 
 def _is_upload(request: web.Request) -> bool:

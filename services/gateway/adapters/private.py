@@ -21,7 +21,7 @@ from shared.secrets import link_mac, matches, pass_mac, probe_token
 OPEN_PATH = "/__drape/open"
 ASSETS_PATH = "/__drape/assets/"
 """The style of the page that refuses: the same for everybody."""
-PASSES_MAX = 8
+PASSES_MAX = 64
 """Cookies of our name that are looked at: pages beside it can set some that are not ours."""
 PATH_CHARS_MAX = 1024
 _EXPIRY_CHARS_MAX = 12
