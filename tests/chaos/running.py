@@ -30,6 +30,7 @@ USERS = 3
 REPLICAS = 2
 QUIET_S = 240.0
 UP_S = 120.0
+FIRST_PAGE_S = 120.0
 SUPERVISOR_FROM_S = 300.0
 """Shorter runs leave the supervisor alone: to start everything takes too much of their time."""
 ENV = {
@@ -142,10 +143,15 @@ async def chaos(seconds: float, seed: int, folder: Path, tell: Callable[[str], N
 async def _loaded(made: World, breaker: Breaker, faults: list[Fault], seed: int, ledger: Ledger) -> None:
     """Users at work while the faults happen, and until the last has ended."""
     over = asyncio.Event()
+
+    async def seen() -> bool:
+        return ledger.pages > 0
+
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
         users = [User(n, seed, made.gateways, session, ledger, over) for n in range(USERS)]
         working = [asyncio.create_task(user.work()) for user in users]
         try:
+            await until(seen, FIRST_PAGE_S)  # what is broken is a platform at work, on a slow machine too
             await breaker.run(faults)
         finally:
             over.set()
