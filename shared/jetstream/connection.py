@@ -1,5 +1,6 @@
 """One connection to NATS, and the `Bus` made on it."""
 
+import asyncio
 import logging
 
 import nats
@@ -8,6 +9,7 @@ from nats.aio.client import Client
 from shared.errors import Unavailable
 from shared.jetstream.commands import NatsCommands
 from shared.jetstream.feeds import NatsActivity, NatsPreviewLogs, NatsProgress
+from shared.jetstream.isolation import leave_isolated
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.objects import NatsObjects
 from shared.jetstream.parked import NatsParked
@@ -25,6 +27,12 @@ async def connect(url: str, name: str) -> Client:
     Raises `Unavailable` when none of them answers at first.
     """
     client: Client | None = None
+    watch: asyncio.Task[None] | None = None
+    servers = servers_of(url)
+
+    async def on_closed() -> None:
+        if watch is not None:
+            watch.cancel()
 
     async def on_error(error: Exception) -> None:
         # While the first connection is being made, the caller gets the error; a log line would say it twice.
@@ -40,7 +48,7 @@ async def connect(url: str, name: str) -> Client:
 
     try:
         client = await nats.connect(
-            servers_of(url),
+            servers,
             name=name,
             connect_timeout=5,
             reconnect_time_wait=0.5,
@@ -53,6 +61,7 @@ async def connect(url: str, name: str) -> Client:
             error_cb=on_error,
             disconnected_cb=on_disconnected,
             reconnected_cb=on_reconnected,
+            closed_cb=on_closed,
             inbox_prefix=f"_INBOX_{name.split('/', 1)[0].replace('-', '_')}",
         )
     except Exception as error:
@@ -62,6 +71,8 @@ async def connect(url: str, name: str) -> Client:
             "Is it running? `drape status` tells; NATS_URL names another server.",
         ) from error
     client.options["max_reconnect_attempts"] = -1
+    if len(servers) > 1:
+        watch = asyncio.create_task(leave_isolated(client, servers), name=f"isolation-{name}")
     return client
 
 
