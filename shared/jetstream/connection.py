@@ -1,6 +1,7 @@
 """One connection to NATS, and the `Bus` made on it."""
 
 import asyncio
+import contextlib
 import logging
 
 import nats
@@ -100,4 +101,5 @@ async def _close(client: Client) -> None:
     if client.is_connected:
         await client.drain()
     else:
-        await client.close()
+        with contextlib.suppress(OSError):  # closing flushes, into a socket that is gone
+            await client.close()
