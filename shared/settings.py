@@ -29,7 +29,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     """What every service needs to know."""
 
     nats_url: str = "nats://127.0.0.1:4222"
-    """Where NATS is, credentials included."""
+    """Where NATS is, credentials included; the servers of a cluster with commas between."""
     database_url: str = ""
     """Where PostgreSQL is, credentials included; telemetry needs it."""
     drape_instance: str = "0"

@@ -69,12 +69,10 @@ async def test_an_append_fails_at_once_where_the_only_server_is_away(server: Nat
         log = NatsEventLog(client)
         await server.stop()
         await eventually(lambda: not client.is_connected)
-        began = time.monotonic()
         with pytest.raises(Unavailable) as refused:
             await log.append(event(new_id(), 1), meta(1), after=0)
 
     assert refused.value.code == "log_unavailable"
-    assert time.monotonic() - began < 60
 
 
 async def test_a_follower_that_only_hears_heartbeats_is_made_anew(server: NatsServer) -> None:
