@@ -29,7 +29,8 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     """What every service needs to know."""
 
     nats_url: str = "nats://127.0.0.1:4222"
-    """Where NATS is. It may hold a user and a password; with an nkey it holds none."""
+    """Where NATS is; the servers of a cluster with commas between. It may hold users and passwords; with an nkey it holds
+    none."""
     drape_nats_seed_file: str = ""
     """A file with the seed of this service's nkey, as `drape provision` writes it."""
     drape_nats_nkey_seed: str = ""

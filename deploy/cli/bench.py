@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from deploy.bench import append as append_bench
 from deploy.bench import claim as claims
 from deploy.bench import overload as overloads
 from deploy.bench import plot as plots
@@ -35,6 +36,25 @@ async def claim(output: Output, rate: int, seconds: int) -> int:
         "   (a request, one durable append, its way back, an answer)",
     )
     return 0 if figures.failed == 0 else 1
+
+
+@bench.command()
+@click.option(
+    "--nodes", type=click.Choice(["1", "3"]), default="3", show_default=True, help="Nodes beside a single one."
+)
+@click.option(
+    "--appends", type=click.IntRange(10, 100_000), default=1000, show_default=True, help="For each of the two."
+)
+@command
+async def append(output: Output, nodes: str, appends: int) -> int:
+    """Appends to the event log, one after another: on one NATS server, and on a cluster, each synced before its answer."""
+    rows = await append_bench.measure(int(nodes), appends)
+    output.emit({"type": "bench_append", "rows": [msgspec.to_builtins(row) for row in rows]})
+    for row in rows:
+        output.say(
+            f"{row.nodes} node{'s' if row.nodes > 1 else ' '}  p50 {row.p50_ms:7.2f} ms   p99 {row.p99_ms:7.2f} ms"
+        )
+    return 0
 
 
 @bench.command()

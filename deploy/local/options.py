@@ -45,7 +45,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes of the embedded NATS, 1 or 3; None: as many as the home has, at first one."""
     postgres: PostgresOptions = PostgresOptions()
     external_timeout_s: float = 5.0
-    provision_timeout_s: float = 30.0
+    provision_timeout_s: float = 60.0
     ready_timeout_s: float = 30.0
     ready_poll_s: float = 0.05
     startup_exits_max: int = 3

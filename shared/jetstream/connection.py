@@ -1,5 +1,7 @@
 """One connection to NATS, and the `Bus` made on it."""
 
+import asyncio
+import contextlib
 import logging
 
 from nats.aio.client import Client
@@ -9,6 +11,7 @@ from shared.jetstream.commands import NatsCommands
 from shared.jetstream.credentials import seed_from_environment
 from shared.jetstream.denials import WatchfulClient
 from shared.jetstream.feeds import NatsActivity, NatsPreviewLogs, NatsProgress
+from shared.jetstream.isolation import leave_isolated
 from shared.jetstream.keys import NatsKeys
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.objects import NatsObjects
@@ -38,6 +41,12 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
         seed = "" if "@" in url else seed_from_environment()
     connection = WatchfulClient(identity or name)
     client: Client | None = None
+    watch: asyncio.Task[None] | None = None
+    servers = servers_of(url)
+
+    async def on_closed() -> None:
+        if watch is not None:
+            watch.cancel()
 
     async def on_error(error: Exception) -> None:
         # While the first connection is being made, the caller gets the error; a log line would say it twice.
@@ -53,7 +62,7 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
 
     try:
         await connection.connect(
-            servers_of(url),
+            servers,
             name=name,
             nkeys_seed_str=seed or None,
             connect_timeout=5,
@@ -67,6 +76,7 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
             error_cb=on_error,
             disconnected_cb=on_disconnected,
             reconnected_cb=on_reconnected,
+            closed_cb=on_closed,
             inbox_prefix=inbox_prefix(identity),
         )
     except Exception as error:
@@ -77,6 +87,8 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
         ) from error
     client = connection
     client.options["max_reconnect_attempts"] = -1
+    if len(servers) > 1:
+        watch = asyncio.create_task(leave_isolated(client, servers), name=f"isolation-{name}")
     return client
 
 
@@ -106,4 +118,5 @@ async def _close(client: Client) -> None:
     if client.is_connected:
         await client.drain()
     else:
-        await client.close()
+        with contextlib.suppress(OSError):  # closing flushes, into a socket that is gone
+            await client.close()

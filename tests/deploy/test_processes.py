@@ -172,3 +172,28 @@ async def test_child_without_a_record_is_found_by_its_mark(home: Home, tmp_path:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
+
+
+async def test_stuck_child_is_started_again(home: Home, make: Make) -> None:
+    """What its probe calls stuck several times in a row is ended and started anew; once or twice is not enough, and a probe
+    that breaks says nothing."""
+    answers = iter([True, True, False, None, True, True, True])
+    asked = 0
+
+    async def stuck() -> bool:
+        nonlocal asked
+        answer = next(answers, False)
+        asked += 1
+        if answer is None:
+            raise OSError("the probe cannot be made")
+        return answer
+
+    child = make(LIVES, stuck=stuck, stuck_check_s=0.01)
+    await eventually(lambda: asked >= 4)
+    first = child.pid
+    assert (child.exits, first is not None) == (0, True)
+    await eventually(lambda: child.exits == 1 and child.pid not in (None, first))
+
+    assert child.last_exit == -signal.SIGTERM
+    await eventually(lambda: asked > 8)
+    assert child.exits == 1

@@ -31,11 +31,11 @@ def rough(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     yield from running(tmp_path_factory.mktemp("rough") / "home", {})
 
 
-def running(root: Path, env: dict[str, str]) -> Iterator[Platform]:
+def running(root: Path, env: dict[str, str], *up: str) -> Iterator[Platform]:
     """A platform that is up until the fixture's end, and then gone whole."""
     started = Platform(root, env)
     try:
-        started.up()
+        started.up(*up)
         yield started
     finally:
         started.down()

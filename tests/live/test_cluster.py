@@ -20,7 +20,7 @@ from tests.deploy.waiting import eventually
 from tests.live.nodes import HEALTHY_TIMEOUT_S, SIZE, Nodes
 from tests.live.writing import Writers, event, meta
 
-WRITERS = 6
+WRITERS = 4
 
 
 @pytest.fixture(scope="module")

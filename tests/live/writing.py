@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from shared.codec import Meta, Recorded
 from shared.errors import Unavailable
@@ -15,6 +15,7 @@ from tests.spec import AT
 
 GOES_ON_TIMEOUT_S = 90.0
 GOES_ON_EVENTS = 5
+PACE_S = 0.03
 
 
 def meta(rev: int, event_id: str | None = None) -> Meta:
@@ -35,22 +36,25 @@ class Writer:
         self.project = new_id()
         self.acked: list[tuple[int, str]] = []
         self.outages = 0
-        self.ended = False
+        self.ended = asyncio.Event()
         self._log = log
 
     async def write(self) -> None:
         """Until it is ended; not cancelled, which Python 3.11's `wait_for` may overhear."""
-        while not self.ended:
+        while not self.ended.is_set():
             rev = len(self.acked) + 1
             head = self.acked[-1][0] if self.acked else 0
             known = meta(rev)
-            while not self.ended:
+            while not self.ended.is_set():
                 try:
                     seq = await self._log.append(event(self.project, rev), known, after=head)
                     self.acked.append((seq, known.id))
                     break
                 except Unavailable:
                     self.outages += 1  # as a caller does: the same again, under the same id
+            with suppress(TimeoutError):  # enough events to be broken off, and few enough to be looked through
+                async with asyncio.timeout(PACE_S):
+                    await self.ended.wait()
 
 
 class Writers:
@@ -71,7 +75,7 @@ class Writers:
                 await self.go_on()
             finally:
                 for writer in self.each:
-                    writer.ended = True
+                    writer.ended.set()
 
     async def go_on(self) -> None:
         """Returns when each writer has had some more events acknowledged."""

@@ -1,0 +1,135 @@
+"""The event log on a real server: appends that are tried again, and followers that are left behind."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+from nats.js import api
+
+from deploy.local.nats import NatsServer, running_nats
+from deploy.local.paths import Home
+from deploy.provision import provision
+from shared.errors import Unavailable
+from shared.jetstream.connection import connect
+from shared.jetstream.following import INACTIVE_S
+from shared.jetstream.log import NatsEventLog
+from shared.jetstream.topology import EVENTS
+from shared.ports import Head, WrongLastSequence
+from shared.ulids import new_id
+from tests.deploy.waiting import eventually
+from tests.live.writing import event, meta
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A server with the streams of a platform."""
+    home = Home(tmp_path / "home")
+    home.create()
+    async with running_nats(home, "correct-horse_battery") as server:
+        await provision(server.url)
+        yield server
+
+
+@asynccontextmanager
+async def _connected(server: NatsServer) -> AsyncIterator[Client]:
+    client = await connect(server.url, "drape-live-test")
+    try:
+        yield client
+    finally:
+        with suppress(OSError):  # the server may have gone first
+            await client.close()
+
+
+async def test_an_append_that_was_stored_unheard_is_no_conflict(server: NatsServer) -> None:
+    """Sent again under its id, it gets its first sequence, also when others have appended since; another writer's event in
+    its place is a conflict, and nothing is stored twice."""
+    async with _connected(server) as client:
+        log, project, other = NatsEventLog(client), new_id(), new_id()
+        created, changed = meta(1), meta(2)
+        first = await log.append(event(project, 1), created, after=0)
+        await log.append(event(other, 1), meta(1), after=0)
+        second = await log.append(event(project, 2), changed, after=first)
+
+        assert await log.append(event(project, 1), created, after=0) == first
+        assert await log.append(event(project, 2), changed, after=first) == second
+        for after in (0, first):
+            with pytest.raises(WrongLastSequence):
+                await log.append(event(project, 2), meta(2), after=after)
+        assert await log.head(f"gateway.project.{project}") == Head(second, 2)
+        assert await log.last_seq() == second == 3
+
+
+async def test_an_append_fails_at_once_where_the_only_server_is_away(server: NatsServer) -> None:
+    """No waiting for what does not come: the caller hears that the log is away, and may come again."""
+    async with _connected(server) as client:
+        log = NatsEventLog(client)
+        await server.stop()
+        await eventually(lambda: not client.is_connected)
+        with pytest.raises(Unavailable) as refused:
+            await log.append(event(new_id(), 1), meta(1), after=0)
+
+    assert refused.value.code == "log_unavailable"
+
+
+async def test_a_follower_that_only_hears_heartbeats_is_made_anew(server: NatsServer) -> None:
+    """A consumer that lives and delivers nothing (here: one that is paused) is replaced, nothing is missed or told twice,
+    and the server forgets the old one."""
+    async with _connected(server) as client:
+        js, log, project, followed = client.jetstream(timeout=5), NatsEventLog(client, check_s=0.3), new_id(), []
+        head = await log.append(event(project, 1), meta(1), after=0)
+        follower = await log.follow(0, lambda recorded: followed.append(recorded.seq), lambda _: None)
+        await eventually(lambda: followed == [1])
+        [stalled] = await _followers(js)
+        await js.pause_consumer(EVENTS, stalled.name, pause_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+
+        for rev in range(2, 6):
+            head = await log.append(event(project, rev), meta(rev), after=head)
+        await eventually(lambda: followed == [1, 2, 3, 4, 5], 30)
+
+        async def forgotten() -> bool:
+            return stalled.name not in {each.name for each in await _followers(js)}
+
+        await eventually(forgotten, 10 * INACTIVE_S)
+        assert len(await _followers(js)) == 1
+        assert followed == [1, 2, 3, 4, 5]
+        await follower.stop()
+
+
+async def test_a_follower_that_has_everything_is_left_alone(server: NatsServer) -> None:
+    """Silence is not standing still: while nothing is appended the consumer stays the same."""
+    async with _connected(server) as client:
+        js, log, followed = client.jetstream(timeout=5), NatsEventLog(client, check_s=0.05), []
+        follower = await log.follow(0, lambda recorded: followed.append(recorded.seq), lambda _: None)
+        head = 0
+        for rev in range(1, 4):
+            head = await log.append(event("quiet", rev), meta(rev), after=head)
+        await eventually(lambda: len(followed) == 3)
+        [before] = await _followers(js)
+        began = time.monotonic()
+        await eventually(lambda: time.monotonic() - began > 0.5)
+
+        assert [each.name for each in await _followers(js)] == [before.name]
+        await follower.stop()
+
+
+async def _followers(js: object) -> list[api.ConsumerInfo]:
+    found: list[api.ConsumerInfo] = await js.consumers_info(EVENTS)  # type: ignore[attr-defined]
+    return [each for each in found if each.config is not None and each.config.durable_name is None]
+
+
+async def test_streams_that_were_compressed_are_no_longer(server: NatsServer) -> None:
+    """Provisioning anew changes a stream of an earlier version; what is in it can still be read."""
+    async with _connected(server) as client:
+        js, log = client.jetstream(timeout=5), NatsEventLog(client)
+        stored = (await js.stream_info(EVENTS)).config
+        await js.update_stream(stored, compression=api.StoreCompression.S2)
+        await log.append(event("kept", 1), meta(1), after=0)
+
+        await provision(server.url)
+
+        assert (await js.stream_info(EVENTS)).config.compression in (None, api.StoreCompression.NONE)
+        assert [each.seq async for each in log.read()] == [1]
