@@ -85,9 +85,11 @@ class WatchfulClient(Client):
 
     def _tell(self, what: str) -> None:
         now = time.monotonic()
-        if now - self._told.pop(what, -TOLD_AGAIN_AFTER_S) >= TOLD_AGAIN_AFTER_S:
-            log.error(CODE, extra={"identity": self._identity, "denied": what})
-            self._told[what] = now
+        if now - self._told.get(what, -TOLD_AGAIN_AFTER_S) < TOLD_AGAIN_AFTER_S:
+            return
+        log.error(CODE, extra={"identity": self._identity, "denied": what})
+        self._told[what] = now
+        self._told.move_to_end(what)
         if len(self._told) > TOLD_MAX:
             self._told.popitem(last=False)
 
