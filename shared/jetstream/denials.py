@@ -45,6 +45,8 @@ class WatchfulClient(Client):
         self._identity = identity
         self._asking: defaultdict[str, set[_Asked]] = defaultdict(set)
         self._told: OrderedDict[str, float] = OrderedDict()
+        self._deaf = ""
+        """Our own inbox, where it was denied: no answer can come then, to nothing."""
 
     async def request(
         self,
@@ -57,12 +59,16 @@ class WatchfulClient(Client):
         """As nats-py's. Raises `Denied` too."""
         subject, payload = named(subject, payload, f"ordered-{self._nuid.next().decode()}")
         key = subject.lower()  # the server's words are lower-cased on their way here
+        if self._deaf:
+            raise Denied(self._identity, "subscribe to", self._deaf)
         asked = _Asked()
         self._asking[key].add(asked)
         try:
             async with asyncio.timeout(None) as asked.scope:
                 return await super().request(subject, payload, timeout=timeout, old_style=old_style, headers=headers)
         except TimeoutError:
+            if asked.denied and self._deaf:
+                raise Denied(self._identity, "subscribe to", self._deaf) from None
             if asked.denied:
                 raise Denied(self._identity, "publish to", subject) from None
             raise
@@ -80,14 +86,21 @@ class WatchfulClient(Client):
         if kind == "publish":
             for asked in self._asking.get(subject.lower(), ()):
                 asked.deny()
+        elif subject.lower().startswith(self._inbox_prefix.decode().lower()):
+            self._deaf = subject
+            for everyone in self._asking.values():
+                for asked in everyone:
+                    asked.deny()
         self._tell(f"{kind} {subject}")
         return True
 
     def _tell(self, what: str) -> None:
         now = time.monotonic()
-        if now - self._told.pop(what, -TOLD_AGAIN_AFTER_S) >= TOLD_AGAIN_AFTER_S:
-            log.error(CODE, extra={"identity": self._identity, "denied": what})
-            self._told[what] = now
+        if now - self._told.get(what, -TOLD_AGAIN_AFTER_S) < TOLD_AGAIN_AFTER_S:
+            return
+        log.error(CODE, extra={"identity": self._identity, "denied": what})
+        self._told[what] = now
+        self._told.move_to_end(what)
         if len(self._told) > TOLD_MAX:
             self._told.popitem(last=False)
 

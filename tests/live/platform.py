@@ -122,7 +122,7 @@ class Platform:
             for path in sorted(self.home.logs.glob("*.log*"))
             for line in path.read_text("utf-8", "replace").splitlines()
         ]
-        wanted = ("Publish Violation", "Subscription Violation", f'"{denials.CODE}"', "authentication error")
+        wanted = ("Publish Violation", "Subscription Violation", f'"{denials.CODE}"')
         return [line for line in lines if any(each in line for each in wanted) and DENIED not in line]
 
     # --- what runs --------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A project's secret values do not get out through what its programs print."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,3 +41,20 @@ def test_a_value_is_hidden_as_json_and_addresses_write_it() -> None:
     mask = masker(['qu"ote\\back&=pw9'])
     assert mask('{"q":"qu\\"ote\\\\back&=pw9"}') == '{"q":"***"}'
     assert mask("/login?key=qu%22ote%5Cback%26%3Dpw9&x=1") == "/login?key=***&x=1"
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        ("404 http://user:t0ken@registry.test/a.tgz", "404 http://***@registry.test/a.tgz"),
+        ("git+https://ghp_t0ken@github.com/a/b", "git+https://***@github.com/a/b"),
+        ("'secretly@http://u:p@h/' and https://x:y@z", "'secretly@http://***@h/' and https://***@z"),
+        ("ssh://git@github.com/a/b", "ssh://git@github.com/a/b"),
+        ("http://localhost:3000/@vite/client", "http://localhost:3000/@vite/client"),
+        ("see http://localhost:3000 or mail a@b.test", "see http://localhost:3000 or mail a@b.test"),
+    ],
+)
+def test_what_opens_an_address_is_hidden(printed: str, shown: str) -> None:
+    """Users, passwords and tokens before the host, with variables or without; nothing else of an address."""
+    assert masker([])(printed) == shown
+    assert masker(["something else"])(printed) == shown

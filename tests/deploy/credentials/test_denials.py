@@ -103,7 +103,8 @@ async def test_a_denied_subscription_is_told(guarded: Guarded, caplog: pytest.Lo
 
 async def test_an_ordered_consumer_survives_a_restart_under_another_name(guarded: Guarded) -> None:
     """nats-py makes it anew after the server was away: the name in the subject must be a new one, or it would be refused."""
-    body = json.dumps({"type": "Unknown", "id": "i", "at": 1.0, "rev": 1, "v": 1, "data": {}}).encode()
+    wire = {"type": "Unknown", "id": "i", "at": 1.0, "rev": 1, "v": 1, "correlation_id": "", "causation_id": ""}
+    body = json.dumps({**wire, "actor": "test", "data": {}}).encode()
     async with guarded.connected("pool") as client, guarded.connected("operator") as reader:
         seen: list[int] = []
         broken: list[BaseException] = []
