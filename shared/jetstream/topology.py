@@ -95,27 +95,30 @@ def _streams(replicas: int) -> list[api.StreamConfig]:
             max_bytes=64 * 1024 * 1024,
             metadata=monitored,
         ),
-        # A bucket as `nats kv` knows it, but for `deny_delete`: a key's bytes must be able to leave the disk.
-        api.StreamConfig(
-            name=KEYS,
-            description="Projects' keys, wrapped by the platform's secret; empty: erased",
-            subjects=[f"{KEYS_ROOT}.>"],
-            storage=api.StorageType.FILE,
-            num_replicas=replicas,
-            max_msgs_per_subject=1,
-            max_msg_size=1024,
-            discard=api.DiscardPolicy.NEW,
-            allow_rollup_hdrs=True,
-            allow_direct=True,
-            metadata=monitored,
-        ),
     ]
+
+
+def _keys(replicas: int) -> api.StreamConfig:
+    """A bucket as `nats kv` knows it, but for `deny_delete`: a key's bytes must be able to leave the disk."""
+    return api.StreamConfig(
+        name=KEYS,
+        description="Projects' keys, wrapped by the platform's secret; empty: erased",
+        subjects=[f"{KEYS_ROOT}.>"],
+        storage=api.StorageType.FILE,
+        num_replicas=replicas,
+        max_msgs_per_subject=1,
+        max_msg_size=1024,
+        discard=api.DiscardPolicy.NEW,
+        allow_rollup_hdrs=True,
+        allow_direct=True,
+        metadata={"io.nats.monitor.enabled": "1"},
+    )
 
 
 async def provision(client: Client, reacts_to: Mapping[str, Sequence[type[Event]]], *, replicas: int = 1) -> None:
     """Make or update everything that the services need. Idempotent. `reacts_to`: the event types each service acts on."""
     js = client.jetstream(timeout=10)
-    for config in _streams(replicas):
+    for config in (*_streams(replicas), _keys(replicas)):
         try:
             await js.stream_info(config.name or "")
             await js.update_stream(config)
