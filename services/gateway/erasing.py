@@ -64,8 +64,11 @@ class Eraser:
 
     async def _previews(self, project_id: ProjectId) -> list[PreviewId]:
         """All that it ever had, from the log: the state forgets those that ended long ago."""
-        requests = [each.event async for each in self._bus.log.read() if isinstance(each.event, PreviewRequested)]
-        return [event.preview_id for event in requests if event.project_id == project_id]
+        found: list[PreviewId] = []
+        async for each in self._bus.log.read():
+            if isinstance(each.event, PreviewRequested) and each.event.project_id == project_id:
+                found.append(each.event.preview_id)
+        return found
 
     async def _drop_parked(self, ids: set[str]) -> int:
         """Reasons of failures may quote the project."""

@@ -98,22 +98,26 @@ def _streams(replicas: int) -> list[api.StreamConfig]:
             max_bytes=64 * 1024 * 1024,
             metadata=monitored,
         ),
-        # A bucket as `nats kv` knows it, but for `deny_delete`: a key's bytes must be able to leave the disk.
-        api.StreamConfig(
-            name=KEYS,
-            description="Projects' keys, wrapped by the platform's secret; empty: erased",
-            subjects=[f"{KEYS_ROOT}.>"],
-            storage=api.StorageType.FILE,
-            num_replicas=replicas,
-            max_msgs_per_subject=1,
-            max_msg_size=1024,
-            discard=api.DiscardPolicy.NEW,
-            allow_rollup_hdrs=True,
-            allow_direct=True,
-            metadata=monitored,
-        ),
+        _keys(replicas),
         _snapshots(replicas),
     ]
+
+
+def _keys(replicas: int) -> api.StreamConfig:
+    """A bucket as `nats kv` knows it, but for `deny_delete`: a key's bytes must be able to leave the disk."""
+    return api.StreamConfig(
+        name=KEYS,
+        description="Projects' keys, wrapped by the platform's secret; empty: erased",
+        subjects=[f"{KEYS_ROOT}.>"],
+        storage=api.StorageType.FILE,
+        num_replicas=replicas,
+        max_msgs_per_subject=1,
+        max_msg_size=1024,
+        discard=api.DiscardPolicy.NEW,
+        allow_rollup_hdrs=True,
+        allow_direct=True,
+        metadata={"io.nats.monitor.enabled": "1"},
+    )
 
 
 def _snapshots(replicas: int) -> api.StreamConfig:

@@ -12,12 +12,20 @@ from shared.commands import (
     CreateProject,
     DeleteProject,
     ProjectReply,
+    RecordErasure,
     RecordFiles,
     SetProjectEnv,
     SetProjectResidents,
     commands_of,
 )
-from shared.events import Event, ProjectCreated, ProjectDeleted, ProjectEnvChanged, ProjectResidentsChanged
+from shared.events import (
+    Event,
+    ProjectCreated,
+    ProjectDeleted,
+    ProjectEnvChanged,
+    ProjectErased,
+    ProjectResidentsChanged,
+)
 from shared.ids import derive
 from tests.builders import OWNER, PROJECT, files_changed, project_created
 from tests.spec import COMMAND_ID, Given, Past, given
@@ -216,5 +224,23 @@ def test_anothers_project_is_not_deleted() -> None:
 
 def test_every_command_has_its_tests() -> None:
     """A new command of the gateway must appear here."""
-    covered = {CreateProject, RecordFiles, SetProjectEnv, SetProjectResidents, DeleteProject}
+    covered = {CreateProject, RecordFiles, SetProjectEnv, SetProjectResidents, DeleteProject, RecordErasure}
     assert covered == set(commands_of("gateway"))
+
+
+ERASURE = RecordErasure(project_id=PROJECT, previews=2, output_batches=3, objects=4, reactions=1)
+ERASED = ProjectErased(project_id=PROJECT, previews=2, output_batches=3, objects=4, reactions=1)
+
+
+def test_an_erasure_is_recorded_once() -> None:
+    """What a second look has removed is no second erasure."""
+    past = [project_created(), ProjectDeleted(project_id=PROJECT)]
+    state = gateway(*past).when(ERASURE).then(ERASED).state
+    assert state.removed[PROJECT].erased == ERASED
+    again = msgspec.structs.replace(ERASURE, id="another", objects=0)
+    gateway(*past, ERASED).when(again).stays_quiet()
+
+
+@pytest.mark.parametrize("past", [[], [project_created()]])
+def test_only_what_was_deleted_is_erased(past: list[Event]) -> None:
+    gateway(*past).when(ERASURE).stays_quiet()

@@ -28,23 +28,28 @@ def write(folder: Path, script: str) -> None:
 
 def holders(root: Path) -> list[str]:
     """Files below here that hold the word, or have it in their path."""
-    return [path.relative_to(root).as_posix() for path in root.rglob("*") if WORD in str(path).lower() or _holds(path)]
+    return [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if WORD in str(path).lower() or holds(path, WORD.encode())
+    ]
 
 
-def _holds(path: Path) -> bool:
+def holds(path: Path, word: bytes) -> bool:
+    """Whether the file holds the word, which is in lower case, in whatever case."""
     try:
-        return path.is_file() and any(WORD.encode() in chunk for chunk in _chunks(path))
+        return path.is_file() and any(word in chunk for chunk in _chunks(path, len(word)))
     except OSError:
         return False  # it went while we looked: a socket, a VM's file
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path, overlap: int) -> Iterator[bytes]:
     """The file in lower case, each piece with the end of the one before."""
     with path.open("rb") as file:
         end = b""
         while data := file.read(CHUNK_BYTES):
             yield (end + data).lower()
-            end = data[-len(WORD) :]
+            end = data[-overlap:]
 
 
 async def messages(platform: Platform) -> list[str]:

@@ -12,7 +12,8 @@ from nats.aio.client import Client as NatsClient
 
 from deploy.nats.permissions import OBSERVER, OPERATOR, PROVISION, SERVICES
 from shared.errors import DrapeError, Unavailable
-from shared.jetstream.connection import bus_on, connect, public_url
+from shared.jetstream.connection import bus_on, connect
+from shared.jetstream.servers import public_url
 from shared.secrets import agent_token
 from tests.deploy.waiting import eventually
 from tests.live.client import SERVER, Client, node_project

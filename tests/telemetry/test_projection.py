@@ -16,11 +16,24 @@ from services.telemetry.adapters.postgres import GapError, Position, PreviewStor
 from services.telemetry.adapters.projection import Queue
 from services.telemetry.rows import project
 from shared.errors import Unavailable
+from shared.events import ProjectDeleted
 from shared.memory import MemoryBroker
 from tests.deploy.waiting import eventually
 
 from .conftest import PASSWORD
-from .world import QUICK, Projecting, Story, opened, projecting, requested, restarted, rows, stopped, up_to_ready
+from .world import (
+    QUICK,
+    Projecting,
+    Story,
+    failed,
+    opened,
+    projecting,
+    requested,
+    restarted,
+    rows,
+    stopped,
+    up_to_ready,
+)
 
 pytestmark = pytest.mark.live
 
@@ -392,3 +405,14 @@ async def test_the_queue_gives_what_it_has_before_it_fails() -> None:
 def test_the_store_needs_no_connection_to_exist() -> None:
     """The migrations are read from the package, so a wheel without them fails at once."""
     assert PreviewStore(None, QUICK)
+
+
+async def test_a_deleted_project_s_messages_are_erased(database_url: str) -> None:
+    """Sealed or plain, as a log from before has them; the figures stay, and another project's rows too."""
+    broker = MemoryBroker()
+    story = Story().tell(requested("a"), requested("b")).tell(failed("a"), failed("b"), after_s=2)
+    story.tell(ProjectDeleted(project_id="project-of-a"), after_s=1).record(broker)
+    async with projecting(broker, database_url) as at_work:
+        await caught_up(at_work, broker)
+    found = await rows(database_url, "SELECT preview_id, code, message FROM drape.preview_attempts ORDER BY 1")
+    assert [tuple(row) for row in found] == [("a", "install_failed", "erased"), ("b", "install_failed", "why")]
