@@ -15,11 +15,12 @@ import msgspec
 from deploy.simulation.wire import Wire
 from shared.asking import Absent, ask
 from shared.causes import headers_of
+from shared.codec import Recorded
 from shared.commands import Command
 from shared.errors import DrapeError, internal
 from shared.memory import ACK_WAIT_S
 from shared.memory.broker import Shared
-from shared.ports import Cause, Delivery, Handler, Recorded, Subscription, TimerFired
+from shared.ports import Cause, Delivery, Handler, Subscription, TimerFired
 
 log = logging.getLogger("drape.simulation")
 

@@ -100,7 +100,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             task.on_step()
         return handle
 
-    call_soon_threadsafe = call_soon
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
     def call_first(self, callback: Callable[[], None]) -> None:
         """Before everything else that is ready."""
