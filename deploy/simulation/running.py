@@ -3,7 +3,7 @@
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from deploy.simulation.planted import Plant
@@ -13,7 +13,9 @@ AHEAD_MAX = 8
 """Seeds that wait beyond those that are played, for each processor."""
 
 
-def play(seeds: Sequence[int], plant: Plant | None = None, *, processes: int | None = None) -> Iterator[Outcome]:
+def play(
+    seeds: Sequence[int], plant: Plant | None = None, *, processes: int | None = None
+) -> Generator[Outcome, None, None]:
     """What came of each seed, in order. Who has seen enough closes the iterator; what has not begun is not played."""
     workers = processes or os.cpu_count() or 1
     if workers == 1 or len(seeds) == 1:

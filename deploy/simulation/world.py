@@ -248,12 +248,12 @@ class Simulation:
             log=log_with(self.plant, wire),
             reactions=RemoteReactions(wire, first_ack=self.plant == "ack-before-effect"),
             commands=RemoteCommands(wire),
-            timers=Remote(wire, MemoryTimers(self.broker)),  # type: ignore[arg-type]
+            timers=Remote(wire, MemoryTimers(self.broker)),
             progress=RemoteFeed(wire, self.broker.progress_listeners),
             activity=RemoteFeed(wire, self.broker.activity_listeners),
-            preview_logs=RemotePreviewLogs(wire, MemoryPreviewLogs(self.broker)),  # type: ignore[arg-type]
-            objects=Remote(wire, MemoryObjects(self.broker)),  # type: ignore[arg-type]
-            parked=Remote(wire, self.broker.parked),  # type: ignore[arg-type]
+            preview_logs=RemotePreviewLogs(wire, MemoryPreviewLogs(self.broker)),
+            objects=Remote(wire, MemoryObjects(self.broker)),
+            parked=Remote(wire, self.broker.parked),
             connected=lambda: wire.up,
             close=close,
         )
