@@ -25,12 +25,15 @@ from deploy.cli import (
     project,
     provision,
     resident,
+    rollout,
+    simulate,
 )
 from shared.commands import COMMAND_TYPES
 from shared.events import EVENT_TYPES
 
 ROOT = Path(__file__).parents[1]
-MODULES = (lifecycle, provision, preview, project, resident, detect, env, demo, inspect, parked, doctor, bench)
+SERVING = (lifecycle, rollout, provision, project, resident, parked, doctor)
+MODULES = (*SERVING, preview, detect, env, demo, inspect, bench, simulate)
 INSTRUMENT = re.compile(r"create_(?:observable_)?(?:counter|gauge|histogram|up_down_counter)")
 
 

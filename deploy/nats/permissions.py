@@ -258,8 +258,9 @@ def _operator() -> Permissions:
         f"{_API}.CONSUMER.CREATE.*",
         f"{COMMAND_ROOT}.>",
         *(f"{QUERY_ROOT}.{query}" for query in ASKS[OPERATOR]),
-        # `drape parked replay` and `drop`.
+        # `drape parked replay` and `drop`; the doctor's message, which shows whether anything is stored.
         f"{names.TIMER_DUE}.>",
+        f"{names.TIMER_AT}.doctor.probe",
         *(f"{_API}.STREAM.MSG.DELETE.{stream}" for stream in _ERASES[OPERATOR]),
     }
     reports = {f"{COMMAND_ROOT}.{command.service}.{command.verb}" for command in OWN}

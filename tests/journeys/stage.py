@@ -51,7 +51,7 @@ EPOCH_S = 1_800_000_000.0
 VISIT_S = 5.0
 NEXT_16 = {"package.json": b'{"scripts": {"dev": "next dev"}, "dependencies": {"next": "16.0.3"}}'}
 
-__all__ = ["SECRET", "STATIC", "VITE"]
+__all__ = ["SECRET", "SERVICES", "STATIC", "VITE"]
 
 E = TypeVar("E", bound=Event)
 

@@ -8,7 +8,7 @@ from nats.aio.client import Client as Nats
 
 from shared.jetstream.connection import bus_on, connect
 from shared.jetstream.keys import NatsKeys
-from shared.ports import LogLine
+from shared.output import LogLine
 from shared.seals import Erased
 from shared.ulids import new_id
 from tests.live.platform import Platform
