@@ -24,7 +24,7 @@ from services.pool.app import definition as pool_definition
 from services.pool.config import PoolConfig
 from services.telemetry.app import definition as telemetry_definition
 from services.telemetry.config import TelemetryConfig
-from shared.definition import Definition, digest, replay
+from shared.definition import Definition, Replayed, digest
 from shared.errors import DrapeError
 from shared.jetstream.connection import bus_on, connect
 
@@ -114,9 +114,10 @@ async def _replay_check(nats_url: str) -> list[Finding]:
         findings = []
         for name in SERVICES:
             live = msgspec.json.decode(await bus.commands.query(name, "digest"))
-            events = [recorded async for recorded in bus.log.read(0, live["seq"])]
-            same = digest(replay(DEFINITIONS[name](), events)) == live["digest"]
-            detail = f"{len(events)} events give {'the live state' if same else 'ANOTHER state than the live one'}"
+            state = Replayed(DEFINITIONS[name]())
+            await bus.log.replay(0, live["seq"], None, state.fold)
+            same = digest(state.state) == live["digest"]
+            detail = f"{live['seq']} events give {'the live state' if same else 'ANOTHER state than the live one'}"
             findings.append(Finding(f"replay {name}", "ok" if same else "error", detail))
         return findings
     finally:

@@ -154,7 +154,8 @@ def test_a_fingerprint_follows_shapes_and_folds() -> None:
     """A field more, another type or default, or another fold makes another; the same code has the same one."""
     evolve = DEFINITIONS["pool"]().evolve
     more = msgspec.defstruct("Before", [("items", dict[str, Inner], {}), ("more", int, 0)])
-    other = msgspec.defstruct("Before", [("items", dict[str, msgspec.defstruct("Inner", [("name", int)])], {})])
+    inner: Any = msgspec.defstruct("Inner", [("name", int)])
+    other = msgspec.defstruct("Before", [("items", dict[str, inner], {})])
     found = [fingerprint_of(evolve, kind) for kind in (Before, more, other)]
     found.append(fingerprint_of(DEFINITIONS["telemetry"]().evolve, Before))
 
