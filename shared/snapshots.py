@@ -41,9 +41,10 @@ async def _restore(runtime: Runtime[Any], name: str) -> int:
     check(snapshot, service=name, fingerprint=fingerprint, log=log_id, last_seq=last_seq)
     kept = opened(snapshot, type(runtime.definition.initial()), Head)
     # A log that was put back from a backup may have gone on otherwise from there.
-    async for recorded in bus.log.read(kept.seq - 1, kept.seq):
-        if recorded.meta.id != kept.event_id:
-            raise SnapshotUnfit(f"event {kept.seq} of the log is not the one that it ends with")
+    ends: list[str] = []
+    await bus.log.replay(kept.seq - 1, kept.seq, frozenset(), lambda recorded: ends.append(recorded.meta.id))
+    if ends != [kept.event_id]:
+        raise SnapshotUnfit(f"event {kept.seq} of the log is not the one that it ends with")
     runtime.adopt(kept)
     return kept.seq
 
