@@ -94,7 +94,7 @@ class SnapshotKeeper:
     async def keep(self) -> bool:
         """Write one now. False: a newer one is there.
 
-        The state is copied between two events, in about a millisecond, and made into bytes in pieces, between which
+        The state is copied between two events, without its values, and made into bytes in pieces, between which
         everything else has its turn; it is compressed in a thread.
         """
         self._fingerprint = self._fingerprint or _fingerprint(self._runtime)
