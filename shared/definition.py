@@ -40,14 +40,26 @@ def digest(state: object) -> str:
     return hashlib.sha256(msgspec.json.encode(state, order="deterministic")).hexdigest()
 
 
-def replay(definition: Definition[S], events: Iterable[Recorded]) -> S:
-    """The state that these events lead to, by the same rules as the live fold."""
-    state = definition.initial()
-    revisions: dict[str, int] = {}
-    for recorded in events:
-        if recorded.meta.rev <= revisions.get(recorded.key, 0):
-            continue
-        revisions[recorded.key] = recorded.meta.rev
+class Replayed(Generic[S]):
+    """The state that events lead to, one after another, by the same rules as the live fold."""
+
+    def __init__(self, definition: Definition[S]) -> None:
+        self.state = definition.initial()
+        self._evolve = definition.evolve
+        self._revisions: dict[str, int] = {}
+
+    def fold(self, recorded: Recorded) -> None:
+        """The next event."""
+        if recorded.meta.rev <= self._revisions.get(recorded.key, 0):
+            return
+        self._revisions[recorded.key] = recorded.meta.rev
         if recorded.event is not None:
-            definition.evolve(state, recorded)
-    return state
+            self._evolve(self.state, recorded)
+
+
+def replay(definition: Definition[S], events: Iterable[Recorded]) -> S:
+    """The state that these events lead to."""
+    replayed = Replayed(definition)
+    for recorded in events:
+        replayed.fold(recorded)
+    return replayed.state

@@ -79,7 +79,7 @@ class Kept(msgspec.Struct, Generic[S]):
 def frozen(state: S) -> S:
     """The state as it is now, apart from what later events make of it.
 
-    Values in it are replaced, never changed, so copying the containers is enough: 1 ms for 100,000 entries.
+    Values in it are replaced, never changed, so copying the containers is enough.
     """
     kind: Any = type(state)
     return cast(S, kind(**{name: _copy(getattr(state, name)) for name in kind.__struct_fields__}))

@@ -41,9 +41,10 @@ async def _restore(runtime: Runtime[Any], name: str) -> int:
     check(snapshot, service=name, fingerprint=fingerprint, log=log_id, last_seq=last_seq)
     kept = opened(snapshot, type(runtime.definition.initial()), Head)
     # A log that was put back from a backup may have gone on otherwise from there.
-    async for recorded in bus.log.read(kept.seq - 1, kept.seq):
-        if recorded.meta.id != kept.event_id:
-            raise SnapshotUnfit(f"event {kept.seq} of the log is not the one that it ends with")
+    ends: list[str] = []
+    await bus.log.replay(kept.seq - 1, kept.seq, frozenset(), lambda recorded: ends.append(recorded.meta.id))
+    if ends != [kept.event_id]:
+        raise SnapshotUnfit(f"event {kept.seq} of the log is not the one that it ends with")
     runtime.adopt(kept)
     return kept.seq
 
@@ -93,7 +94,7 @@ class SnapshotKeeper:
     async def keep(self) -> bool:
         """Write one now. False: a newer one is there.
 
-        The state is copied between two events, in about a millisecond, and made into bytes in pieces, between which
+        The state is copied between two events, without its values, and made into bytes in pieces, between which
         everything else has its turn; it is compressed in a thread.
         """
         self._fingerprint = self._fingerprint or _fingerprint(self._runtime)

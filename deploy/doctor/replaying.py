@@ -16,7 +16,7 @@ from services.pool.app import definition as pool_definition
 from services.pool.config import PoolConfig
 from services.telemetry.app import definition as telemetry_definition
 from services.telemetry.config import TelemetryConfig
-from shared.definition import Definition, digest, replay
+from shared.definition import Definition, Replayed, digest
 from shared.errors import DrapeError
 from shared.jetstream.connection import bus_on
 
@@ -37,15 +37,16 @@ async def _replay(client: Client, name: str) -> Finding:
     check, bus = f"replay {name}", bus_on(client, "doctor")
     try:
         live = msgspec.json.decode(await bus.commands.query(name, "digest"))
-        events = [recorded async for recorded in bus.log.read(0, live["seq"])]
+        state = Replayed(DEFINITIONS[name]())
+        await bus.log.replay(0, live["seq"], None, state.fold)
     except DrapeError as error:
         return wrong(check, error.code, f"The state of {name} could not be compared.", error.message, error.hint)
-    if digest(replay(DEFINITIONS[name](), events)) == live["digest"]:
-        return well(check, f"{len(events)} events give the live state")
+    if digest(state.state) == live["digest"]:
+        return well(check, f"{live['seq']} events give the live state")
     return wrong(
         check,
         "replay_differs",
-        f"{len(events)} events give ANOTHER state than the live one of {name}.",
+        f"{live['seq']} events give ANOTHER state than the live one of {name}.",
         "What it decides does not follow from the log: a bug, or another version of the code than this one.",
         f"Restart {name}, which replays; if it differs again, please report it with the log.",
     )
