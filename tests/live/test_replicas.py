@@ -11,10 +11,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from deploy.cli.platform import service_status
+from deploy.cli.platform import each_replica
 from deploy.local.options import SERVICES
 from shared.codec import Recorded
 from shared.events import PreviewEvent, VmAcquired, VmReleased
+from shared.jetstream.connection import connect
 from tests.deploy.waiting import eventually
 from tests.live.client import READY_TIMEOUT_S, Client, node_project
 from tests.live.platform import Platform
@@ -63,10 +64,12 @@ async def until_ready(client: Client, preview_id: str) -> None:
 
 async def replicas(platform: Platform) -> dict[str, list[int]]:
     """The process ids that say that they are ready, by service."""
-    told: Any = await service_status(platform.status.nats)
-    return {
-        name: [each["pid"] for each in told.get(name, {}).get("replicas", []) if each["ready"]] for name in SERVICES
-    }
+    client = await connect(platform.status.nats, "drape-live-replicas")
+    try:
+        told = [each for each in await each_replica(client) if each["ready"]]
+    finally:
+        await client.close()
+    return {name: [each["pid"] for each in told if each["service"] == name] for name in SERVICES}
 
 
 async def all_there(platform: Platform) -> None:
