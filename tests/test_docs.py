@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from deploy import settings_docs
-from deploy.cli import bench, demo, detect, doctor, env, inspect, lifecycle, parked, preview, resident
+from deploy.cli import bench, demo, detect, doctor, env, inspect, lifecycle, parked, preview, resident, rollout
 from shared.commands import COMMAND_TYPES
 from shared.events import EVENT_TYPES
 
 ROOT = Path(__file__).parents[1]
-MODULES = (lifecycle, preview, resident, detect, env, demo, inspect, parked, doctor, bench)
+MODULES = (lifecycle, rollout, preview, resident, detect, env, demo, inspect, parked, doctor, bench)
 INSTRUMENT = re.compile(r"create_(?:observable_)?(?:counter|gauge|histogram|up_down_counter)")
 
 

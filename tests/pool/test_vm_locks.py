@@ -35,15 +35,15 @@ def holder(vms_dir: Path) -> "subprocess.Popen[str]":
 
 
 async def test_another_process_is_waited_for_and_its_end_frees_the_vm(tmp_path: Path) -> None:
-    process = holder(tmp_path)
+    process = holder(tmp_path / "vms")
     try:
         with pytest.raises(ProviderError) as caught:
-            async with vm_locks.locked(tmp_path, "vm-1", 0.1):
+            async with vm_locks.locked(tmp_path / "vms", "vm-1", 0.1):
                 raise AssertionError("it is held")
         assert (caught.value.code, caught.value.retryable) == ("vm_busy", True)
-        async with vm_locks.locked(tmp_path, "vm-2", 0.1):
+        async with vm_locks.locked(tmp_path / "vms", "vm-2", 0.1):
             os.kill(process.pid, signal.SIGKILL)
-        async with vm_locks.locked(tmp_path, "vm-1", 10):
+        async with vm_locks.locked(tmp_path / "vms", "vm-1", 10):
             assert process.wait(10) == -signal.SIGKILL
     finally:
         process.kill()
@@ -52,17 +52,17 @@ async def test_another_process_is_waited_for_and_its_end_frees_the_vm(tmp_path: 
 
 async def test_a_vm_is_not_destroyed_while_another_pool_is_at_work_on_it(tmp_path: Path) -> None:
     """And is once that one has ended; the lock goes with the VM."""
-    (tmp_path / "vm-1").mkdir()
-    process = holder(tmp_path)
-    provider = LocalProvider(tmp_path, config=LocalConfig(sandbox="none", cgroups="none", lock_timeout_s=0.1))
+    (tmp_path / "vms" / "vm-1").mkdir(parents=True)
+    process = holder(tmp_path / "vms")
+    provider = LocalProvider(tmp_path / "vms", config=LocalConfig(sandbox="none", cgroups="none", lock_timeout_s=0.1))
     try:
         with pytest.raises(ProviderError, match="at work"):
             await provider.destroy("vm-1")
-        assert (tmp_path / "vm-1").is_dir()
+        assert (tmp_path / "vms" / "vm-1").is_dir()
         process.kill()
         process.communicate()
         await provider.destroy("vm-1")
-        assert list(tmp_path.glob("vm-*")) == list((tmp_path / vm_locks.FOLDER).iterdir()) == []
+        assert list((tmp_path / "vms").iterdir()) == list(vm_locks.folder_of(tmp_path / "vms").iterdir()) == []
     finally:
         process.kill()
         await provider.close()
@@ -74,12 +74,12 @@ async def test_who_waits_while_the_lock_goes_with_its_vm_takes_a_new_one(tmp_pat
 
     async def hold() -> None:
         nonlocal holding
-        async with vm_locks.locked(tmp_path, "vm-1", 10):
+        async with vm_locks.locked(tmp_path / "vms", "vm-1", 10):
             holding += 1
             assert holding == 1
             await asyncio.sleep(0)
-            vm_locks.forget(tmp_path, "vm-1")
+            vm_locks.forget(tmp_path / "vms", "vm-1")
             holding -= 1
 
     await asyncio.gather(*(hold() for _ in range(5)))
-    await eventually(lambda: not list((tmp_path / vm_locks.FOLDER).iterdir()))
+    await eventually(lambda: not list(vm_locks.folder_of(tmp_path / "vms").iterdir()))
