@@ -67,7 +67,7 @@ async def test_a_client_gone_through_a_gateway_restart_misses_nothing() -> None:
 
         assert client.heard[heard][1]["missed"] is False
         assert [m["event"] for _, m in client.heard[heard + 1 :] if m["type"] == "preview"] == [
-            each.type for each in stage.broker.records if each.type in ("DevServerReady", "PreviewReady")
+            each.type for each in stage.broker.records if each.type in ("DevServerReady", "PreviewReady", "HmrProbed")
         ]
 
 
