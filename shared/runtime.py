@@ -107,6 +107,7 @@ class Runtime(Generic[S]):
         self._next_runs: dict[type[Command], asyncio.Task[None]] = {}
         self._gates: dict[type[Command], asyncio.Lock] = {}
         self._subscriptions: list[Subscription] = []
+        self._drain: Callable[[], Awaitable[None]] | None = None
 
     # --- start and stop ---------------------------------------------------------------------------------------
 
@@ -137,8 +138,13 @@ class Runtime(Generic[S]):
             if collecting:
                 gc.enable()
 
-    async def serve(self, perform: Perform, queries: Mapping[str, Handler] | None = None) -> None:
-        """Answer commands and queries, react to events, hear timers."""
+    async def serve(
+        self,
+        perform: Perform,
+        queries: Mapping[str, Handler] | None = None,
+        drain: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Answer commands and queries, react to events, hear timers. `drain`: ends what else the service takes in."""
 
         reactor = Reactor(self, perform)
         commands = {kind.verb: self._handler(kind) for kind in self.definition.commands}
@@ -149,6 +155,7 @@ class Runtime(Generic[S]):
         self._subscriptions.append(await self.bus.reactions.timers(self.definition.name, reactor.timer))
         for name, period_s in self.definition.ticks.items():
             await self.bus.timers.every(self.definition.name, name, period_s)
+        self._drain = drain
         self.ready = True
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -162,6 +169,9 @@ class Runtime(Generic[S]):
     async def drain(self) -> None:
         """Take nothing new, finish what is short, hand the rest to another replica. The state goes on being folded."""
         self.ready = False
+        drain, self._drain = self._drain, None
+        if drain is not None:
+            await drain()
         await drain_all(self._subscriptions, self.limits.drain_s)
 
     async def stop(self) -> None:

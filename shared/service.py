@@ -60,12 +60,10 @@ async def running(wiring: Wiring[S], bus: Bus, settings: Common) -> AsyncIterato
         stack.push_async_callback(runtime.stop)
         await runtime.start()
         parts = await wiring.build(runtime, bus, settings, stack)
-        await runtime.serve(parts.perform, parts.queries)
+        await runtime.serve(parts.perform, parts.queries, parts.drain)
         _keep_snapshots(runtime, settings, stack)
         yield runtime
         # Only in an orderly end: one that has broken hands nothing back, its work is given out again after its ack wait.
-        if parts.drain is not None:
-            await parts.drain()
         await runtime.drain()
 
 

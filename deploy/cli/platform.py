@@ -41,14 +41,14 @@ async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
             continue
         if "Nats-Service-Error-Code" not in (answer.headers or {}):
             found[name] = {**msgspec.json.decode(answer.data), "replicas": []}
-    for status in await _each(client):
+    for status in await each_replica(client):
         service = found.get(status["service"])
         if service is not None:
             service["replicas"].append({key: status[key] for key in ("instance", "pid", "ready", "seq", "lag")})
     return found
 
 
-async def _each(client: Any) -> list[dict[str, Any]]:
+async def each_replica(client: Any) -> list[dict[str, Any]]:
     """What every process says of itself: those that are there answer within milliseconds, one that hangs does not."""
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox)

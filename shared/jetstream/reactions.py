@@ -136,6 +136,8 @@ class _PullLoop:
 
     async def drain(self, limit_s: float) -> None:
         """Take no more; what lasts is handed back at once, the rest when it has not ended within `limit_s`."""
+        if self._draining:
+            return
         self._draining = True
         await _cancelled([self._puller] if self._puller is not None else [])
         if self._subscription is not None:

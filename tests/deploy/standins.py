@@ -1,6 +1,7 @@
 """Small programs that stand in for the services, as real processes, and the status function that asks them.
 
-`python standins.py MODE`: `serve` says that it is ready over NATS and lives until SIGTERM; `crash` dies at once.
+`python standins.py MODE`: `serve` says that it is ready over NATS and lives until SIGTERM; `crash` dies at once;
+`serve_or_crash FILE` crashes while the file is there.
 """
 
 import asyncio
@@ -9,6 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import nats
 import nats.errors
@@ -37,7 +40,7 @@ async def serve() -> None:
 async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
     """Asks all stand-ins for their state; those that answer are ready."""
     client = await nats.connect(nats_url, allow_reconnect=False, connect_timeout=2)
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, Any]] = {}
     try:
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
@@ -45,8 +48,10 @@ async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
             await client.publish(f"drape.query.{name}.status", b"", reply=inbox)
         while True:
             answer = json.loads((await subscription.next_msg(timeout=0.1)).data or b"{}")
-            if answer:  # else: nobody has subscribed to one of the names
-                found[answer["name"]] = {"ready": True, "seq": 0, "lag": 0}
+            if not answer:
+                continue  # nobody has subscribed to one of the names
+            service = found.setdefault(answer["name"], {"ready": True, "seq": 0, "lag": 0, "replicas": []})
+            service["replicas"].append({"pid": answer["pid"], "ready": True, "seq": 0, "lag": 0})
     except nats.errors.TimeoutError:
         return found  # Everybody who is there has answered.
     finally:
@@ -55,7 +60,7 @@ async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "crash":
+    if sys.argv[1] == "crash" or (sys.argv[1] == "serve_or_crash" and Path(sys.argv[2]).exists()):
         sys.exit("this service cannot start: no such setting")
     print(json.dumps({key: value for key, value in os.environ.items() if key.startswith("DRAPE_GATEWAY")}), flush=True)
     asyncio.run(serve())

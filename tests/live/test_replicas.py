@@ -11,10 +11,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from deploy.cli.platform import service_status
+from deploy.cli.platform import each_replica
 from deploy.local.options import SERVICES
 from shared.codec import Recorded
 from shared.events import PreviewEvent, VmAcquired, VmReleased
+from shared.jetstream.connection import connect
 from tests.deploy.waiting import eventually
 from tests.live.client import READY_TIMEOUT_S, Client, node_project
 from tests.live.platform import Platform
@@ -24,7 +25,8 @@ import http from "node:http";
 http.createServer((_, answer) => answer.end("hello from two")).listen(process.env.PORT, "127.0.0.1");
 """
 PROJECT = node_project(SCRIPT)
-RESTARTED_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 150.0
+RESTARTED_TIMEOUT_S = 120.0
 MISSED_TIMEOUT_S = 20.0
 
 Json = dict[str, Any]
@@ -35,7 +37,9 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """Two of each service, one warm VM."""
     platform = Platform(tmp_path_factory.mktemp("twice") / "home", {"DRAPE_ORCHESTRATOR_SUSPEND_AFTER_S": "0"})
     try:
-        platform.up("--replicas", "2")
+        # Twice as many processes as elsewhere start at once.
+        ran = platform.run("up", "--detach", "--json", "--port", "0", "--replicas", "2", timeout_s=START_TIMEOUT_S)
+        assert ran.code == 0, f"{ran.out}\n{ran.err}"
         yield platform
     finally:
         platform.down()
@@ -63,10 +67,12 @@ async def until_ready(client: Client, preview_id: str) -> None:
 
 async def replicas(platform: Platform) -> dict[str, list[int]]:
     """The process ids that say that they are ready, by service."""
-    told: Any = await service_status(platform.status.nats)
-    return {
-        name: [each["pid"] for each in told.get(name, {}).get("replicas", []) if each["ready"]] for name in SERVICES
-    }
+    client = await connect(platform.status.nats, "drape-live-replicas")
+    try:
+        told = [each for each in await each_replica(client) if each["ready"]]
+    finally:
+        await client.close()
+    return {name: [each["pid"] for each in told if each["service"] == name] for name in SERVICES}
 
 
 async def all_there(platform: Platform) -> None:

@@ -8,8 +8,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from deploy.cli.doctor import DEFINITIONS
 from deploy.cli.lifecycle import services_of
+from deploy.doctor.replaying import DEFINITIONS
 from deploy.local.options import SERVICES
 from shared.codec import Recorded
 from shared.fingerprint import fingerprint_of, folded_types

@@ -251,7 +251,7 @@ class Feed:
             return None
         events = await self._history.after(since)
         if events is None:
-            return Older(until, whole=False)
+            return Older(since, whole=False)  # what is in memory comes all the same
         changes: list[Change] = []
         whole = True
         for recorded in events:

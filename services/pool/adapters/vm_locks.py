@@ -12,14 +12,13 @@ from pathlib import Path
 
 from services.pool.ports import ProviderError
 
-FOLDER = ".locks"
 POLL_S = 0.02
 
 
 @contextlib.asynccontextmanager
 async def locked(vms_dir: Path, vm_id: str, timeout_s: float) -> AsyncIterator[None]:
     """Holds the VM. Raises ProviderError `vm_busy` when another process has held it for `timeout_s`."""
-    descriptor = await _take(vms_dir / FOLDER / vm_id, timeout_s)
+    descriptor = await _take(folder_of(vms_dir) / vm_id, timeout_s)
     try:
         yield
     finally:
@@ -28,7 +27,12 @@ async def locked(vms_dir: Path, vm_id: str, timeout_s: float) -> AsyncIterator[N
 
 def forget(vms_dir: Path, vm_id: str) -> None:
     """Remove the file of a VM that is gone; to be called by whoever holds it. A process that waits for it notices."""
-    (vms_dir / FOLDER / vm_id).unlink(missing_ok=True)
+    (folder_of(vms_dir) / vm_id).unlink(missing_ok=True)
+
+
+def folder_of(vms_dir: Path) -> Path:
+    """Beside the VMs, for what is among them is a VM."""
+    return vms_dir.with_name(f"{vms_dir.name}.locks")
 
 
 async def _take(path: Path, timeout_s: float) -> int:
