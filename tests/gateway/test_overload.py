@@ -1,6 +1,7 @@
 """More than the gateway may take: what is over is refused with a code and Retry-After, and the rest goes on."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 
@@ -130,7 +131,8 @@ class _Slow:
 async def _put(on: ApiStage, project: str, data: object, token: str = TOKEN) -> tuple[int, str, str]:
     """(status, code, Retry-After)."""
     headers = {"Authorization": f"Bearer {token}", **TAR}
-    async with on.session.put(f"{on.url}/api/projects/{project}/files", data=data, headers=headers) as answer:
+    body_of = io.BytesIO(data) if isinstance(data, bytes) else data
+    async with on.session.put(f"{on.url}/api/projects/{project}/files", data=body_of, headers=headers) as answer:
         body = await answer.json(content_type=None)
         return answer.status, str(body.get("code", "")), answer.headers.get("Retry-After", "")
 

@@ -21,7 +21,7 @@ from tests.live.platform import EXAMPLES, Platform
 SUSPEND_AFTER_S = 2
 ROUNDS = 3
 """Times that one preview is frozen and woken."""
-WAKE_S = 5.0
+WAKE_S = 20.0
 """Far more than waking takes, and far less than it would if the request were refused and tried again."""
 
 SERVER = """

@@ -10,8 +10,8 @@ from tests.deploy.waiting import alive, eventually
 from tests.live.client import SERVER, TAR, Client, node_project, tar_of
 from tests.live.platform import Platform
 
-BACK_WITHIN_S = 15.0
-PREVIEW_BACK_WITHIN_S = 45.0
+BACK_WITHIN_S = 60.0
+PREVIEW_BACK_WITHIN_S = 120.0
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from services.orchestrator.rules.frameworks import FRAMEWORKS, TOOLS
 from shared.errors import DrapeError
 from tests.orchestrator.detection.trees import package
 
-SOON_S = 5.0
-"""Far more than any of it takes, far less than what a runaway pattern would."""
+SOON_S = 20.0
+"""Of processor time: far more than any of it takes, far less than what a runaway pattern would."""
 
 JSON = st.recursive(
     st.none()
@@ -222,7 +222,7 @@ BIG = 1024 * 1024
 )  # fmt: skip
 def test_large_rubbish_ends_soon(files: dict[str, str]) -> None:
     """Depth, length and number: no pattern runs away, no parser is fed more than it can take."""
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         found = detect(files, {path: files[path] for path in wanted_files(files)})
     except DrapeError as error:
@@ -230,4 +230,4 @@ def test_large_rubbish_ends_soon(files: dict[str, str]) -> None:
         assert len(error.message) < 2_000
     else:
         assert found.dev_command
-    assert time.perf_counter() - started < SOON_S
+    assert time.process_time() - started < SOON_S

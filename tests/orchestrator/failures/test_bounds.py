@@ -15,7 +15,7 @@ from services.orchestrator.rules.failures.matching import EVIDENCE_MAX, NAMES_MA
 from services.orchestrator.rules.failures.redaction import redact
 from tests.orchestrator.failures.test_samples import SAMPLES, lines_of
 
-SECONDS_MAX = 3.0
+SECONDS_MAX = 10.0
 """For the worst log, which takes a third of a second on an idle machine; an ordinary one takes some milliseconds."""
 
 ENDS = st.builds(
@@ -81,9 +81,9 @@ def test_hostile_lines_end_quickly() -> None:
     slowest_s = 0.0
     for log in [lines, *([line] * 400 for line in lines[::20])]:
         for step in ("install", "dev_server"):
-            began = time.perf_counter()
+            began = time.process_time()
             sound(explain(msgspec.convert({"step": step, "exit_code": 1}, Ended), log), log)
-            slowest_s = max(slowest_s, time.perf_counter() - began)
+            slowest_s = max(slowest_s, time.process_time() - began)
         crashed(log)
 
     assert slowest_s < SECONDS_MAX

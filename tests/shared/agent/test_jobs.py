@@ -146,7 +146,7 @@ async def test_the_exit_is_known_though_a_grandchild_holds_the_pipe(agent: Runni
     lines = await lines_of(agent, "j")
 
     assert status.exit_code == 0
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 45
     assert [line.text for line in lines] == ["done"]
 
 
