@@ -231,6 +231,8 @@ def _bucket(bucket: str, access: str, identity: str) -> Iterator[str]:
         yield f"{root}.{identity}.>"
         return
     yield from _follow(stream)
+    if objects:
+        yield f"{_API}.STREAM.NAMES"  # nats-py asks for the bucket's own where it lists objects, or reads a large one
     if access in ("add", "write"):
         yield f"{root}.>"
     if access == "write":

@@ -16,6 +16,7 @@ from shared.jetstream.naming import named
 log = logging.getLogger("drape.nats")
 
 CODE = "nats_denied"
+FLUSH_TIMEOUT_S = 10
 TOLD_AGAIN_AFTER_S = 60.0
 TOLD_MAX = 1_000
 """Subjects whose denial was logged lately: one line a minute for each is enough."""
@@ -76,6 +77,11 @@ class WatchfulClient(Client):
             self._asking[key].discard(asked)
             if not self._asking[key]:
                 del self._asking[key]
+
+    async def flush(self, timeout: int = FLUSH_TIMEOUT_S) -> None:
+        """As nats-py's, whose ping overtakes what is still pending: its answer would say nothing of that."""
+        await self._flush_pending(force_flush=True)
+        await super().flush(timeout)
 
     def denied(self, error: Exception) -> bool:
         """Whether the server's error was a violation: it is told then, and whoever waits on that subject has failed."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client as Nats
 
-from shared.jetstream.connection import bus_on, connect
+from shared.jetstream.connection import bus_on
 from shared.jetstream.keys import NatsKeys
 from shared.output import LogLine
 from shared.seals import Erased
@@ -17,11 +17,9 @@ from tests.live.test_erasure import holds
 
 @pytest.fixture
 async def nats(platform: Platform) -> AsyncIterator[Nats]:
-    client = await connect(platform.status.nats, "drape-live-erasing")
-    try:
+    """As the gateway, which is who erases."""
+    async with platform.connected("gateway") as client:
         yield client
-    finally:
-        await client.close()
 
 
 def on_disk(platform: Platform, word: bytes) -> Callable[[], list[Path]]:
@@ -72,9 +70,10 @@ async def test_objects_leave_the_disk(platform: Platform, nats: Nats) -> None:
 async def test_output_leaves_the_disk(platform: Platform, nats: Nats) -> None:
     """Of one preview; another's stays, in the same blocks."""
     bus, one, two = bus_on(nats, "live"), new_id(), new_id()
-    for preview in (one, two, one):
-        line = LogLine(at=1.0, step="install", stream="stdout", text=f"said by {preview}")
-        await bus.preview_logs.append(preview, [line])
+    async with platform.connected("orchestrator") as writer:
+        for preview in (one, two, one):
+            line = LogLine(at=1.0, step="install", stream="stdout", text=f"said by {preview}")
+            await bus_on(writer, "live").preview_logs.append(preview, [line])
     assert on_disk(platform, one.encode())()
     assert await bus.preview_logs.erase(one) == 2
     assert await bus.preview_logs.erase(one) == 0

@@ -5,7 +5,7 @@ import pytest
 from tests.live.client import Client
 from tests.live.platform import EXAMPLES, Platform
 
-RESULT_KEYS = {"type", "preview_id", "url", "total_s", "from_pool", "install", "steps", "status"}
+RESULT_KEYS = {"type", "preview_id", "url", "total_s", "from_pool", "install", "steps", "status", "private"}
 BEGINNING = ["PreviewRequested", "ProjectDetected"]
 ENDING = ["FilesSynced", "DevServerStarted", "DevServerReady", "PreviewReady"]
 

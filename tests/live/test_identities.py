@@ -71,8 +71,10 @@ async def test_what_a_service_has_no_business_with_is_denied(platform: Platform)
                 f"{API}.STREAM.MSG.GET.OBJ_drape_files",
                 f"{API}.DIRECT.GET.DRAPE_LOGS.drape.log.some-preview",
             ]
+            forbidden.append("$KV.drape_keys.project")
         if service != "gateway":
-            forbidden += ["$O.drape_files.C.chunk", "$KV.drape_keys.project", f"{API}.STREAM.PURGE.OBJ_drape_files"]
+            forbidden += ["$O.drape_files.C.chunk", f"{API}.STREAM.PURGE.OBJ_drape_files"]
+            forbidden += [f"{API}.STREAM.{verb}.KV_drape_keys" for verb in ("PURGE", "MSG.DELETE")]
         async with platform.connected(service, denied=True) as connection:
             await _all_denied(connection, forbidden)
 

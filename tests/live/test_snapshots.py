@@ -13,8 +13,8 @@ from deploy.doctor.replaying import DEFINITIONS
 from deploy.local.options import SERVICES
 from shared.codec import Recorded
 from shared.fingerprint import fingerprint_of, folded_types
-from shared.jetstream.connection import bus_on, connect
-from shared.jetstream.topology import SNAPSHOTS_STREAM, SNAPSHOTS_SUBJECT
+from shared.jetstream.connection import bus_on
+from shared.jetstream.topology import SNAPSHOTS_SUBJECT
 from shared.ports import Bus
 from shared.snapshot import Assembly, Kept, Snapshot, SnapshotHead, SnapshotUnfit, pieces
 from tests.deploy.waiting import eventually
@@ -110,21 +110,15 @@ async def _all_kept(bus: Bus) -> bool:
 
 async def _spoil(platform: Platform) -> None:
     """The pool's is garbage, the orchestrator's is of other code, the gateway's of another log."""
-    client = await connect(platform.status.nats, "drape-live-test")
-    try:
-        bus = bus_on(client, "live")
-        for name, changes in (("orchestrator", {"fingerprint": "other"}), ("gateway", {"log": "made anew"})):
-            snapshot = await bus.snapshots.load(name, fingerprint(name))
+    for name, changes in (("orchestrator", {"fingerprint": "other"}), ("gateway", {"log": "made anew"})):
+        async with platform.connected(name) as client:
+            snapshot = await bus_on(client, "live").snapshots.load(name, fingerprint(name))
             assert snapshot is not None
             head = msgspec.structs.replace(snapshot.head, **changes)
-            key = f"{SNAPSHOTS_SUBJECT}.{name}.{fingerprint(name)}"
-            await client.jetstream().publish(
-                key, msgspec.msgpack.encode({"head": head, "body": zlib.compress(snapshot.body)})
-            )
-        key = f"{SNAPSHOTS_SUBJECT}.pool.{fingerprint('pool')}"
-        await client.jetstream().publish(key, b"{ this is no snapshot")
-    finally:
-        await client.close()
+            entry = msgspec.msgpack.encode({"head": head, "body": zlib.compress(snapshot.body)})
+            await client.jetstream().publish(f"{SNAPSHOTS_SUBJECT}.{name}.{fingerprint(name)}", entry)
+    async with platform.connected("pool") as client:
+        await client.jetstream().publish(f"{SNAPSHOTS_SUBJECT}.pool.{fingerprint('pool')}", b"{ this is no snapshot")
 
 
 def large(seq: int) -> Snapshot:
@@ -134,29 +128,28 @@ def large(seq: int) -> Snapshot:
     assembly = Assembly(kept)
     for name, part in pieces(kept):
         assembly.add(name, part)
-    return assembly.snapshot(service="test", fingerprint="large", log="made", at=1.0)
+    return assembly.snapshot(service="pool", fingerprint="large", log="made", at=1.0)
 
 
 async def test_a_large_state_lies_in_pieces(platform: Platform) -> None:
     """Each new one beside the last; an older one changes nothing; one that lacks a piece, or holds another, is known."""
-    client = await connect(platform.status.nats, "drape-live-test")
-    js = client.jetstream()
-    try:
-        snapshots = bus_on(client, "live").snapshots
+    async with platform.connected("pool") as client:
+        js, snapshots = client.jetstream(), bus_on(client, "live").snapshots
+        key = f"{SNAPSHOTS_SUBJECT}.pool.large"
         for seq in (10, 20, 30):
             assert await snapshots.store(large(seq))
-            assert await snapshots.load("test", "large") == large(seq)
+            assert await snapshots.load("pool", "large") == large(seq)
         assert not await snapshots.store(large(25))
-        assert await snapshots.load("test", "large") == large(30)
-        assert await snapshots.load("test", "unknown") is None
-        await js.purge_stream(SNAPSHOTS_STREAM, subject=f"{SNAPSHOTS_SUBJECT}.test.large.live-0.1")
+        assert await snapshots.load("pool", "large") == large(30)
+        assert await snapshots.load("pool", "unknown") is None
+        await js.publish(f"{key}.live-0.1", b"another piece")
         with pytest.raises(SnapshotUnfit):
-            await snapshots.load("test", "large")
+            await snapshots.load("pool", "large")
+        await js.publish(key, msgspec.msgpack.encode({"head": large(30).head, "place": "nowhere", "parts": 2}))
+        with pytest.raises(SnapshotUnfit, match="is missing"):
+            await snapshots.load("pool", "large")
         assert await snapshots.store(large(30), over_any=True)
-        assert await snapshots.load("test", "large") == large(30)
-    finally:
-        await js.purge_stream(SNAPSHOTS_STREAM, subject=f"{SNAPSHOTS_SUBJECT}.test.>")
-        await client.close()
+        assert await snapshots.load("pool", "large") == large(30)
 
 
 async def test_the_bulk_reader_gives_what_the_log_holds(platform: Platform) -> None:

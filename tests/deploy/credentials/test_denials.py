@@ -86,6 +86,19 @@ async def test_through_the_ports_a_denial_stays_what_it_is(guarded: Guarded) -> 
             assert caught.value.code == "nats_denied"
 
 
+async def test_objects_of_several_chunks_need_nothing_that_is_denied(guarded: Guarded) -> None:
+    """The gateway stores, lists and erases them, the orchestrator reads them: small ones take another way."""
+    large = bytes(range(256)) * 2_000
+    async with guarded.connected("gateway") as writer, guarded.connected("orchestrator") as reader:
+        objects = bus_on(writer, "test").objects
+        await objects.put("owner/project/large", large)
+        await objects.put("owner/project/small", b"small")
+        assert await bus_on(reader, "test").objects.get("owner/project/large") == large
+        assert await objects.get("owner/project/large") == large
+        assert await objects.erase("owner/project/") == 2
+        assert await objects.erase("owner/project/") == 0
+
+
 async def test_a_denied_subscription_is_told(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     """Another's inbox, and another's commands."""
     async with guarded.connected("pool") as client:
