@@ -3,6 +3,7 @@
 A snapshot of another fingerprint is of no use: it may lack a field, or hold what today's fold would have made otherwise.
 """
 
+import functools
 import hashlib
 import inspect
 import sys
@@ -19,6 +20,7 @@ FOLDING = ("shared.codec", "shared.events", "shared.ids")
 """What turns bytes into events: part of every fold."""
 
 
+@functools.cache
 def fingerprint_of(evolve: Callable[..., object], state: type) -> str:
     """16 hex digits. Another for every change of the state's fields, of an event's, or of the code behind `evolve`."""
     parts = [FORMAT, msgspec.__version__, *_shapes(state)]
@@ -28,6 +30,7 @@ def fingerprint_of(evolve: Callable[..., object], state: type) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+@functools.cache
 def folded_types(evolve: Callable[..., object]) -> frozenset[str]:
     """The events that the fold can tell apart, by name: those that its modules import, or a base of which they do.
 

@@ -17,6 +17,7 @@ from shared.errors import DrapeError, Refused, Unavailable
 from shared.ids import derive
 from shared.parked import REPLAY
 from shared.ports import Cause, Delivery, Timer, TimerFired
+from shared.remembered import Remembered
 
 if TYPE_CHECKING:
     from shared.runtime import Runtime
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("drape.runtime")
 
 S = TypeVar("S")
+FAILING_MAX = 10_000
+"""Reactions whose failures are counted."""
 Perform = Callable[[Effect, Cause], Awaitable[None]]
 
 
@@ -33,6 +36,7 @@ class Reactor(Generic[S]):
     def __init__(self, runtime: "Runtime[S]", perform: Perform) -> None:
         self._runtime = runtime
         self._effect = perform
+        self._failures: Remembered[int] = Remembered(FAILING_MAX)
 
     async def event(self, recorded: Recorded, delivery: Delivery) -> None:
         """Do what the event asks for, once the state holds it."""
@@ -120,7 +124,9 @@ class Reactor(Generic[S]):
                 await alive
 
     async def _failed(self, what: str, delivery: Delivery, error: Exception) -> None:
-        attempts = delivery.attempts
+        # Not the deliveries: what lasts is also given out again whenever its replica is replaced, and has not failed then.
+        attempts = (self._failures.get(what) or 0) + 1
+        self._failures[what] = attempts
         away = isinstance(error, Unavailable)
         extra = {"what": what, "attempts": attempts, "error": f"{type(error).__name__}: {error}"}
         if isinstance(error, Refused):
@@ -131,6 +137,7 @@ class Reactor(Generic[S]):
             self._runtime.limits.reaction_outages_max if away else self._runtime.limits.reaction_attempts_max
         ):
             log.error("reaction_parked", extra=extra)
+            self._failures[what] = 0  # heard again, it is tried as often
             await delivery.park(f"{type(error).__name__}: {error}")
         else:
             expected = isinstance(error, DrapeError)

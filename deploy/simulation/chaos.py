@@ -140,5 +140,5 @@ class Chaos:
             self._world.tell(f"  storm: {error.code}")
 
 
-_RATES_MAX = {"kill": 0.5, "cut": 0.3, "clock": 0.1, "lose": 0.15, "storm": 0.1, "restart": 0.1}
+_RATES_MAX = {"kill": 1.2, "cut": 0.8, "clock": 0.3, "lose": 0.4, "storm": 0.3, "restart": 0.3}
 """Times a second at most, of all replicas together."""

@@ -33,6 +33,7 @@ class Replica:
         self.feed: Any = None
         self.activity: Any = None
         self.waker: Any = None
+        self.keeping: asyncio.Task[None] | None = None
         self.steps_left = 0
         self.on_last_step: Callable[[], None] = self.kill
 

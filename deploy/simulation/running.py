@@ -17,10 +17,7 @@ def play(
     seeds: Sequence[int], plant: Plant | None = None, *, processes: int | None = None
 ) -> Generator[Outcome, None, None]:
     """What came of each seed, in order. Who has seen enough closes the iterator; what has not begun is not played."""
-    workers = processes or os.cpu_count() or 1
-    if workers == 1 or len(seeds) == 1:
-        yield from (_play(seed, plant) for seed in seeds)
-        return
+    workers = min(processes or os.cpu_count() or 1, len(seeds))
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             for start in range(0, len(seeds), workers * AHEAD_MAX):

@@ -1,5 +1,6 @@
 """The services as a process that holds them all runs them: the real ones, with what is outside of them simulated."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from shared.commands import MaintainPool
 from shared.definition import Definition
 from shared.ports import Bus, Cause
 from shared.runtime import Limits, Runtime
+from shared.snapshots import SnapshotKeeper
 from shared.ulids import new_id
 
 SECRET = "0" * 64
@@ -59,6 +61,9 @@ class Outside:
     orchestrator: OrchestratorConfig
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     limits: Limits | None = None
+    snapshot_events: int = 0
+    """Events after which a replica writes a snapshot; 0: never."""
+    snapshot_period_s: float = 2.0
 
 
 def definition_of(service: str, outside: Outside) -> Definition[Any]:
@@ -100,6 +105,9 @@ async def begin(
             await _serve_gateway(runtime, bus, outside, replica)
         case _:
             await runtime.serve(TelemetryEffects(bus.parked, runtime.send).perform)
+    if outside.snapshot_events:
+        keeper = SnapshotKeeper(runtime, events=outside.snapshot_events, period_s=outside.snapshot_period_s)
+        replica.keeping = asyncio.create_task(keeper.run(), name=f"snapshots-{replica.name}")
 
 
 async def _serve_pool(runtime: Runtime[Any], outside: Outside) -> None:

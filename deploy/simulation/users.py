@@ -31,7 +31,7 @@ from shared.ulids import new_id
 R = TypeVar("R", bound=Reply)
 PATIENCE_S = 60.0
 RETRY_S = 0.5
-PAUSE_S = 4.0
+PAUSE_S = 3.0
 PROJECTS_MAX = 3
 
 

@@ -27,7 +27,7 @@ from deploy.simulation.outside import (
 )
 from deploy.simulation.planted import Plant, definition_with, log_with
 from deploy.simulation.replica import Replica, note_owner
-from deploy.simulation.rules import Complaints, broken_rules, idle_rules, lasting_rules
+from deploy.simulation.rules import Complaints, broken_rules, complaints_of, idle_rules, lasting_rules
 from deploy.simulation.services import REACTS_TO, SERVICES, Outside, begin, definition_of
 from deploy.simulation.users import User
 from deploy.simulation.wire import Remote, RemoteFeed, RemotePreviewLogs, Weather, Wire
@@ -88,7 +88,9 @@ OWNERS = ("ann", "bob", "eve")
 QUIET_S = 240.0
 """So long after the last fault everything has to have come to its end: the sum of a preview's limits, and some."""
 LOOK_S = 5.0
-CHAOS_S = 40.0
+CHAOS_S = 25.0
+SNAPSHOT_EVENTS = 30
+"""So few that most replicas which come back start from a snapshot."""
 BROKEN_MAX = 20
 STORY_TAIL = 60
 
@@ -159,6 +161,7 @@ class Simulation:
             pool=POOL,
             orchestrator=ORCHESTRATOR,
             limits=LIMITS,
+            snapshot_events=SNAPSHOT_EVENTS,
         )
         self.replicas: dict[str, Replica] = {}
         self.wires: dict[str, Wire] = {}
@@ -352,7 +355,7 @@ class Simulation:
 
     def _never_again(self) -> list[str]:
         """What no time mends."""
-        return [*lasting_rules(self.broker.records), *self.premature]
+        return [*lasting_rules(self.broker.records), *self.premature, *complaints_of(self)]
 
     def _broken(self) -> list[str]:
         missing = [f"{name} is not up" for name in self.names() if not self.replicas[name].alive]

@@ -17,13 +17,14 @@ LOG_LIMITS = "24 hours, 5000 batches of a preview, 256 MiB of all"
 """What the log's stream keeps (`shared/jetstream/topology.py`), in words."""
 
 
-def answer(state: State, command: Command) -> Reply:
+def answer(_state: State, command: Command) -> Reply:
     """What a granted command answers."""
     match command:
         case CreateProject(id=command_id):
             return ProjectReply(project_id=derive(command_id, "project"), files_version=0)
-        case RecordFiles(project_id=project_id):
-            return ProjectReply(project_id=project_id, files_version=state.projects[project_id].files_version)
+        case RecordFiles(project_id=project_id, base_version=base_version):
+            # What was stored, whatever has become of the project since: the next version, or its end.
+            return ProjectReply(project_id=project_id, files_version=base_version + 1)
         case _:
             return Reply()
 

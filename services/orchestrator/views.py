@@ -8,6 +8,7 @@ from services.orchestrator.rules import progress
 from services.orchestrator.state import State, newest_of
 from shared.codec import Recorded
 from shared.commands import Command, PreviewReply, Reply, RequestPreview
+from shared.errors import NotFound
 from shared.events import ClaimExpired, Event, VmAcquired, VmLost
 from shared.ids import ProjectId
 from shared.ports import Progress
@@ -19,11 +20,13 @@ def answer(state: State, command: Command) -> Reply:
         mine = (each for each in state.previews.values() if each.requested_by == command.id)
         preview = next(mine, None)
         created = preview is not None
-        project = state.projects[command.project_id]
         if preview is None:
+            project = state.projects.get(command.project_id)
+            if project is None:  # deleted since the decision
+                raise NotFound("project_not_found", f"There is no project {command.project_id[:64]}.")
             preview = state.previews.get(project.live or "") or newest_of(state, project)
-        if preview is None:  # asked again with the same id, long after its end
-            return PreviewReply(preview_id=project.newest, status="stopped")
+            if preview is None:  # asked again with the same id, long after its end
+                return PreviewReply(preview_id=project.newest, status="stopped")
         return PreviewReply(preview_id=preview.preview_id, status=preview.status, created=created)
     preview = state.previews.get(getattr(command, "preview_id", ""))
     if preview is not None:

@@ -180,9 +180,11 @@ class PoolEffects:
             if wrong or (vm is not None and vm.failures):
                 await self._send(CheckVm(vm_id=vm_id, healthy=not wrong, detail=wrong), cause, vm_id)
 
-        async with asyncio.TaskGroup() as group:
-            for vm_id, host, port in vms:
-                group.create_task(check(vm_id, host, port))
+        # Each on its own: a report that can't be stored keeps no other VM from being checked, and is raised as what it is.
+        outcomes = await asyncio.gather(*(check(*vm) for vm in vms), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def _send(self, command: Command, cause: Cause, *names: str) -> None:
         command_id = derive(cause.causation_id, type(command).__name__, *names)

@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
+from deploy.cli.simulate import simulate as simulate_command
 from deploy.simulation.planted import PLANTS, Plant
 from deploy.simulation.world import simulate
 
@@ -43,3 +46,16 @@ def test_without_a_planted_bug_every_rule_holds() -> None:
     assert outcome.broken == []
     assert outcome.faults > 0
     assert outcome.events > 100
+
+
+def test_one_seed_can_be_played_again_by_hand() -> None:
+    """As the command itself says after a seed that broke a rule; here with a bug, so that there is a story to tell."""
+    asked = CliRunner().invoke(simulate_command, ["--seed", "1", "--plant", "missing-filter", "--json"])
+    assert asked.exit_code == 1
+    last = msgspec.json.decode(asked.output.splitlines()[-1])
+    assert (last["type"], last["seed"], last["again"]) == (
+        "simulation",
+        1,
+        "drape simulate --seed 1 --plant missing-filter",
+    )
+    assert last["broken"]

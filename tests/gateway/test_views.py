@@ -7,8 +7,8 @@ from services.gateway import views
 from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
 from services.gateway.state import State
-from shared.commands import DeleteProject, Reply
-from shared.events import AppChoice, Event, PreviewRequested, ProjectResidentsChanged
+from shared.commands import DeleteProject, ProjectReply, RecordFiles, Reply
+from shared.events import AppChoice, Event, PreviewRequested, ProjectDeleted, ProjectResidentsChanged
 from shared.jetstream import topology
 from shared.output import LogBatch, LogLine
 from shared.ports import Progress
@@ -374,3 +374,13 @@ def test_a_step_of_a_newer_service_is_shown_as_it_is() -> None:
     assert (under_way["percent"], under_way["step"]) == (42.0, "installing")
     state = state_after(*story("installing"), (AT + 7, preview_failed()))
     assert views.current(tick("a_newer_step"), state.previews[PREVIEW]) is None
+
+
+@pytest.mark.parametrize("since", [files_changed(2), ProjectDeleted(project_id=PROJECT)])
+def test_who_stored_a_version_is_told_of_that_one(since: Event) -> None:
+    """Whatever has become of the project before the answer."""
+    state = given(GATEWAY, project_created(), files_changed(1), since).state
+    record = RecordFiles(
+        project_id=PROJECT, owner=OWNER, base_version=0, manifest="m", files=1, size_bytes=1, changed=1, deleted=0
+    )
+    assert views.answer(state, record) == ProjectReply(project_id=PROJECT, files_version=1)

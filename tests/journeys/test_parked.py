@@ -66,6 +66,19 @@ async def test_what_fails_as_often_once_more_is_parked_under_its_own_name() -> N
         assert await stage.bus.parked.list() == []
 
 
+async def test_being_given_out_again_is_no_failure() -> None:
+    """What lasts goes to another replica at each rollout: after many of those, its first failure must not be its last."""
+    async with staged() as stage:
+        preview_id, name, whole = await damaged(stage)
+        requested = next(each for each in stage.broker.records if isinstance(each.event, PreviewRequested))
+        stage.broker.event_queues["orchestrator"].put(requested, attempts=12)
+        await asyncio.sleep(1)
+        assert await stage.bus.parked.list() == []
+        await stage.bus.objects.put(name, whole)
+        await stage.until(PreviewReady, preview_id, within_s=20)
+        assert await stage.bus.parked.list() == []
+
+
 async def test_a_name_that_is_none_is_refused() -> None:
     """Also one that would reach beyond a single reaction."""
     parked = Parked(service="pool", kind="event", seq=7, subject="x", reason="it broke", attempts=12, at="")

@@ -1,15 +1,20 @@
 """What others read of the orchestrator."""
 
+import pytest
+
 from services.orchestrator import views
 from services.orchestrator.app import definition
 from services.orchestrator.config import OrchestratorConfig
 from shared.commands import FailPreview, PreviewReply, Reply, RequestPreview, StopPreview
+from shared.errors import NotFound
+from shared.events import ProjectDeleted
 from tests.builders import (
     OWNER,
     PREVIEW,
     PROJECT,
     dev_server_ready,
     preview_restarted,
+    project_created,
     project_detected,
     story,
     vm_acquired,
@@ -82,3 +87,8 @@ def test_history_sets_the_pace_of_the_next_preview() -> None:
     past: list[Past] = [*story("booting"), (AT + 20, dev_server_ready()), preview_restarted(2), project_detected(2)]
     slow = given(ORCHESTRATOR, *past).state.previews[PREVIEW]
     assert slow.expected_s["waiting_server"] == 20.0
+
+
+def test_a_wish_for_a_project_that_is_deleted_before_the_answer_is_refused() -> None:
+    with pytest.raises(NotFound, match=PROJECT):
+        views.answer(given(ORCHESTRATOR, project_created(), ProjectDeleted(project_id=PROJECT)).state, REQUEST)

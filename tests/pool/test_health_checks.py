@@ -1,0 +1,51 @@
+"""Health checks of one tick: each VM's on its own."""
+
+import pytest
+
+from services.pool.adapters.simulated import SimulatedProvider
+from services.pool.config import PoolConfig
+from services.pool.effects import PoolEffects
+from services.pool.react import CheckHealth, CleanVm
+from services.pool.state import State
+from shared.commands import CheckVm, Command
+from shared.errors import Unavailable
+from shared.ports import Cause
+from tests.spec import AT
+
+
+async def test_a_report_that_can_not_be_stored_keeps_no_other_from_its_turn() -> None:
+    """And it is an outage, which is tried again for an hour, not an unknown failure."""
+    reported: list[str] = []
+
+    async def silent(_vm_id: str, _host: str, _port: int) -> str:
+        return "nobody answers"
+
+    async def send(command: Command, _cause: Cause) -> bytes:
+        assert isinstance(command, CheckVm)
+        if command.vm_id == "vm-000001":
+            raise Unavailable("log_unavailable", "The log does not answer.")
+        reported.append(command.vm_id)
+        return b"{}"
+
+    async def clean(_vm: CleanVm) -> str:
+        return ""
+
+    async def nothing(_project_id: str = "") -> None:
+        return
+
+    effects = PoolEffects(
+        SimulatedProvider(0.1, lambda: AT),
+        silent,
+        clean,
+        send,
+        State,
+        forget=nothing,
+        config=PoolConfig(health_concurrency_max=1),
+        secret="0" * 64,
+        clock=lambda: AT,
+        catch_up=nothing,
+    )
+    vms = tuple((f"vm-{number:06d}", "127.0.0.1", 1) for number in (1, 2, 3))
+    with pytest.raises(Unavailable):
+        await effects.perform(CheckHealth(vms), Cause(causation_id="tick", actor="test"))
+    assert reported == ["vm-000002", "vm-000003"]
