@@ -45,6 +45,8 @@ NEEDS_ISOLATION: tuple[Kind, ...] = ("cut_nats", "fill_nats", "fill_home")
 LASTS_S = {"stop_service": (3.0, 15.0), "stop_nats": (3.0, 12.0), "cut_nats": (4.0, 15.0)}
 FILLS_S = (2.0, 6.0)
 GAP_S = (2.0, 5.0)
+UP_AGAIN_S = 12.0
+"""About what it takes to start everything again; nobody waits by it."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,11 +61,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     pick: float = 0.0
 
 
-def schedule(seed: int, seconds: float, *, isolated: bool, replicas: int, supervisor: bool) -> list[Fault]:
+def schedule(seed: int, seconds: float, *, isolated: bool, replicas: int) -> list[Fault]:
     """As many as there is time for. The same seed and circumstances give the same list."""
     draw = random.Random(seed)
     kinds = [kind for kind in WEIGHTS if isolated or kind not in NEEDS_ISOLATION]
-    kinds = [kind for kind in kinds if supervisor or kind != "kill_supervisor"]
     faults: list[Fault] = []
     spent_s = 0.0
     while True:
@@ -77,7 +78,7 @@ def schedule(seed: int, seconds: float, *, isolated: bool, replicas: int, superv
             replica=draw.randrange(replicas),
             pick=round(draw.random(), 4),
         )
-        spent_s += fault.after_s + fault.lasts_s
+        spent_s += fault.after_s + fault.lasts_s + (UP_AGAIN_S if kind == "kill_supervisor" else 0.0)
         if spent_s > seconds:
             return faults
         faults.append(fault)
