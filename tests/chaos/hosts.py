@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -18,7 +19,7 @@ import psutil
 from deploy.local.nats import answers, find_nats_server
 from deploy.local.nats_config import NatsOptions, cluster_of, config_of
 from deploy.local.nats_config import Node as NatsNode
-from deploy.local.nats_health import Turns
+from deploy.local.nats_health import Turns, health
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.nats.authorization import authorization, users
 from deploy.nats.permissions import OPERATOR
@@ -163,6 +164,11 @@ class Node:
             self._child.kill()
             self._child.wait()
 
+    def wipe(self) -> None:
+        """Ends it and takes all that it had stored."""
+        self.stop()
+        shutil.rmtree(self.host.folder / "jetstream")
+
     async def answers(self) -> bool:
         return await answers(self.url, HEALTH_S)
 
@@ -191,6 +197,10 @@ class Cluster:
         self.isolated = isolated
         self.url = ",".join(f"nats://{node.host.address}:{node.host.port}" for node in nodes)
         """Without a password: who connects has a key."""
+
+    async def is_well(self) -> bool:
+        """Whether every node runs and has all that the others have."""
+        return [await health(node.monitor) for node in self.nodes] == [""] * len(self.nodes)
 
     def cut(self, node: Node) -> None:
         run("ip", "link", "set", node.host.cable, "down")

@@ -33,7 +33,7 @@ from tests.live.platform import Platform, Ran
 USERS = 3
 REPLICAS = 2
 QUIET_S = 240.0
-UP_S = 120.0
+UP_S = 240.0
 FIRST_PAGE_S = 120.0
 ENV = {
     "DRAPE_POOL_TARGET": "2",
