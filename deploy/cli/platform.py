@@ -14,6 +14,7 @@ from deploy.local.options import SERVICES, RunStatus, UpOptions
 from deploy.local.paths import Home
 from deploy.local.status import read_status
 from shared.errors import DrapeError, Unavailable
+from shared.jetstream.credentials import seed_from_environment
 from shared.jetstream.servers import servers_of
 
 STATUS_TIMEOUT_S = 1.0
@@ -30,7 +31,11 @@ async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
     client = _clients.get(nats_url)
     if client is None or client.is_closed:
         client = await nats.connect(
-            servers_of(nats_url), name="drape-launcher", connect_timeout=2, max_reconnect_attempts=2
+            servers_of(nats_url),
+            name="drape-launcher",
+            nkeys_seed_str=None if "@" in nats_url else seed_from_environment() or None,
+            connect_timeout=2,
+            max_reconnect_attempts=2,
         )
         _clients[nats_url] = client
     found: dict[str, dict[str, Any]] = {}

@@ -23,6 +23,7 @@ from deploy.local.ports import LOOPBACK, free_port, require_free
 from deploy.local.processes import ChildSpec, Supervised, wait_answering
 from deploy.nats import authorization
 from deploy.nats.permissions import OPERATOR
+from shared.jetstream.credentials import seed_from_environment
 from shared.jetstream.servers import servers_of
 
 NAME = "nats"
@@ -151,7 +152,8 @@ async def answers(url: str, timeout_s: float = 2.0) -> bool:
 
 
 async def check_answers(url: str, timeout_s: float = 2.0) -> None:
-    """Asks JetStream for its account; raises what stands in the way: OSError, TimeoutError, nats.errors.Error."""
+    """Asks JetStream for its account; raises what stands in the way: OSError, TimeoutError, nats.errors.Error, `Invalid`.
+    Where the URL says nothing of who we are, the environment's key does."""
 
     async def quiet(_: Exception) -> None:
         return None  # The same error is raised by connect; the default would print it.
@@ -162,6 +164,7 @@ async def check_answers(url: str, timeout_s: float = 2.0) -> None:
             await client.connect(
                 servers_of(url),
                 name="drape-local/probe",
+                nkeys_seed_str=None if "@" in url else seed_from_environment() or None,
                 allow_reconnect=False,
                 connect_timeout=math.ceil(timeout_s),
                 # Not the default of 2 s, which is also slept before a refused first connection is given up.

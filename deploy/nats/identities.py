@@ -43,12 +43,15 @@ def seed_environment(
 ) -> dict[str, str]:
     """What a process with this identity gets: its own seed's file, and nobody else's.
 
-    On another's server (`external_url`) the address or the caller's environment may say who we are; then nothing.
+    On another's server (`external_url`) the address or the caller's environment may say who we are; then nothing. A
+    caller with a key of this same folder stands among the others, who get theirs.
     """
     path = seed_file(folder, identity)
     if not path.exists():
         return {}
-    if external_url and ("@" in external_url or environ.get(SEED_FILE) or environ.get(SEED)):
+    callers = environ.get(SEED_FILE, "")
+    ours = bool(callers) and Path(callers).expanduser().parent == folder
+    if external_url and ("@" in external_url or ((callers or environ.get(SEED)) and not ours)):
         return {}
     return {SEED_FILE: str(path), SEED: ""}
 

@@ -1,5 +1,6 @@
 """What is done to the platform: a list of faults drawn from a seed, each of which ends by itself."""
 
+import asyncio
 import contextlib
 import os
 import random
@@ -13,8 +14,8 @@ import psutil
 
 from deploy.local import records
 from deploy.local.options import SERVICES
-from tests.chaos.hosts import Cluster, fill
-from tests.chaos.pacing import lasting
+from tests.chaos.hosts import Cluster, Node, fill
+from tests.chaos.pacing import lasting, until
 from tests.live.platform import Platform
 
 Kind = Literal[
@@ -28,6 +29,8 @@ Kind = Literal[
     "kill_postgres",
     "fill_home",
     "kill_supervisor",
+    "wipe_nats",
+    "rollout",
 ]
 WEIGHTS: dict[Kind, int] = {
     "kill_service": 6,
@@ -40,11 +43,16 @@ WEIGHTS: dict[Kind, int] = {
     "kill_postgres": 2,
     "fill_home": 2,
     "kill_supervisor": 1,
+    "wipe_nats": 1,
+    "rollout": 2,
 }
 NEEDS_ISOLATION: tuple[Kind, ...] = ("cut_nats", "fill_nats", "fill_home")
 LASTS_S = {"stop_service": (3.0, 15.0), "stop_nats": (3.0, 12.0), "cut_nats": (4.0, 15.0)}
 FILLS_S = (2.0, 6.0)
 GAP_S = (2.0, 5.0)
+COSTS_S: dict[Kind, float] = {"kill_supervisor": 12.0, "wipe_nats": 8.0, "rollout": 8.0}
+"""About how long the fault itself takes; nobody waits by it."""
+WELL_S = 60.0
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,11 +67,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     pick: float = 0.0
 
 
-def schedule(seed: int, seconds: float, *, isolated: bool, replicas: int, supervisor: bool) -> list[Fault]:
+def schedule(seed: int, seconds: float, *, isolated: bool, replicas: int) -> list[Fault]:
     """As many as there is time for. The same seed and circumstances give the same list."""
     draw = random.Random(seed)
     kinds = [kind for kind in WEIGHTS if isolated or kind not in NEEDS_ISOLATION]
-    kinds = [kind for kind in kinds if supervisor or kind != "kill_supervisor"]
     faults: list[Fault] = []
     spent_s = 0.0
     while True:
@@ -77,7 +84,7 @@ def schedule(seed: int, seconds: float, *, isolated: bool, replicas: int, superv
             replica=draw.randrange(replicas),
             pick=round(draw.random(), 4),
         )
-        spent_s += fault.after_s + fault.lasts_s
+        spent_s += fault.after_s + fault.lasts_s + COSTS_S.get(kind, 0.0)
         if spent_s > seconds:
             return faults
         faults.append(fault)
@@ -134,8 +141,21 @@ class Breaker:
             case "kill_supervisor":
                 self._platform.kill(records.SUPERVISOR)
                 await lasting(2.0)
-                self._up()
+                await asyncio.to_thread(self._up)
                 return "supervisor"
+            case "wipe_nats":
+                return await self._wipe(node)
+            case "rollout":
+                ran = await self._platform.drape("rollout", "--service", fault.service, "--json")
+                return fault.service if ran.code == 0 else f"{fault.service}: {ran.out[-200:]}"
+        return node.host.name
+
+    async def _wipe(self, node: Node) -> str:
+        """A new disk for one node, while the others have everything; the next fault comes when it has everything too."""
+        if not await until(self._cluster.is_well, WELL_S):
+            return "none: the nodes are not well"
+        node.wipe()
+        await until(self._cluster.is_well, WELL_S)
         return node.host.name
 
     def _record(self, fault: Fault) -> str:

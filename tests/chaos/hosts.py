@@ -5,23 +5,27 @@ Without root they are processes on loopback and plain folders: then nothing can 
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from importlib.util import find_spec
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
-import aiohttp
 import msgspec
-import nats.errors
+import psutil
 
-from deploy.local.nats import check_answers, find_nats_server
-from deploy.local.ports import free_port
+from deploy.local.nats import answers, find_nats_server
+from deploy.local.nats_config import NatsOptions, cluster_of, config_of
+from deploy.local.nats_config import Node as NatsNode
+from deploy.local.nats_health import Turns, health
+from deploy.local.ports import LOOPBACK, free_port
+from deploy.nats.authorization import authorization, users
+from deploy.nats.permissions import OPERATOR
 from tests.chaos.pacing import until
 
+NODES = 3
 START_S = 60.0
 STORE_MB = 192
 HOME_MB = 1024
@@ -36,27 +40,33 @@ def run(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True, text=True, timeout=30)
 
 
-def can_isolate() -> bool:
-    """Whether namespaces, veth pairs and mounts can be made here."""
-    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "mount", "umount"))):
-        return False
-    name = f"drape-try-{os.getpid()}"
+def isolation_missing() -> str:
+    """Why namespaces, cables and disks can't be made here, found by making one of each; empty where they can."""
+    if os.geteuid() != 0:
+        return "not root"
+    mark, folder = f"{os.getpid() % 100_000}", tempfile.mkdtemp(prefix="drape-try-")
+    space, cable = f"drape-try-{mark}", f"dt{mark}"
     try:
-        run("ip", "netns", "add", name)
-        run("ip", "netns", "exec", name, "ip", "link", "set", "lo", "up")
-        run("ip", "link", "add", f"dt{os.getpid()}", "type", "bridge")
-    except (OSError, subprocess.SubprocessError):
-        return False
+        run("ip", "netns", "add", space)
+        run("ip", "-n", space, "link", "set", "lo", "up")
+        run("ip", "link", "add", f"{cable}br", "type", "bridge")
+        run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
+        run("ip", "link", "set", cable, "master", f"{cable}br", "up")
+        run("ip", "netns", "exec", space, "true")
+        run("mount", "-t", "tmpfs", "-o", "size=1m", "drape-chaos", folder)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"no namespace, veth pair, bridge or tmpfs can be made: {getattr(error, 'stderr', '') or error}".strip()
     finally:
-        for words in (("ip", "link", "del", f"dt{os.getpid()}"), ("ip", "netns", "del", name)):
-            with contextlib.suppress(OSError, subprocess.SubprocessError):
+        for words in (
+            ("umount", folder),
+            ("ip", "link", "del", cable),
+            ("ip", "link", "del", f"{cable}br"),
+            ("ip", "netns", "del", space),
+        ):
+            with contextlib.suppress(OSError, subprocess.SubprocessError):  # never made
                 run(*words)
-    return True
-
-
-def cluster_is_spoken() -> bool:
-    """Whether this code takes a NATS_URL of several servers."""
-    return find_spec("shared.jetstream.servers") is not None
+        os.rmdir(folder)
+    return ""
 
 
 @contextlib.contextmanager
@@ -70,6 +80,19 @@ def disk(folder: Path, megabytes: int, *, isolated: bool) -> Iterator[Path]:
     finally:
         if isolated:
             run("umount", "-l", str(folder))
+
+
+def end_all(folder: Path) -> None:
+    """Kills every process that has something below this folder, as its home, its directory or in its words: what a run
+    that was broken off has left."""
+    for process in psutil.process_iter():
+        try:
+            told = (process.cwd(), *process.cmdline(), process.environ().get("DRAPE_HOME", ""))
+        except (psutil.Error, OSError):
+            continue
+        if process.pid != os.getpid() and any(each.startswith(f"{folder}/") for each in told):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def fill(folder: Path) -> Path:
@@ -98,18 +121,29 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         return f"nats-{self.number}"
 
+    def node(self) -> NatsNode:
+        """As the configuration has it; the log is on another disk than the one that gets full."""
+        return NatsNode(
+            name=self.name,
+            host=self.address,
+            port=self.port,
+            monitor_port=self.monitor_port,
+            cluster_port=self.peer_port,
+            store=self.folder,
+            log=self.folder.parent / f"{self.name}.log",
+        )
+
 
 class Node:
     """One nats-server, kept running: started again where it died, or where it says that it can't store any more."""
 
-    def __init__(self, host: Host, peers: list[Host], password: str) -> None:
+    def __init__(self, host: Host, config: str, password: str, turns: Turns) -> None:
         self.host = host
-        self.password = password
-        self.url = f"nats://drape:{password}@{host.address}:{host.port}"
+        self.url = f"nats://{OPERATOR}:{password}@{host.address}:{host.port}"
         self.monitor = f"http://{host.address}:{host.monitor_port}"
-        self.restarts = 0
+        self._turns = turns
         self._config = host.folder.parent / f"{host.name}.conf"
-        self._config.write_text(_config(host, peers, password))
+        self._config.write_text(config)
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -120,7 +154,7 @@ class Node:
         words = [str(find_nats_server()), "--config", str(self._config)]
         if self.host.namespace:
             words = ["ip", "netns", "exec", self.host.namespace, *words]
-        with (self._config.with_suffix(".log")).open("ab") as output:
+        with (self._config.with_suffix(".out")).open("ab") as output:
             self._child = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -130,42 +164,29 @@ class Node:
             self._child.kill()
             self._child.wait()
 
+    def wipe(self) -> None:
+        """Ends it and takes all that it had stored."""
+        self.stop()
+        shutil.rmtree(self.host.folder / "jetstream")
+
     async def answers(self) -> bool:
-        try:
-            await check_answers(self.url, HEALTH_S)
-        except (OSError, TimeoutError, nats.errors.Error):
-            return False
-        return True
+        return await answers(self.url, HEALTH_S)
 
     async def keep(self) -> None:
         """For ever: what whoever runs a cluster does."""
         unwell = 0
         while True:
-            await until(self._is_bad, RESTART_AFTER_S)
-            if self._child is not None and self._child.poll() is not None:
-                self.restarts += 1
+            if await until(self._is_dead, RESTART_AFTER_S):
                 self.start()
                 unwell = 0
                 continue
-            unwell = unwell + 1 if await self._cannot_store() else 0
-            if unwell >= UNWELL_MAX and shutil.disk_usage(self.host.folder).free > 8 << 20:
+            stuck = await self._turns.stuck(self.host.name, self.monitor, self.host.folder)
+            unwell = unwell + 1 if stuck else 0
+            if unwell >= UNWELL_MAX:
                 self.stop()
 
-    async def _is_bad(self) -> bool:
+    async def _is_dead(self) -> bool:
         return self._child is not None and self._child.poll() is not None
-
-    async def _cannot_store(self) -> bool:
-        """By its own word; one that is only behind, starting or silent gets well alone."""
-        timeout = aiohttp.ClientTimeout(total=HEALTH_S)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(f"{self.monitor}/healthz") as answer,
-            ):
-                text = await answer.text()
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
-        return answer.status != 200 and any(sign in text for sign in ("write error", "not enabled", "disabled"))
 
 
 class Cluster:
@@ -174,7 +195,12 @@ class Cluster:
     def __init__(self, nodes: list[Node], *, isolated: bool) -> None:
         self.nodes = nodes
         self.isolated = isolated
-        self.url = ",".join(node.url for node in nodes)
+        self.url = ",".join(f"nats://{node.host.address}:{node.host.port}" for node in nodes)
+        """Without a password: who connects has a key."""
+
+    async def is_well(self) -> bool:
+        """Whether every node runs and has all that the others have."""
+        return [await health(node.monitor) for node in self.nodes] == [""] * len(self.nodes)
 
     def cut(self, node: Node) -> None:
         run("ip", "link", "set", node.host.cable, "down")
@@ -184,14 +210,15 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(folder: Path, count: int, *, isolated: bool) -> AsyncIterator[Cluster]:
-    """Nodes that answer, kept running until the end of the block."""
+async def cluster(folder: Path, keys: Mapping[str, str], *, isolated: bool) -> AsyncIterator[Cluster]:
+    """Nodes that answer, kept running until the end of the block. `keys`: the public one of each identity."""
     with contextlib.ExitStack() as stack:
-        hosts = [stack.enter_context(_host(folder, n, isolated=isolated)) for n in range(1, count + 1)]
+        hosts = [stack.enter_context(_host(folder, n, isolated=isolated)) for n in range(1, NODES + 1)]
         if isolated:
             stack.enter_context(_bridge(hosts))
-        password = secrets.token_hex(16)
-        nodes = [Node(host, hosts if count > 1 else [], password) for host in hosts]
+        password, between, turns = secrets.token_hex(16), secrets.token_hex(16), Turns()
+        who = authorization(users(keys, password))
+        nodes = [Node(host, _config(host, hosts, who, between), password, turns) for host in hosts]
         keepers: list[asyncio.Task[None]] = []
         try:
             for node in nodes:
@@ -261,31 +288,8 @@ def _bridge(hosts: list[Host]) -> Iterator[None]:
         yield
 
 
-def _config(host: Host, peers: list[Host], password: str) -> str:
-    text = json.dumps
-    routes = ", ".join(text(f"nats-route://drape:{password}@{peer.address}:{peer.peer_port}") for peer in peers)
-    cluster_text = (
-        f"""cluster {{
-  name: drape
-  listen: {text(f"{host.address}:{host.peer_port}")}
-  authorization {{ user: drape, password: {text(password)} }}
-  routes: [{routes}]
-}}"""
-        if peers
-        else ""
-    )
-    return f"""server_name: {host.name}
-listen: {text(f"{host.address}:{host.port}")}
-http: {text(f"{host.address}:{host.monitor_port}")}
-max_payload: {8 << 20}
-max_pending: {64 << 20}
-ping_interval: "10s"
-authorization {{ user: drape, password: {text(password)}, timeout: 5 }}
-jetstream {{
-  store_dir: {text(str(host.folder))}
-  max_file_store: {32 << 30}
-  max_memory_store: {256 << 20}
-  sync_interval: always
-}}
-{cluster_text}
-"""
+def _config(host: Host, hosts: list[Host], who: str, secret: str) -> str:
+    """The product's own configuration, monitored on an address that is not loopback. `who`: may connect, and do what."""
+    joined = cluster_of(host.node(), [each.node() for each in hosts], secret)
+    text = config_of(host.node(), who, NatsOptions(), joined)
+    return text.replace(f"{LOOPBACK}:{host.monitor_port}", f"{host.address}:{host.monitor_port}")

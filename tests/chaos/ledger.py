@@ -15,7 +15,7 @@ from shared.events import (
 class Ledger(msgspec.Struct, kw_only=True):
     """Acknowledged by a 2xx answer; what was sent and not answered is not in it, and may be in the log or not.
 
-    `versions`: (project, version of its files); `tokens`: what a project's page has to hold; `wrong_pages`: pages that
+    `versions`: (project, version of its files); `tokens`: of which a project's page has to hold one; `wrong_pages`: pages that
     held another's.
     """
 
@@ -23,7 +23,7 @@ class Ledger(msgspec.Struct, kw_only=True):
     versions: list[tuple[str, int]] = []
     previews: list[str] = []
     stops: list[str] = []
-    tokens: dict[str, str] = {}
+    tokens: dict[str, list[str]] = {}
     wrong_pages: list[str] = []
     pages: int = 0
     ready: int = 0

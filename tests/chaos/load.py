@@ -17,6 +17,8 @@ ENDED = ("failed", "stopped")
 PREVIEW_S = 150.0
 TRY_S = 20.0
 PAUSE_S = 0.7
+EDITS = 0.5
+"""Of the previews that get ready."""
 SERVER = """
 import http from 'node:http'
 import fs from 'node:fs'
@@ -81,7 +83,7 @@ class User:
         return answers[0] if answers else None
 
     async def _story(self) -> None:
-        token = secrets.token_hex(12)
+        token, page = secrets.token_hex(12), self._choose.random() < 0.5
         key = {"Idempotency-Key": secrets.token_hex(8)}
         made = await self._call(
             lambda client: client.call("POST", "/api/projects", json={"name": self._name}, headers=key), 201
@@ -90,8 +92,8 @@ class User:
             return
         project_id = made.json["project_id"]
         self._ledger.projects.append(project_id)
-        self._ledger.tokens[project_id] = token
-        if not await self._upload(project_id, token):
+        self._ledger.tokens[project_id] = [token]
+        if not await self._upload(project_id, token, page):
             return
         asked = await self._call(
             lambda client: client.call("POST", "/api/previews", json={"project_id": project_id}), 200, 202
@@ -102,15 +104,21 @@ class User:
         self._ledger.previews.append(preview_id)
         if await self._becomes_ready(preview_id):
             for _ in range(self._choose.randint(1, 4)):
-                await self._look(preview_id, token)
+                await self._look(preview_id, project_id)
                 await lasting(PAUSE_S)
+            if self._choose.random() < EDITS:
+                edited = secrets.token_hex(12)
+                self._ledger.tokens[project_id].append(edited)
+                await self._upload(project_id, edited, page)
+                await self._look(preview_id, project_id)
         stopped = await self._call(lambda client: client.call("DELETE", f"/api/previews/{preview_id}"), 200)
         if stopped is not None and stopped.json["status"] in ENDED:
             self._ledger.stops.append(preview_id)
 
-    async def _upload(self, project_id: str, token: str) -> bool:
-        page = f"<title>{token}</title>"
-        files = {"index.html": page} if self._choose.random() < 0.5 else {**node_project(SERVER), "token.txt": token}
+    async def _upload(self, project_id: str, token: str, page: bool) -> bool:
+        """All files, over those that are there. `page`: one that is served as it is, else by a program."""
+        text = f"<title>{token}</title>"
+        files = {"index.html": text} if page else {**node_project(SERVER), "token.txt": token}
         body = tar_of(files)
         stored = await self._call(
             lambda client: client.call("PUT", f"/api/projects/{project_id}/files", data=body, headers=TAR), 200
@@ -141,8 +149,9 @@ class User:
         self._ledger.ready += status in SERVED
         return status in SERVED
 
-    async def _look(self, preview_id: str, token: str) -> None:
-        """Pages of ours (starting, failed) have a status of their own; a 200 is the project's, and then the right one's."""
+    async def _look(self, preview_id: str, project_id: str) -> None:
+        """Pages of ours (starting, failed) have a status of their own; a 200 is the project's, and then the right one's,
+        as it was before an edit or after it."""
         try:
             answer = await self._client().visit(preview_id)
         except TROUBLES as error:
@@ -152,6 +161,8 @@ class User:
             self._ledger.note(self._ledger.refused, f"page {answer.status}")
             return
         self._ledger.pages += 1
-        others = [each for each in self._ledger.tokens.values() if each != token and each in answer.text]
-        if others or token not in answer.text:
+        owners = {
+            owner for owner, tokens in self._ledger.tokens.items() if any(token in answer.text for token in tokens)
+        }
+        if owners != {project_id}:
             self._ledger.wrong_pages.append(f"{preview_id}: {answer.text[:200]!r}")

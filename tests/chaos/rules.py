@@ -1,6 +1,7 @@
 """What has to hold once it is quiet again, read off the log, the machine and the users' ledger."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from services.pool.app import definition
 from services.pool.config import PoolConfig
@@ -24,8 +25,8 @@ from tests.chaos.ledger import Ledger
 from tests.live.platform import Platform
 
 
-def broken(records: list[Recorded], ledger: Ledger, platform: Platform) -> list[str]:
-    """The rules that do not hold, one a line."""
+def broken(records: list[Recorded], ledger: Ledger, platform: Platform, folder: Path) -> list[str]:
+    """The rules that do not hold, one a line. `folder`: where the NATS nodes have their logs."""
     return [
         *ledger.missing(records),
         *(f"a page of another project: {page}" for page in ledger.wrong_pages),
@@ -33,7 +34,14 @@ def broken(records: list[Recorded], ledger: Ledger, platform: Platform) -> list[
         *unended(records),
         *revisions(records),
         *leaked(records, platform),
+        *(f"a permission is missing: {line}" for line in denied(platform, folder)),
     ]
+
+
+def denied(platform: Platform, folder: Path) -> list[str]:
+    """What NATS would not let somebody do, by its nodes' word and the services'."""
+    lines = [line for path in folder.glob("nats-*.log") for line in path.read_text("utf-8", "replace").splitlines()]
+    return [*platform.violations(), *(line for line in lines if " Violation" in line)]
 
 
 def held_twice(records: Iterable[Recorded]) -> list[str]:

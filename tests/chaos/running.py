@@ -6,18 +6,22 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 import msgspec
 
+from deploy.local.paths import Home
 from deploy.local.ports import free_port
 from deploy.local.status import read_status
+from deploy.nats.identities import make_identities, seed_file
+from deploy.nats.permissions import OPERATOR
 from services.pool.app import definition
 from services.pool.config import PoolConfig
 from shared.codec import Recorded
 from shared.definition import replay
+from shared.jetstream.credentials import SEED_FILE
 from tests.chaos import hosts, rules
 from tests.chaos.faults import Breaker, Fault, schedule
 from tests.chaos.ledger import Ledger
@@ -29,10 +33,8 @@ from tests.live.platform import Platform, Ran
 USERS = 3
 REPLICAS = 2
 QUIET_S = 240.0
-UP_S = 120.0
+UP_S = 240.0
 FIRST_PAGE_S = 120.0
-SUPERVISOR_FROM_S = 300.0
-"""Shorter runs leave the supervisor alone: to start everything takes too much of their time."""
 ENV = {
     "DRAPE_POOL_TARGET": "2",
     "DRAPE_POOL_MINIMUM": "1",
@@ -52,7 +54,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     seconds: float
     isolated: bool
-    nats_nodes: int
     broken: list[str]
     doctor: list[str]
     faults: dict[str, int]
@@ -87,47 +88,63 @@ class World:
         """As they are written down; as they were, where nothing is at this moment."""
         status = read_status(self.platform.home)
         if status is not None:
-            self._gateways = list(getattr(status, "gateways", ()) or (status.gateway,))
+            self._gateways = [status.gateway]
         return self._gateways
 
 
 @contextlib.asynccontextmanager
 async def world(folder: Path, *, isolated: bool) -> AsyncIterator[World]:
-    """All of it, up; and gone whole at the end."""
-    nodes = 3 if hosts.cluster_is_spoken() else 1
-    with hosts.disk(folder / "home", hosts.HOME_MB, isolated=isolated) as home:
-        async with hosts.cluster(folder, nodes, isolated=isolated) as cluster:
-            platform = Platform(home, ENV)
-            platform.env |= {"NATS_URL": cluster.url, "DRAPE_STREAM_REPLICAS": str(nodes)}
+    """All of it, up; and gone whole at the end, however it ends."""
+    with contextlib.ExitStack() as stack:
+        home = Home(stack.enter_context(hosts.disk(folder / "home", hosts.HOME_MB, isolated=isolated)))
+        stack.callback(hosts.end_all, folder)
+        home.create()
+        keys = make_identities(home.nats_seeds)
+        key = str(seed_file(home.nats_seeds, OPERATOR))
+        stack.enter_context(_key_of_ours(key))
+        async with hosts.cluster(folder, keys, isolated=isolated) as cluster:
+            platform = Platform(home.root, ENV)
+            platform.env |= {"NATS_URL": cluster.url, "DRAPE_STREAM_REPLICAS": str(hosts.NODES), SEED_FILE: key}
             made = World(platform, cluster, free_port())
             try:
                 await asyncio.to_thread(made.up)
                 yield made
             finally:
+                shutil.copytree(home.logs, folder / "logs", dirs_exist_ok=True)
                 await platform.drape("down", "--json", timeout_s=UP_S)
-                shutil.copytree(home / "logs", folder / "logs", dirs_exist_ok=True)
+
+
+@contextlib.contextmanager
+def _key_of_ours(key: str) -> Iterator[None]:
+    """This process is the operator too, to whoever asks the environment."""
+    before = os.environ.get(SEED_FILE)
+    os.environ[SEED_FILE] = key
+    try:
+        yield
+    finally:
+        del os.environ[SEED_FILE]
+        if before is not None:
+            os.environ[SEED_FILE] = before
 
 
 async def chaos(seconds: float, seed: int, folder: Path, tell: Callable[[str], None]) -> Outcome:
     """The run. Everything of it is below `folder`."""
-    isolated = await asyncio.to_thread(hosts.can_isolate)
-    if not isolated:
-        tell("no root, or no namespaces here: no cable is cut and no disk filled")
-    async with world(folder, isolated=isolated) as made:
-        long = seconds >= SUPERVISOR_FROM_S
-        faults = schedule(seed, seconds, isolated=isolated, replicas=REPLICAS, supervisor=long)
+    missing = await asyncio.to_thread(hosts.isolation_missing)
+    if missing:
+        tell(f"no cable is cut and no disk filled: {missing}")
+    async with world(folder, isolated=not missing) as made:
+        faults = schedule(seed, seconds, isolated=not missing, replicas=REPLICAS)
         breaker = Breaker(made.platform, made.cluster, tell, made.up)
         ledger = Ledger()
         await _loaded(made, breaker, faults, seed, ledger)
         tell("quiet")
         records = await _quiet(made, tell)
-        wrong = rules.broken(records, ledger, made.platform)
+        wrong = rules.broken(records, ledger, made.platform, folder)
         doctor = await _doctor(made)
         return Outcome(
             seed=seed,
             seconds=seconds,
-            isolated=isolated,
-            nats_nodes=len(made.cluster.nodes),
+            isolated=not missing,
             broken=wrong,
             doctor=doctor,
             faults=breaker.done,

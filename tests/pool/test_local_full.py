@@ -6,10 +6,11 @@ import pytest
 
 from services.pool.adapters.local import LocalConfig, LocalProvider
 from services.pool.ports import ProviderError
-from tests.chaos.hosts import can_isolate, disk, fill
+from tests.chaos.hosts import disk, fill, isolation_missing
 from tests.pool.provider_contract import a_vm
 
-pytestmark = pytest.mark.skipif(not can_isolate(), reason="needs root, to mount a small disk")
+MISSING = isolation_missing()
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"a small disk can't be mounted: {MISSING}")
 
 
 async def test_a_boot_without_room_fails_with_its_code_and_leaves_nothing(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def test_each_process_gets_its_own_key_only(home: Home) -> None:
     assert seed_environment(home.nats_seeds, "pool", "nats://there:4222", {}) == own
     assert seed_environment(home.nats_seeds, "pool", "nats://user:word@there:4222", {}) == {}
     assert seed_environment(home.nats_seeds, "pool", "nats://there:4222", {"DRAPE_NATS_SEED_FILE": "theirs"}) == {}
+    operators = {"DRAPE_NATS_SEED_FILE": str(seed_file(home.nats_seeds, "operator"))}
+    assert seed_environment(home.nats_seeds, "pool", "nats://there:4222", operators) == own
 
 
 def test_contexts_name_files_and_hold_no_secret(home: Home, tmp_path: Path) -> None:
