@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 import msgspec
 
 from services.gateway.config import GatewayConfig
-from shared.errors import Invalid, Refused
+from shared.errors import UNREADABLE, Invalid, Refused
 from shared.project_files import clean_path, is_left_out
 
 PATCH_MEMBER = ".drape-patch.json"
@@ -112,7 +112,7 @@ def parse_hashes(body: bytes, config: GatewayConfig) -> dict[str, str]:
     """{path: sha256} of a folder, checked. Raises `Invalid` (`bad_manifest`, `bad_path`) and `Refused`."""
     try:
         hashes = _hashes.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Invalid("bad_manifest", f"The body is not a JSON object of {{path: sha256}}: {error}.") from error
     return {path: each.sha256 for path, each in _checked(map(_pair, hashes.items()), config).items()}
 
@@ -126,7 +126,7 @@ def _list_header(member: "_Member", config: GatewayConfig) -> dict[str, Listed]:
         raise Invalid("bad_manifest", f"{MANIFEST_MEMBER} is no file, or larger than {MANIFEST_BYTES_MAX} bytes.")
     try:
         return _checked(_list.decode(member.read()), config)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Invalid("bad_manifest", f"{MANIFEST_MEMBER} is wrong: {error}.") from error
 
 
@@ -219,7 +219,7 @@ def _patch_header(member: _Member) -> Patch:
         raise _no_patch()
     try:
         return _patch.decode(member.read())
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Invalid("bad_patch", f"{PATCH_MEMBER} is wrong: {error}.") from error
 
 
