@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 
-
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are no such JSON: the second for texts that are no UTF-8, the third for nesting that is
 deeper than Python's stack."""

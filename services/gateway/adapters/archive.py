@@ -27,6 +27,8 @@ MANIFEST_BYTES_MAX = 8 * 1024 * 1024
 """A list of 20,000 files takes 3 MiB where their paths are of usual length."""
 HEADER_BYTES_MAX = MANIFEST_BYTES_MAX + 1024 * 1024
 GZIP_MAGIC = b"\x1f\x8b"
+_BROKEN = (tarfile.TarError, EOFError, OSError, UnicodeError, ValueError, OverflowError, zlib.error)
+"""What reading a broken archive raises."""
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -165,8 +167,11 @@ class _Member(msgspec.Struct):
     tar: Any
 
     def read(self) -> bytes:
-        content = self.tar.extractfile(self.info)
-        return content.read() if content is not None else b""
+        try:
+            content = self.tar.extractfile(self.info)
+            return content.read() if content is not None else b""
+        except _BROKEN as error:
+            raise _not_whole(error) from error
 
 
 class _Plain:
@@ -201,10 +206,12 @@ def _members(body: IO[bytes], read_max: int) -> Iterator[_Member]:
                     raise tarfile.ReadError("a member has a negative size")
                 yield _Member(info, tar)
             _check_end(plain, tar.offset)
-    except (tarfile.TarError, EOFError, OSError, UnicodeError, ValueError, OverflowError, zlib.error) as error:
-        raise Invalid(
-            "bad_archive", f"The body is not a whole tar archive: {error}.", "Was the upload cut off?"
-        ) from error
+    except _BROKEN as error:
+        raise _not_whole(error) from error
+
+
+def _not_whole(error: Exception) -> Invalid:
+    return Invalid("bad_archive", f"The body is not a whole tar archive: {error}.", "Was the upload cut off?")
 
 
 def _check_end(plain: _Plain, offset: int) -> None:
