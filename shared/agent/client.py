@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .protocol import (
     JOB_WAIT_S_MAX,
@@ -189,8 +190,8 @@ class AgentClient:
                 if response.status >= 300:
                     raise _error_of(response.status, await response.read())
                 yield response
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as error:
-            # ValueError: what is no JSON, and a line that is longer than the stream's buffer.
+        except (aiohttp.ClientError, OSError, TimeoutError, HttpProcessingError, *UNREADABLE) as error:
+            # HttpProcessingError: a line that is longer than the stream's buffer.
             reason = str(error) or type(error).__name__
             raise AgentUnreachable(f"{method} {path}: the agent did not answer in full: {reason}") from error
 

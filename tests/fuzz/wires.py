@@ -15,7 +15,7 @@ from tests.fuzz.trial import Leaks, Outcome, Trial
 from tests.gateway.api_stage import TOKEN, ApiStage, api_stage
 from tests.gateway.proxy_stage import LOOPBACK
 
-ANSWER_S = 3.0
+ANSWER_S = 1.5
 """How long a connection may wait for more of a request that was cut off; then the client leaves, as clients do."""
 METHODS = (
     "GET",
@@ -165,9 +165,7 @@ async def _sent(rng: random.Random, stage: ApiStage, raw: bytes) -> bytes:
     except ConnectionError:
         return b""
     finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
+        writer.transport.abort()  # an orderly end would wait until all was read
 
 
 def check(answer: bytes) -> None:
