@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DRAPE := $(BIN)/drape
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test check simulate matrix chaos format lock clean
+.PHONY: help install demo test check simulate matrix chaos fuzz format lock clean
 
 help:
 	@echo "make demo         start everything here and preview examples/vite-react (ONCE=1: stop once it is ready; PORT=N)"
@@ -14,6 +14,7 @@ help:
 	@echo "make simulate     all services on virtual time with faults, against the rules (SEEDS=1000; SEED=k: that one; PLANT=name)"
 	@echo "make matrix       a project of every framework, from lock file to ready, into docs/matrix.md (ROWS='vite-react hexo': those)"
 	@echo "make chaos        a real platform under load while processes, disks and cables are taken from it (SECONDS=600 SEED=n KEEP=DIR)"
+	@echo "make fuzz         rubbish for HTTP, sockets, commands, the agent, archives, projects and their output (INPUTS=100000 SEED=n)"
 	@echo "make format       let the formatter and the linter mend what they can"
 	@echo "make lock         renew the pinned requirements"
 
@@ -52,6 +53,9 @@ simulate: $(VENV)/.installed
 
 matrix: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.matrix $(ROWS)
+
+fuzz: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),100000) $(if $(SEED),--seed $(SEED))
 
 chaos: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep $(KEEP))

@@ -16,6 +16,14 @@ REPEATED = "Drape-Repeated"
 """Sent again after silence: another replica may have begun, so the receiver first folds all that the log holds."""
 
 
+WORD_CHARS_MAX = 256
+"""Of an id, an actor or a trace: none of ours comes near."""
+
+
+def _word(text: str) -> str:
+    return text if len(text) <= WORD_CHARS_MAX and text.isascii() and text.isprintable() else ""
+
+
 def headers_of(cause: Cause) -> dict[str, str]:
     """Only what is there."""
     headers = {
@@ -30,13 +38,13 @@ def headers_of(cause: Cause) -> dict[str, str]:
 
 
 def cause_of(headers: Mapping[str, str]) -> Cause:
-    """What the sender said; a sequence that is none counts as none."""
+    """What the sender said; a sequence or a word that is none counts as none, for both are stored and sent on."""
     after_seq = headers.get(AFTER_SEQ, "")
     return Cause(
-        correlation_id=headers.get(CORRELATION, ""),
-        causation_id=headers.get(CAUSATION, ""),
-        actor=headers.get(ACTOR, ""),
-        traceparent=headers.get(TRACEPARENT, ""),
+        correlation_id=_word(headers.get(CORRELATION, "")),
+        causation_id=_word(headers.get(CAUSATION, "")),
+        actor=_word(headers.get(ACTOR, "")),
+        traceparent=_word(headers.get(TRACEPARENT, "")),
         after_seq=int(after_seq) if after_seq.isdecimal() and len(after_seq) < 19 else 0,
         repeated=bool(headers.get(REPEATED)),
     )

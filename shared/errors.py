@@ -4,6 +4,10 @@ from typing import Any
 
 import msgspec
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no such JSON: the second for texts that are no UTF-8, the third for nesting that is
+deeper than Python's stack."""
+
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """An error as it travels: the body of an RFC 9457 answer and of a command's refusal."""

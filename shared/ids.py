@@ -38,6 +38,11 @@ def is_token(text: str) -> bool:
     return 0 < len(text) <= 64 and all(c in "abcdefghijklmnopqrstuvwxyz0123456789-" for c in text)
 
 
+def is_text(text: str) -> bool:
+    """False for half a surrogate pair, which is how a header's bytes arrive that are no UTF-8: it can't be encoded."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
+
+
 def _id(parent: str, tail: bytes) -> str:
     """An id with the parent's time part and these 80 bits."""
     value = int.from_bytes(tail, "big")

@@ -23,7 +23,7 @@ from shared.codec import Meta, Recorded, event_id
 from shared.commands import AcquireVm, Command, Reply
 from shared.definition import Definition, digest
 from shared.draining import drain_all
-from shared.errors import DrapeError, Invalid, Refused, Unavailable
+from shared.errors import UNREADABLE, DrapeError, Invalid, Refused, Unavailable
 from shared.events import Event, ProjectDeleted, aggregate_key
 from shared.fingerprint import folded_types
 from shared.ports import Bus, Cause, Handler, Head, Subscription, WrongLastSequence
@@ -409,7 +409,7 @@ class Runtime(Generic[S]):
                 command = decoder.decode(body or b"{}")
             except msgspec.ValidationError as error:
                 raise Invalid("bad_command", f"{kind.__name__}: {error}.") from error
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise Invalid("bad_json", f"{kind.__name__}: the body is not JSON: {error}.") from error
             cause = cause_of(headers)
             begun = time.perf_counter()

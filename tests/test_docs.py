@@ -1,7 +1,6 @@
 """The documents say what the code does: every name that others rely on is written down, and every command exists."""
 
 import ast
-import gc
 import re
 import sys
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from deploy.cli import (
 )
 from shared.commands import COMMAND_TYPES
 from shared.events import EVENT_TYPES
+from tests.parsing import parsed
 
 ROOT = Path(__file__).parents[1]
 SERVING = (lifecycle, rollout, provision, project, resident, parked, doctor)
@@ -46,20 +46,10 @@ def _words(name: str) -> set[str]:
     return set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[a-z_]+)*", _text(name)))
 
 
-def _parsed(path: Path) -> ast.Module:
-    """Without a collection of garbage in between: what another test's objects do at their end makes Python 3.11 lose
-    count of the tree's depth (a SystemError; python/cpython issue 106905)."""
-    gc.disable()
-    try:
-        return ast.parse(path.read_text("utf-8"))
-    finally:
-        gc.enable()
-
-
 def _metrics() -> Iterator[str]:
     for folder in ("shared", "services", "deploy"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(_parsed(path)):
+            for node in ast.walk(parsed(path)):
                 called = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
                 if isinstance(node, ast.Call) and INSTRUMENT.fullmatch(called):
                     assert isinstance(node.args[0], ast.Constant), f"{path}: the instrument's name is not written out"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.events import EVENT_TYPES
+from tests.parsing import parsed
 
 ROOT = Path(__file__).parents[1]
 FUNCTION_LINES_MAX = 60
@@ -76,7 +77,7 @@ def _name(path: Path) -> str:
 
 TRACKED = _tracked()
 SOURCES = [path for path in TRACKED if path.suffix == ".py"]
-TREES = {path: ast.parse(path.read_text("utf-8")) for path in SOURCES}
+TREES = {path: parsed(path) for path in SOURCES}
 
 
 def _own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -14,7 +14,7 @@ import msgspec
 
 from services.pool.state import State, Vm
 from shared.deps import DepsAnswer, DepsRequest
-from shared.errors import Refused
+from shared.errors import UNREADABLE, Invalid, Refused
 from shared.ids import OwnerId, ProjectId
 
 log = logging.getLogger("drape.pool")
@@ -82,7 +82,10 @@ class Deps:
         return await self._answer(body, self._store.publish)
 
     async def _answer(self, body: bytes, verb: Callable[[OwnerId, str, DepsRequest], DepsAnswer]) -> bytes:
-        asked = _request.decode(body)
+        try:
+            asked = _request.decode(body)
+        except UNREADABLE as error:
+            raise Invalid("bad_query", f"The request is not valid: {error}.") from error
         owner = self._holder(asked)
         async with self._places:
             begun = time.monotonic()

@@ -13,11 +13,13 @@ from urllib.parse import quote
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .protocol import (
     JOB_WAIT_S_MAX,
     LEASE_HEADER,
     SYNC_HEADER_NAME,
+    UNREADABLE,
     Cleaned,
     CleanSpec,
     ErrorBody,
@@ -188,7 +190,8 @@ class AgentClient:
                 if response.status >= 300:
                     raise _error_of(response.status, await response.read())
                 yield response
-        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, HttpProcessingError, *UNREADABLE) as error:
+            # HttpProcessingError: a line that is longer than the stream's buffer.
             reason = str(error) or type(error).__name__
             raise AgentUnreachable(f"{method} {path}: the agent did not answer in full: {reason}") from error
 
@@ -249,6 +252,6 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 def _error_of(status: int, data: bytes) -> AgentError:
     try:
         body = msgspec.json.decode(data, type=ErrorBody)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         body = ErrorBody(code="agent_answer_unknown", message=f"Something answered with status {status}.")
     return AgentError(body.code, body.message, status, body)

@@ -15,6 +15,9 @@ LEASE_HEADER = "X-Drape-Lease"
 """Whose request it is, as a number that is higher for each holder of the VM; one whose time is over is refused (409
 `lease_over`). Without it a request counts as the present holder's."""
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no such JSON, the last one where they are nested too deeply."""
+
 JobState = Literal["running", "exited"]
 LogStream = Literal["stdout", "stderr", "agent"]
 

@@ -21,6 +21,7 @@ from .protocol import (
     AGENT_VERSION,
     JOB_WAIT_S_MAX,
     LEASE_HEADER,
+    UNREADABLE,
     AgentProblem,
     CleanSpec,
     ErrorBody,
@@ -153,7 +154,7 @@ class AgentServer:
             return _problem(problem.status, problem.body)
         except web.HTTPException as error:
             return _problem(error.status, ErrorBody(code=_code_of(error), message=error.reason))
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        except UNREADABLE as error:
             return _problem(400, ErrorBody(code="request_invalid", message=f"The request is not as expected: {error}"))
         except ConnectionError:
             raise  # the client has gone; aiohttp ends the connection
@@ -196,7 +197,7 @@ class AgentServer:
             async with self._sync_lock:
                 self._check_lease(request)
                 result = await asyncio.to_thread(self._files.apply, read)
-        except (AgentProblem, msgspec.MsgspecError):
+        except (AgentProblem, *UNREADABLE):
             await self._read_past(request)
             raise
         return _json(result)

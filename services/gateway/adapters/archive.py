@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 import msgspec
 
 from services.gateway.config import GatewayConfig
-from shared.errors import Invalid, Refused
+from shared.errors import UNREADABLE, Invalid, Refused
 from shared.project_files import clean_path, is_left_out
 
 PATCH_MEMBER = ".drape-patch.json"
@@ -27,6 +27,8 @@ MANIFEST_BYTES_MAX = 8 * 1024 * 1024
 """A list of 20,000 files takes 3 MiB where their paths are of usual length."""
 HEADER_BYTES_MAX = MANIFEST_BYTES_MAX + 1024 * 1024
 GZIP_MAGIC = b"\x1f\x8b"
+_BROKEN = (tarfile.TarError, EOFError, OSError, UnicodeError, ValueError, OverflowError, zlib.error)
+"""What reading a broken archive raises."""
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -112,7 +114,7 @@ def parse_hashes(body: bytes, config: GatewayConfig) -> dict[str, str]:
     """{path: sha256} of a folder, checked. Raises `Invalid` (`bad_manifest`, `bad_path`) and `Refused`."""
     try:
         hashes = _hashes.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Invalid("bad_manifest", f"The body is not a JSON object of {{path: sha256}}: {error}.") from error
     return {path: each.sha256 for path, each in _checked(map(_pair, hashes.items()), config).items()}
 
@@ -126,7 +128,7 @@ def _list_header(member: "_Member", config: GatewayConfig) -> dict[str, Listed]:
         raise Invalid("bad_manifest", f"{MANIFEST_MEMBER} is no file, or larger than {MANIFEST_BYTES_MAX} bytes.")
     try:
         return _checked(_list.decode(member.read()), config)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Invalid("bad_manifest", f"{MANIFEST_MEMBER} is wrong: {error}.") from error
 
 
@@ -165,8 +167,11 @@ class _Member(msgspec.Struct):
     tar: Any
 
     def read(self) -> bytes:
-        content = self.tar.extractfile(self.info)
-        return content.read() if content is not None else b""
+        try:
+            content = self.tar.extractfile(self.info)
+            return content.read() if content is not None else b""
+        except _BROKEN as error:
+            raise _not_whole(error) from error
 
 
 class _Plain:
@@ -201,10 +206,12 @@ def _members(body: IO[bytes], read_max: int) -> Iterator[_Member]:
                     raise tarfile.ReadError("a member has a negative size")
                 yield _Member(info, tar)
             _check_end(plain, tar.offset)
-    except (tarfile.TarError, EOFError, OSError, UnicodeError, ValueError, OverflowError, zlib.error) as error:
-        raise Invalid(
-            "bad_archive", f"The body is not a whole tar archive: {error}.", "Was the upload cut off?"
-        ) from error
+    except _BROKEN as error:
+        raise _not_whole(error) from error
+
+
+def _not_whole(error: Exception) -> Invalid:
+    return Invalid("bad_archive", f"The body is not a whole tar archive: {error}.", "Was the upload cut off?")
 
 
 def _check_end(plain: _Plain, offset: int) -> None:
@@ -219,7 +226,7 @@ def _patch_header(member: _Member) -> Patch:
         raise _no_patch()
     try:
         return _patch.decode(member.read())
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Invalid("bad_patch", f"{PATCH_MEMBER} is wrong: {error}.") from error
 
 

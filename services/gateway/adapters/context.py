@@ -14,8 +14,8 @@ from services.gateway.decide import owned
 from services.gateway.state import Preview, Project, State
 from shared import telemetry
 from shared.commands import Command, Reply
-from shared.errors import Invalid, NotFound, Refused, Unavailable
-from shared.ids import OwnerId, ProjectId, derive
+from shared.errors import UNREADABLE, Invalid, NotFound, Refused, Unavailable
+from shared.ids import OwnerId, ProjectId, derive, is_text
 from shared.ports import Bus, Cause
 from shared.runtime import Runtime
 from shared.ulids import new_id
@@ -162,7 +162,7 @@ def decode(body: bytes, kind: type[B]) -> B:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise Invalid("bad_body", f"The body is not what is expected here: {error}.", "See /openapi.json.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Invalid("bad_json", f"The body is not JSON: {error}.") from error
 
 
@@ -171,8 +171,10 @@ def command_id(request: web.Request, owner: OwnerId) -> str:
     key = request.headers.get("Idempotency-Key", "")
     if not key:
         return new_id()
-    if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
-        raise Invalid("bad_idempotency_key", f"An Idempotency-Key has at most {IDEMPOTENCY_KEY_CHARS_MAX} characters.")
+    if len(key) > IDEMPOTENCY_KEY_CHARS_MAX or not is_text(key):
+        raise Invalid(
+            "bad_idempotency_key", f"An Idempotency-Key is text of at most {IDEMPOTENCY_KEY_CHARS_MAX} characters."
+        )
     return derive("", owner, request.method, request.path, key)
 
 

@@ -284,7 +284,7 @@ def _erasure_schema() -> Json:
 
 
 def _residents_schema() -> Json:
-    return _properties(project_id="string", count="integer", ready="integer", starting="integer", error="object")
+    return _properties(project_id="string", count="integer", ready="integer", starting="integer", error="object|null")
 
 
 def _project_schema() -> Json:

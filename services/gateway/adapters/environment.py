@@ -10,7 +10,7 @@ from services.gateway.adapters.context import Context, answer, check_json
 from services.gateway.adapters.variables import Variables
 from services.gateway.state import Project
 from shared.commands import Reply, SetProjectEnv
-from shared.errors import Invalid, Refused
+from shared.errors import UNREADABLE, Invalid, Refused
 
 CONFLICTS_MAX = 5
 """Changes that lose to another one before the caller is told."""
@@ -69,7 +69,7 @@ async def _body(request: web.Request, kind: Any) -> Any:
     check_json(request)
     try:
         return msgspec.json.decode(await request.read(), type=kind)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         # Without the decoder's words: they may quote what they could not read.
         nulls = " or null, which removes it" if request.method == "PATCH" else ""
         raise Invalid(

@@ -137,7 +137,7 @@ class Api:
     async def _stats(self, request: web.Request) -> web.StreamResponse:
         owner = self._context.owner(request)
         days = request.query.get("days", "7")
-        if not days.isdecimal() or not 1 <= int(days) <= 365:
+        if not days.isdecimal() or len(days) > 3 or not 1 <= int(days) <= 365:
             raise Invalid("bad_days", "`days` is a whole number from 1 to 365.")
         scope = owner if self._context.access.tokens else None
         body = msgspec.json.encode({"days": int(days), "owner": scope})

@@ -10,7 +10,7 @@ from services.gateway.adapters.access import socket_protocols
 from services.gateway.adapters.feed import Feed, Subscriber
 from services.gateway.config import GatewayConfig
 from services.gateway.state import State
-from shared.errors import Invalid
+from shared.errors import UNREADABLE, Invalid
 from shared.ids import OwnerId
 
 PROTOCOL = "drape.v1"
@@ -101,7 +101,7 @@ def _obey(text: Any, subscriber: Subscriber, owner: OwnerId, state: State) -> st
     """Do what the message asks for; gives what is wrong with it, else None."""
     try:
         wish = _wish.decode(text)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return "The message is not a JSON object with a `type`."
     match wish.type:
         case "subscribe_logs":

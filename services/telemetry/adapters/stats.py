@@ -14,7 +14,7 @@ import msgspec
 
 from services.telemetry.adapters.postgres import OUTAGES, PROJECTION
 from services.telemetry.config import TelemetryConfig
-from shared.errors import Invalid, Unavailable
+from shared.errors import UNREADABLE, Invalid, Unavailable
 from shared.ids import OwnerId
 
 DAYS_MAX = 365
@@ -138,7 +138,7 @@ class StatsReader:
         """JSON of `StatsQuery` -> JSON of `Stats`. Raises `Invalid` (`bad_days`, `bad_query`), `Unavailable`."""
         try:
             query = _query.decode(body or b"{}")
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise Invalid(
                 "bad_query", f"The query is not valid: {error}.", 'Ask {"days": 7, "owner": null}.'
             ) from error

@@ -1,0 +1,1 @@
+"""Rubbish for every door: HTTP, sockets, NATS bodies, the agent, archives, projects and their output. `python -m tests.fuzz`."""
