@@ -9,7 +9,7 @@ import pytest
 from tests.live.client import Client
 from tests.live.platform import Platform
 
-QUICK_S = 90.0  # the command itself may take long on a loaded machine; it shall not wait for a step of the preview
+QUICK_S = 90.0
 """A refusal that needs no upload; most of it is Python starting on a busy machine."""
 
 
