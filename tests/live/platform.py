@@ -33,7 +33,7 @@ from tests.deploy.waiting import alive
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 UP_TIMEOUT_S = 120.0
-DOWN_TIMEOUT_S = 60.0
+DOWN_TIMEOUT_S = 120.0
 COMMAND_TIMEOUT_S = 170.0
 EVENT_TIMEOUT_S = 60.0
 EVENTS_WAITING_MAX = 100_000

@@ -1,5 +1,6 @@
 """Wrong input to the CLI: each gets its code, a sentence that helps, and exit code 1; wrong use gets 2."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from tests.live.client import Client
 from tests.live.platform import Platform
+
+QUICK_S = 90.0
+"""A refusal that needs no upload; most of it is Python starting on a busy machine."""
 
 
 def _missing(root: Path) -> Path:
@@ -56,12 +60,14 @@ async def test_a_folder_that_cannot_be_sent_is_refused_at_once(
     platform: Platform, tmp_path: Path, make: Callable[[Path], Path], code: str, words: str
 ) -> None:
     """The CLI says what is wrong with the folder, before anything is uploaded."""
+    began = time.monotonic()
     ran = await platform.drape("preview", make(tmp_path), "--json")
     assert ran.code == 1
     assert (ran.last["type"], ran.last["code"]) == ("preview_failed", code)
     assert words in ran.last["message"]
     assert ran.last["hint"]
     assert ran.last["log_tail"] == []
+    assert time.monotonic() - began < QUICK_S
 
 
 @pytest.mark.parametrize(

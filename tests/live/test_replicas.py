@@ -237,15 +237,17 @@ async def test_a_hung_replica_holds_up_nobody(twice: Platform, client: Client) -
     """SIGSTOP of one pool, orchestrator and gateway: what they have taken goes to the others after the ack wait, what is
     sent to them is sent again; `status` and `doctor` name them. Going on, they do no harm."""
     await all_there(twice)
-    stopped = [twice.pid(name) for name in ("pool-1", "orchestrator", "gateway-1")]
+    names = ("pool-1", "orchestrator", "gateway-1")
+    stopped = [twice.pid(name) for name in names]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
         preview_id = await client.request_preview(await client.project(PROJECT))
         await until_ready(client, preview_id)
         said = await twice.drape("doctor", "--json")
-        named = {line["check"] for line in said.lines if line["type"] == "finding" and line["level"] == "warning"}
-        assert {f"process {pid}" for pid in stopped} <= named
+        hung = {line["check"]: line["what"] for line in said.lines if line.get("code") == "replica_hung"}
+        for name, pid in zip(names, stopped, strict=True):
+            assert str(pid) in hung[f"replica {name}"], said.out
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
