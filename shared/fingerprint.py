@@ -20,9 +20,13 @@ FOLDING = ("shared.codec", "shared.events", "shared.ids")
 """What turns bytes into events: part of every fold."""
 
 
-@functools.cache
 def fingerprint_of(evolve: Callable[..., object], state: type) -> str:
     """16 hex digits. Another for every change of the state's fields, of an event's, or of the code behind `evolve`."""
+    return _fingerprint(evolve, state)
+
+
+@functools.cache
+def _fingerprint(evolve: Callable[..., object], state: type) -> str:
     parts = [FORMAT, msgspec.__version__, *_shapes(state)]
     parts += [_shape for name in sorted(EVENT_TYPES) for _shape in _shapes(EVENT_TYPES[name])]
     for module in [*rooms_of(evolve), *_loaded(FOLDING)]:

@@ -17,7 +17,7 @@ async def test_a_report_that_can_not_be_stored_keeps_no_other_from_its_turn() ->
     """And it is an outage, which is tried again for an hour, not an unknown failure."""
     reported: list[str] = []
 
-    async def silent(_vm_id: str, _host: str, _port: int) -> str:
+    async def silent(vm_id: str, host: str, port: int) -> str:
         return "nobody answers"
 
     async def send(command: Command, _cause: Cause) -> bytes:
