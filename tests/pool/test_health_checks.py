@@ -27,7 +27,7 @@ async def test_a_report_that_can_not_be_stored_keeps_no_other_from_its_turn() ->
         reported.append(command.vm_id)
         return b"{}"
 
-    async def clean(_vm: CleanVm) -> str:
+    async def clean(vm: CleanVm) -> str:
         return ""
 
     async def nothing(_project_id: str = "") -> None:
