@@ -22,18 +22,16 @@ FOLDING = ("shared.codec", "shared.events", "shared.ids")
 
 def fingerprint_of(evolve: Callable[..., object], state: type) -> str:
     """16 hex digits. Another for every change of the state's fields, of an event's, or of the code behind `evolve`."""
-    return _fingerprint_of(evolve, state)
+    return _fingerprint(evolve, state)
 
 
-def _computed(evolve: Callable[..., object], state: type) -> str:
+@functools.cache
+def _fingerprint(evolve: Callable[..., object], state: type) -> str:
     parts = [FORMAT, msgspec.__version__, *_shapes(state)]
     parts += [_shape for name in sorted(EVENT_TYPES) for _shape in _shapes(EVENT_TYPES[name])]
     for module in [*rooms_of(evolve), *_loaded(FOLDING)]:
         parts += [module.__name__, inspect.getsource(module)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-_fingerprint_of: Callable[..., str] = functools.cache(_computed)
 
 
 @functools.cache

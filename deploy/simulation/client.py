@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from services.gateway.adapters.feed import Feed
+from shared.errors import DrapeError
 
 Json = dict[str, Any]
 RECONNECT_S = 0.5
@@ -45,7 +46,8 @@ class Client:
         while True:
             up = self._feed()
             if up is not None:
-                await self._listen(*up)
+                with suppress(DrapeError):  # refused, as that gateway lags or is cut off: it comes back
+                    await self._listen(*up)
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self, feed: Feed, gone: asyncio.Event) -> None:
