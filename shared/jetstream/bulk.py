@@ -20,6 +20,7 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 from shared.codec import ALL_EVENTS, SUBJECT_ROOT, Recorded, decode_as, decode_meta
 from shared.errors import Unavailable
 from shared.events import EVENT_TYPES
+from shared.fingerprint import passed_over
 from shared.jetstream.topology import EVENTS
 
 HEARTBEAT_S = 1.0
@@ -38,8 +39,7 @@ TRACEPARENT = b"\r\ntraceparent: "
 
 
 class Replay:
-    """Delivers the events after `after`, up to `until`, in order and without a gap; only those of `types` with their
-    content (None: all)."""
+    """Delivers the events after `after`, up to `until`, in order and without a gap, as `EventLog.replay` says."""
 
     def __init__(
         self, client: Client, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
@@ -49,6 +49,7 @@ class Replay:
         self._until = until
         # All kinds of which there is a content to read, as they stand in a subject.
         self._contents = {each.encode(): each for each in EVENT_TYPES if types is None or each in types}
+        self._passed = frozenset(each.encode() for each in passed_over(types))
         self._deliver = deliver
         self.sid = 0
         self._event = re.compile(_EVENT % (b"", 0))
@@ -111,7 +112,7 @@ class Replay:
     def events(self, whole: bytes, position: int) -> int:
         """Deliver the events that stand whole at `position` and right behind one another. Gives where they end."""
         match, read, deliver = self._event.match, self.read, self._deliver
-        last, until, size = self._last, self._until, len(whole)
+        last, until, passed, size = self._last, self._until, self._passed, len(whole)
         if self._ended.done():
             return position
         try:
@@ -124,7 +125,8 @@ class Replay:
                 position = end + 2
                 seq = int(number)
                 if seq == last + 1:
-                    deliver(read(seq, key, kind, whole, begin, begin + int(headers), end))
+                    if kind not in passed or seq == until:
+                        deliver(read(seq, key, kind, whole, begin, begin + int(headers), end))
                     self._last = last = seq
                 elif seq > last:
                     raise Unavailable("replay_gap", f"After event {last} came {seq}.")
