@@ -49,6 +49,14 @@ def folded_types(evolve: Callable[..., object]) -> frozenset[str]:
     return frozenset(name for name, kind in EVENT_TYPES.items() if issubclass(kind, named))
 
 
+def passed_over(types: frozenset[str] | None) -> frozenset[str]:
+    """The events of aggregates that have none of `types`: not even their revisions matter to who folds those."""
+    if types is None:
+        return frozenset()
+    heeded = {(EVENT_TYPES[name].service, EVENT_TYPES[name].aggregate) for name in types if name in EVENT_TYPES}
+    return frozenset(name for name, kind in EVENT_TYPES.items() if (kind.service, kind.aggregate) not in heeded)
+
+
 def rooms_of(evolve: Callable[..., object]) -> list[ModuleType]:
     """The modules of the fold's own service that it is made of: its own, and those that these import from."""
     first = sys.modules[evolve.__module__]

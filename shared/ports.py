@@ -120,8 +120,9 @@ class EventLog(Protocol):
     async def replay(
         self, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
     ) -> None:
-        """Deliver what is there after `after`, up to `until`, as fast as it can be read; only events of `types` with
-        their content (None: all). Raises `Unavailable` where the rest has to be followed instead; what was delivered
+        """Deliver what is there after `after`, up to `until`, as fast as it can be read: events of `types` (None: all)
+        whole, others of their aggregates without content, and of what other aggregates have only the event `until`.
+        Raises `Unavailable` where the rest has to be followed instead; what was delivered
         until then counts."""
         ...
 

@@ -97,6 +97,7 @@ class Runtime(Generic[S]):
         self.actor = f"{definition.name}/{instance}"
         self.snapshot_seq = 0
         self.snapshot_unfit = False
+        self._evolve = definition.evolve
         self._last_id = ""
         self._own = f"{definition.name}."
         self._heads: Remembered[Head] = Remembered(self.limits.heads_max)
@@ -183,31 +184,29 @@ class Runtime(Generic[S]):
     # --- folding ----------------------------------------------------------------------------------------------
 
     def _fold(self, recorded: Recorded) -> None:
-        head = self._heads.get(recorded.key)
-        if head is not None and recorded.meta.rev <= head.rev:
+        key, seq, meta, event = recorded.key, recorded.seq, recorded.meta, recorded.event
+        head = self._heads.get(key)
+        if head is not None and meta.rev <= head.rev:
             # Two writers got through (ARCHITECTURE.md says how): the lower sequence won, here as everywhere.
             telemetry.duplicate_revisions.add(1, {"service": self.definition.name})
-            log.error("duplicate_revision", extra={"key": recorded.key, "seq": recorded.seq, "rev": recorded.meta.rev})
-            self._heads[recorded.key] = Head(recorded.seq, head.rev)  # or nobody could ever append to it again
+            log.error("duplicate_revision", extra={"key": key, "seq": seq, "rev": meta.rev})
+            self._heads[key] = Head(seq, head.rev)  # or nobody could ever append to it again
         else:
-            self._remember(recorded)
-            if recorded.event is not None:
-                self.definition.evolve(self.state, recorded)
-            if isinstance(recorded.event, ProjectDeleted):
-                self.bus.seals.forget(recorded.event.project_id)
-        self.seq = recorded.seq
-        self._last_id = recorded.meta.id
-        while self._waiting and self._waiting[0][0] <= self.seq:
+            self._heads[key] = Head(seq, meta.rev)
+            if key.startswith(self._own):  # no command of ours makes another's events
+                self._recent[meta.id] = seq
+            if event is not None:
+                self._evolve(self.state, recorded)
+                if isinstance(event, ProjectDeleted):
+                    self.bus.seals.forget(event.project_id)
+        self.seq = seq
+        self._last_id = meta.id
+        while self._waiting and self._waiting[0][0] <= seq:
             _, _, waiter = heapq.heappop(self._waiting)
             if not waiter.done():
                 waiter.set_result(None)
         for listener in self.on_folded:
             listener(recorded)
-
-    def _remember(self, recorded: Recorded) -> None:
-        self._heads[recorded.key] = Head(recorded.seq, recorded.meta.rev)
-        if recorded.key.startswith(self._own):  # no command of ours makes another's events
-            self._recent[recorded.meta.id] = recorded.seq
 
     def kept(self) -> Kept[S]:
         """All that was folded, as it is now and stays."""

@@ -41,8 +41,7 @@ async def _restore(runtime: Runtime[Any], name: str) -> int:
     check(snapshot, service=name, fingerprint=fingerprint, log=log_id, last_seq=last_seq)
     kept = opened(snapshot, type(runtime.definition.initial()), Head)
     # A log that was put back from a backup may have gone on otherwise from there.
-    ends: list[str] = []
-    await bus.log.replay(kept.seq - 1, kept.seq, frozenset(), lambda recorded: ends.append(recorded.meta.id))
+    ends = [recorded.meta.id async for recorded in bus.log.read(kept.seq - 1, kept.seq)]
     if ends != [kept.event_id]:
         raise SnapshotUnfit(f"event {kept.seq} of the log is not the one that it ends with")
     runtime.adopt(kept)

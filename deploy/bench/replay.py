@@ -18,7 +18,7 @@ from deploy.doctor.replaying import DEFINITIONS
 from deploy.local.nats import answers, find_nats_server
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.provision import provision
-from shared.codec import encode, filter_of, subject_of
+from shared.codec import Meta, Recorded, encode, filter_of, subject_of
 from shared.errors import DrapeError
 from shared.events import aggregate_key
 from shared.jetstream.bulk import Replay
@@ -86,8 +86,13 @@ async def measure(count: int, say: Callable[[str], None]) -> ReplayFigures:
 class _Bare(Replay):
     """Reads and counts, decodes nothing."""
 
-    def _hand_on(self, seq: int, subject: bytes, headers: bytes, body: bytes) -> None:
-        return
+    def read(self, seq: int, key: bytes, kind: bytes, whole: bytes, begin: int, body: int, end: int) -> Recorded:
+        return _NOTHING
+
+
+_NOTHING = Recorded(
+    seq=0, key="", type="", meta=Meta(id="", at=0.0, rev=0, correlation_id="", causation_id="", actor=""), event=None
+)
 
 
 async def _service(name: str, bus: Bus, count: int, say: Callable[[str], None]) -> ReplayRow:

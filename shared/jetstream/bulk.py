@@ -11,15 +11,16 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.js import api
 from nats.js.errors import APIError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
-from shared.codec import ALL_EVENTS, Meta, Recorded, decode, key_of
+from shared.codec import ALL_EVENTS, SUBJECT_ROOT, Recorded, decode_as, decode_meta
 from shared.errors import Unavailable
+from shared.events import EVENT_TYPES
+from shared.fingerprint import passed_over
 from shared.jetstream.topology import EVENTS
 
 HEARTBEAT_S = 1.0
@@ -28,40 +29,17 @@ SILENCE_MAX_S = 5.0
 REQUEST_TIMEOUT_S = 5.0
 REPLIES_WAITING_MAX = 1_000
 
+_EVENT = rb"HMSG %s\.([^. ]+\.[^. ]+\.[^. ]+)\.(\S+) %d \$JS\.ACK\.[^. ]+\.[^. ]+\.1\.(\d+)\.\S+ (\d+) (\d+)\r\n"
+"""An event's line: aggregate, type, subscription, $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<more>, and
+the bytes of the headers and of all. One expression, for it is what most of the cutting takes."""
 _LINE = re.compile(rb"HMSG (\S+) (\d+) (\S+) (\d+) (\d+)\r\n")
 _STATUS = b"NATS/1.0 1"
 _STALLED = re.compile(rb"Nats-Consumer-Stalled: (\S+)\r\n")
 TRACEPARENT = b"\r\ntraceparent: "
 
-Take = Callable[[bytes, bytes, bytes, bytes], None]
-"""Called with a message's subject, reply subject, headers and body."""
-
-
-class _Brief(msgspec.Struct):
-    """What has to be known of an event that no fold needs."""
-
-    id: str
-    at: float
-    rev: int
-
-
-_brief = msgspec.json.Decoder(_Brief)
-
-
-def read(subject: str, seq: int, headers: bytes, body: bytes, *, content: bool) -> Recorded:
-    """The event; without its content, which takes half of the time, where that is not asked for."""
-    if not content:
-        brief = _brief.decode(body)
-        meta = Meta(id=brief.id, at=brief.at, rev=brief.rev, correlation_id="", causation_id="", actor="")
-        return Recorded(seq=seq, key=key_of(subject), type=subject[subject.rindex(".") + 1 :], meta=meta, event=None)
-    begin = headers.find(TRACEPARENT)
-    trace = headers[begin + len(TRACEPARENT) : headers.index(b"\r", begin + 2)].decode() if begin >= 0 else ""
-    return decode(body, seq=seq, subject=subject, traceparent=trace)
-
 
 class Replay:
-    """Delivers the events after `after`, up to `until`, in order and without a gap; only those of `types` with their
-    content (None: all)."""
+    """Delivers the events after `after`, up to `until`, in order and without a gap, as `EventLog.replay` says."""
 
     def __init__(
         self, client: Client, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
@@ -69,8 +47,12 @@ class Replay:
         self._client = client
         self._last = after
         self._until = until
-        self._types = types
+        # All kinds of which there is a content to read, as they stand in a subject.
+        self._contents = {each.encode(): each for each in EVENT_TYPES if types is None or each in types}
+        self._passed = frozenset(each.encode() for each in passed_over(types))
         self._deliver = deliver
+        self.sid = 0
+        self._event = re.compile(_EVENT % (b"", 0))
         self._heard = asyncio.Event()
         self._replies: list[str] = []
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -82,8 +64,10 @@ class Replay:
             return
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox, cb=_ignore)
+        self.sid = subscription._id
+        self._event = re.compile(_EVENT % (re.escape(SUBJECT_ROOT.encode()), self.sid))
         try:
-            with _diverted(self._client, subscription._id, self._take):
+            with _diverted(self._client, self):
                 await self._consumer(inbox)
                 await self._wait()
         except (nats.errors.Error, APIError, TimeoutError) as error:
@@ -125,31 +109,56 @@ class Replay:
                 await self._client.publish(reply)
         self._ended.result()
 
-    def _take(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+    def events(self, whole: bytes, position: int) -> int:
+        """Deliver the events that stand whole at `position` and right behind one another. Gives where they end."""
+        match, read, deliver = self._event.match, self.read, self._deliver
+        last, until, passed, size = self._last, self._until, self._passed, len(whole)
         if self._ended.done():
-            return
+            return position
         try:
-            if headers.startswith(_STATUS):
-                self._control(reply, headers)
-                return
-            # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>
-            seq = int(reply.split(b".", 6)[5])
-            if seq != self._last + 1:
-                if seq <= self._last:
-                    return
-                raise Unavailable("replay_gap", f"After event {self._last} came {seq}.")
-            self._hand_on(seq, subject, headers, body)
-            self._last = seq
-            if seq >= self._until:
-                self._end(None)
+            while (line := match(whole, position)) is not None:
+                key, kind, number, headers, total = line.groups()
+                begin = line.end()
+                end = begin + int(total)
+                if end + 2 > size:
+                    break
+                position = end + 2
+                seq = int(number)
+                if seq == last + 1:
+                    if kind not in passed or seq == until:
+                        deliver(read(seq, key, kind, whole, begin, begin + int(headers), end))
+                    self._last = last = seq
+                elif seq > last:
+                    raise Unavailable("replay_gap", f"After event {last} came {seq}.")
+                if last >= until:
+                    self._end(None)
+                    break
         except Exception as error:
             self._end(error)
+        return position
 
-    def _hand_on(self, seq: int, subject: bytes, headers: bytes, body: bytes) -> None:
-        name = subject.decode()
-        types = self._types
-        content = types is None or name[name.rindex(".") + 1 :] in types
-        self._deliver(read(name, seq, headers, body, content=content))
+    def read(self, seq: int, key: bytes, kind: bytes, whole: bytes, begin: int, body: int, end: int) -> Recorded:
+        """The event whose headers begin at `begin`, and whose content stands between `body` and `end`."""
+        name = self._contents.get(kind)
+        if name is None:
+            return decode_meta(kind.decode(), whole[body:end], seq, key.decode())
+        trace = whole.rfind(TRACEPARENT, begin, body)
+        if trace < 0:
+            return decode_as(name, whole[body:end], seq, key.decode(), "")
+        trace += len(TRACEPARENT)
+        return decode_as(name, whole[body:end], seq, key.decode(), whole[trace : whole.index(b"\r", trace)].decode())
+
+    def take(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+        """Any message, on its own: what the server asks between the events, or what came by way of nats-py."""
+        if self._ended.done():
+            return
+        if headers.startswith(_STATUS):
+            self._control(reply, headers)
+            return
+        line = b"HMSG %s %d %s %d %d\r\n" % (subject, self.sid, reply, len(headers), len(headers) + len(body))
+        whole = line + headers + body + b"\r\n"
+        if self.events(whole, 0) != len(whole):
+            self._end(Unavailable("replay_foreign", f"{subject.decode()} is not what was asked for."))
 
     def _end(self, error: Exception | None) -> None:
         if error is None:
@@ -173,13 +182,13 @@ async def _ignore(_message: object) -> None:
 
 
 @contextlib.contextmanager
-def _diverted(client: Client, sid: int, take: Take):  # type: ignore[no-untyped-def]
-    """Within the block, messages to this subscription go to `take` instead."""
+def _diverted(client: Client, replay: Replay):  # type: ignore[no-untyped-def]
+    """Within the block, messages to its subscription go to `replay` instead."""
     parser: Parser = client._ps
     if "parse" in vars(parser):
         raise Unavailable("replay_busy", "Another replay reads on this connection.")
-    parser.nc = _Divert(client, sid, take)
-    vars(parser)["parse"] = _cutting(parser, str(sid).encode(), take)
+    parser.nc = _Divert(client, replay)
+    vars(parser)["parse"] = _cutting(parser, replay)
     try:
         yield
     finally:
@@ -190,14 +199,13 @@ def _diverted(client: Client, sid: int, take: Take):  # type: ignore[no-untyped-
 class _Divert:
     """Stands between the parser and its client, for messages that come by way of the parser."""
 
-    def __init__(self, client: Client, sid: int, take: Take) -> None:
+    def __init__(self, client: Client, replay: Replay) -> None:
         self._client = client
-        self._sid = sid
-        self._take = take
+        self._replay = replay
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        if sid == self._sid:
-            self._take(bytes(subject), bytes(reply), headers or b"", data)
+        if sid == self._replay.sid:
+            self._replay.take(bytes(subject), bytes(reply), headers or b"", data)
         else:
             await self._client._process_msg(sid, subject, reply, data, headers or b"")
 
@@ -205,9 +213,9 @@ class _Divert:
         return getattr(self._client, name)
 
 
-def _cutting(parser: Parser, sid: bytes, take: Take):  # type: ignore[no-untyped-def]
+def _cutting(parser: Parser, replay: Replay):  # type: ignore[no-untyped-def]
     """Cuts whole messages of ours off the front of what has arrived; from the first that is not, nats-py goes on."""
-    match = _LINE.match
+    match, sid = _LINE.match, str(replay.sid).encode()
     needed = 0
 
     async def parse(data: bytes = b"") -> None:
@@ -220,15 +228,16 @@ def _cutting(parser: Parser, sid: bytes, take: Take):  # type: ignore[no-untyped
             buffer += data
             return
         whole = bytes(buffer) + data if buffer else data
-        position, size, needed = 0, len(whole), 0
+        needed, size = 0, len(whole)
+        position = replay.events(whole, 0)
         while (line := match(whole, position)) is not None and line[2] == sid:
             body = line.end() + int(line[4])
             end = line.end() + int(line[5])
             if end + 2 > size:
                 needed = end + 2 - position
                 break
-            take(line[1], line[3], whole[line.end() : body], whole[body:end])
-            position = end + 2
+            replay.take(line[1], line[3], whole[line.end() : body], whole[body:end])
+            position = replay.events(whole, end + 2)
         buffer[:] = whole[position:]
         if buffer and not needed:
             await Parser.parse(parser)

@@ -15,6 +15,7 @@ from shared.events import Event, aggregate_key
 from shared.jetstream.bulk import Replay
 from shared.jetstream.following import CHECK_S, Follower, unreachable
 from shared.jetstream.outages import passing
+from shared.jetstream.reading import stretch
 from shared.jetstream.topology import EVENTS
 from shared.ports import Head, Subscription, WrongLastSequence
 
@@ -23,8 +24,6 @@ APPEND_TIMEOUT_S = 3.0
 APPEND_LIMIT_S = 9.0
 """All tries: an election takes 4 to 9 s, and whoever sent the command waits 10."""
 APPEND_PAUSE_S = 0.1
-READ_TIMEOUT_S = 10.0
-"""Without an event of those that are there: longer than a follower takes to find out that it stands still."""
 YIELD_EVERY = 500
 """Events folded before other work gets its turn: a long replay must not starve the connection's pings."""
 
@@ -148,18 +147,5 @@ class NatsEventLog:
 
     async def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Recorded]:
         last = await self.last_seq() if until is None else until
-        if last <= after:
-            return
-        queue: asyncio.Queue[Recorded | BaseException] = asyncio.Queue()
-        follower = await self.follow(after, queue.put_nowait, queue.put_nowait)
-        try:
-            while True:
-                item = await asyncio.wait_for(queue.get(), READ_TIMEOUT_S)
-                if isinstance(item, BaseException):
-                    raise item
-                if item.seq <= last:
-                    yield item
-                if item.seq >= last:
-                    return
-        finally:
-            await follower.stop()
+        async for recorded in stretch(self._client, after, last):
+            yield recorded

@@ -8,6 +8,7 @@ import msgspec
 
 from shared.codec import Meta, Recorded
 from shared.events import Event
+from shared.fingerprint import passed_over
 from shared.memory.broker import Shared
 from shared.ports import (
     Head,
@@ -56,7 +57,10 @@ class MemoryLog:
         self, after: int, until: int, types: frozenset[str] | None, deliver: Callable[[Recorded], None]
     ) -> None:
         self._broker.check()
+        passed = passed_over(types)
         for recorded in self._broker.records[after:until]:
+            if recorded.type in passed and recorded.seq != until:
+                continue
             wanted = types is None or recorded.type in types
             deliver(recorded if wanted else msgspec.structs.replace(recorded, event=None))
 

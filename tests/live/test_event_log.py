@@ -1,5 +1,7 @@
 """The event log on a real server: appends that are tried again, and followers that are left behind."""
 
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -13,15 +15,20 @@ from nats.js import api
 from deploy.local.nats import NatsServer, running_nats
 from deploy.local.paths import Home
 from deploy.provision import provision
+from shared.codec import encode, subject_of
 from shared.errors import Unavailable
 from shared.jetstream.connection import connect
 from shared.jetstream.following import INACTIVE_S
 from shared.jetstream.log import NatsEventLog
+from shared.jetstream.reading import BATCH_EVENTS
 from shared.jetstream.topology import EVENTS
 from shared.ports import Head, WrongLastSequence
 from shared.ulids import new_id
 from tests.deploy.waiting import eventually
 from tests.live.writing import event, meta
+
+ANSWERS = 5
+"""Messages beside the events: the end of a batch, and what the stream's last sequence was asked for."""
 
 
 @pytest.fixture
@@ -114,6 +121,60 @@ async def test_a_follower_that_has_everything_is_left_alone(server: NatsServer) 
 
         assert [each.name for each in await _followers(js)] == [before.name]
         await follower.stop()
+
+
+async def test_a_reader_gets_what_it_asks_for_and_no_more(server: NatsServer) -> None:
+    """However long the log is: a stretch of it comes whole and in order, in batches that are asked for one by one, also
+    for several readers of one connection; nothing is left on the server."""
+    stored = BATCH_EVENTS * 4
+    async with _connected(server) as client:
+        js, log = client.jetstream(timeout=5), NatsEventLog(client)
+        await _store(client, stored)
+
+        before = client.stats["in_msgs"]
+        assert [each.seq async for each in log.read(700, 710)] == list(range(701, 711))
+        assert client.stats["in_msgs"] - before <= 10 + ANSWERS
+        before = client.stats["in_msgs"]
+        reader = log.read(0, stored)
+        first = await anext(reader)
+        assert (first.seq, first.meta.rev, first.event) == (1, 1, event("long", 1))
+        assert client.stats["in_msgs"] - before <= BATCH_EVENTS + ANSWERS
+
+        other = [each async for each in log.read(BATCH_EVENTS - 1)]
+        whole = [first, *[each async for each in reader]]
+        assert [each.seq for each in whole] == list(range(1, stored + 1))
+        assert [each.meta.rev for each in whole] == [each.seq for each in whole]
+        assert other == whole[BATCH_EVENTS - 1 :]
+        assert [each async for each in log.read(stored)] == []
+        assert await _followers(js) == []
+
+
+async def test_a_reader_outlives_its_server(server: NatsServer) -> None:
+    """What a reader still lacks when its server dies comes from the one that is started in its place."""
+    stored = BATCH_EVENTS + 10
+    async with _connected(server) as client:
+        log = NatsEventLog(client)
+        await _store(client, stored)
+        reader = log.read(0, stored)
+        seqs = [(await anext(reader)).seq for _ in range(BATCH_EVENTS)]
+        assert server.child.pid is not None
+        os.kill(server.child.pid, signal.SIGKILL)
+        await eventually(lambda: not client.is_connected)
+        seqs += [each.seq async for each in reader]
+    assert seqs == list(range(1, stored + 1))
+
+
+async def _store(client: Client, count: int) -> None:
+    """So many events of one project, without waiting for each."""
+    js = client.jetstream(timeout=5)
+    for rev in range(1, count + 1):
+        happened = event("long", rev)
+        await client.publish(subject_of(happened), encode(happened, meta(rev)))
+
+    async def all_are_there() -> bool:
+        return bool((await js.stream_info(EVENTS)).state.last_seq == count)
+
+    await eventually(all_are_there, 60)
 
 
 async def _followers(js: object) -> list[api.ConsumerInfo]:

@@ -12,7 +12,8 @@ from deploy.bench import synthetic
 from deploy.doctor.replaying import DEFINITIONS
 from shared.codec import Recorded, decode, encode, subject_of
 from shared.definition import digest, replay
-from shared.fingerprint import fingerprint_of, folded_types, rooms_of
+from shared.events import EVENT_TYPES
+from shared.fingerprint import fingerprint_of, folded_types, passed_over, rooms_of
 from shared.memory import MemoryBroker
 from shared.ports import Head
 from shared.remembered import Remembered
@@ -83,6 +84,40 @@ def test_a_replay_may_leave_out_what_no_fold_names(service: str) -> None:
     assert digest(replay(definition, without)) == digest(replay(definition, LOG))
     assert any(each.event is None for each in without)
     assert {"gateway": "ProjectCreated", "telemetry": "AlertRaised"}.get(service, "VmAcquired") in types
+
+
+@pytest.mark.parametrize("service", sorted(DEFINITIONS))
+async def test_a_replay_ends_as_following_does(service: str) -> None:
+    """From any place to any other: the same state, the same end, and the same revisions of all aggregates that it folds."""
+    definition = DEFINITIONS[service]()
+    broker = MemoryBroker()
+    broker.records.extend(LOG)
+    bus = broker.bus()
+    types = folded_types(definition.evolve)
+    for until in (1, EVENTS // 3, EVENTS - 1, EVENTS):
+        replayed, followed = Runtime(definition, bus), Runtime(definition, bus)
+        await bus.log.replay(0, until, types, replayed._fold)
+        for each in LOG[:until]:
+            followed._fold(each)
+        assert (replayed.seq, replayed._last_id) == (until, followed._last_id)
+        assert replayed.state == followed.state
+        assert replayed._recent.copy() == followed._recent.copy()
+        passed = passed_over(types)
+        folded = {each.key for each in LOG[:until] if each.type not in passed}
+        assert {key: replayed._heads.get(key) for key in folded} == {key: followed._heads.get(key) for key in folded}
+
+
+def test_what_a_service_folds_nothing_of_is_passed_over() -> None:
+    """Whole aggregates, never some of one's events; and none of the service's own."""
+    for name, make in DEFINITIONS.items():
+        types = folded_types(make().evolve)
+        passed = passed_over(types)
+        aggregates = {(EVENT_TYPES[each].service, EVENT_TYPES[each].aggregate) for each in passed}
+        assert passed == {each for each, kind in EVENT_TYPES.items() if (kind.service, kind.aggregate) in aggregates}
+        assert not passed & types
+        assert name not in {service for service, _ in aggregates}
+    assert "PreviewReady" in passed_over(folded_types(DEFINITIONS["pool"]().evolve))
+    assert passed_over(None) == frozenset()
 
 
 def wrong_service(head: Any) -> Any:
