@@ -94,9 +94,10 @@ _ORCHESTRATOR: tuple[Event, ...] = (
         app="apps/shop",
         prepare=True,
         resident=True,
+        private=True,
     ),
     PreviewPrepared(preview_id=PREVIEW, attempt=2),
-    PreviewWanted(preview_id=PREVIEW, attempt=2),
+    PreviewWanted(preview_id=PREVIEW, attempt=2, private=True),
     PreviewRestarted(preview_id=PREVIEW, attempt=2, reason="edited", files_version=4, in_place=True, app="apps/shop"),
     ProjectDetected(
         preview_id=PREVIEW,
