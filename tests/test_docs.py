@@ -1,6 +1,7 @@
 """The documents say what the code does: every name that others rely on is written down, and every command exists."""
 
 import ast
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -11,29 +12,12 @@ import msgspec
 import pytest
 
 from deploy import settings_docs
-from deploy.cli import (
-    bench,
-    demo,
-    detect,
-    doctor,
-    env,
-    inspect,
-    lifecycle,
-    parked,
-    preview,
-    project,
-    provision,
-    resident,
-    rollout,
-    simulate,
-)
+from deploy.cli.main import MODULES, cli
 from shared.commands import COMMAND_TYPES
 from shared.events import EVENT_TYPES
 from tests.parsing import parsed
 
 ROOT = Path(__file__).parents[1]
-SERVING = (lifecycle, rollout, provision, project, resident, parked, doctor)
-MODULES = (*SERVING, preview, detect, env, demo, inspect, bench, simulate)
 INSTRUMENT = re.compile(r"create_(?:observable_)?(?:counter|gauge|histogram|up_down_counter)")
 
 
@@ -57,7 +41,12 @@ def _metrics() -> Iterator[str]:
 
 
 def _commands() -> dict[str, click.Command]:
-    return {str(each.name): each for module in MODULES for each in module.COMMANDS}
+    context = click.Context(cli)
+    found = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
+    assert None not in found.values()
+    modules = {importlib.import_module(f"deploy.cli.{module}") for module in MODULES.values()}
+    assert sorted(found) == sorted(str(each.name) for module in modules for each in module.COMMANDS)
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def test_every_event_is_described() -> None:

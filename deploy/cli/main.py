@@ -1,6 +1,7 @@
 """`drape`: finds the command, shows errors without a traceback."""
 
 import asyncio
+import importlib
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -46,7 +47,36 @@ def command(work: Callable[Concatenate[Output, P], Coroutine[Any, Any, int | Non
     return run
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+MODULES = {
+    **dict.fromkeys(("up", "down", "status"), "lifecycle"),
+    **dict.fromkeys(("ps", "logs", "stop", "restart", "pool", "stats", "events"), "inspect"),
+    **{
+        name: name
+        for name in (
+            *("rollout", "provision", "preview", "project", "resident", "detect", "env"),
+            *("demo", "parked", "doctor", "bench", "simulate"),
+        )
+    },
+}
+"""Where each command is: only the module of the one that is called is imported, for some bring half of the services."""
+
+
+class Commands(click.Group):
+    """Finds its commands when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names; the help reads each one's first line."""
+        return sorted(MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None where there is none."""
+        if cmd_name not in MODULES:
+            return None
+        module = importlib.import_module(f"deploy.cli.{MODULES[cmd_name]}")
+        return next((each for each in module.COMMANDS if each.name == cmd_name), None)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option("0.1.0", prog_name="drape")
 def cli() -> None:
     """Live previews of web projects in seconds."""
@@ -54,29 +84,6 @@ def cli() -> None:
 
 def main() -> None:
     """The console script."""
-    # Imported here: each adds its commands to the group, and they import this module.
-    from deploy.cli import (
-        bench,
-        demo,
-        detect,
-        doctor,
-        env,
-        inspect,
-        lifecycle,
-        parked,
-        preview,
-        project,
-        provision,
-        resident,
-        rollout,
-        simulate,
-    )
-
-    services = (lifecycle, rollout, provision)
-    work = (preview, project, resident, detect, env, demo)
-    for module in (*services, *work, inspect, parked, doctor, bench, simulate):
-        for each in module.COMMANDS:
-            cli.add_command(each)
     cli()
 
 
