@@ -27,6 +27,10 @@ class Work(msgspec.Struct, frozen=True):
     """Something that takes its time."""
 
 
+class Nothing(msgspec.Struct):
+    """A state that nothing changes."""
+
+
 class SlowTimers:
     """Timers whose store takes `store_s`, and fails so many times before."""
 
@@ -56,20 +60,20 @@ class Stage(msgspec.Struct):
     worked_at: list[float] = []
 
 
-def _react(_state: None, _recorded: Recorded) -> Sequence[Effect]:
+def _react(_state: Nothing, _recorded: Recorded) -> Sequence[Effect]:
     return [SetTimer("limit", "it", 60.0), Work()]
 
 
-def _definition() -> Definition[None]:
-    def refuse(_state: None, command: Command) -> Reply:
+def _definition() -> Definition[Nothing]:
+    def refuse(_state: Nothing, command: Command) -> Reply:
         raise AssertionError(f"no command was sent: {command}")
 
-    def none(_state: None, _fired: TimerFired) -> Sequence[Effect]:
+    def none(_state: Nothing, _fired: TimerFired) -> Sequence[Effect]:
         return []
 
     return Definition(
         name="telemetry",
-        initial=lambda: None,
+        initial=Nothing,
         evolve=lambda _state, _recorded: None,
         decide=lambda _state, _command: [],
         answer=refuse,
