@@ -1,7 +1,9 @@
 """The gateway's API as the CLI uses it."""
 
+import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,8 +11,12 @@ import aiohttp
 import msgspec
 
 from shared.errors import DrapeError, Problem, Unavailable, from_problem
+from shared.ulids import new_id
 
 REQUEST_TIMEOUT_S = 60.0
+BUSY_WAIT_S = 20.0
+"""So long a request is repeated that the gateway asks to have repeated: an election in the log's cluster takes 4 to 9 s."""
+BUSY_PAUSE_MAX_S = 3.0
 UPLOAD_TIMEOUT_S = 600.0
 STREAM_SILENCE_S = 60.0
 
@@ -32,11 +38,28 @@ class Api:
         """A request and its JSON answer. Raises the `DrapeError` that the gateway answered."""
         body = msgspec.json.encode(json) if json is not None else None
         given = {"Content-Type": "application/json"} if body is not None else {}
-        return await self._send(method, path, body, {**given, **(headers or {})}, REQUEST_TIMEOUT_S)
+        # One key for all tries: what was done although the answer said no is not done twice.
+        given |= {"Idempotency-Key": new_id()} if method == "POST" else {}
+        return await self._patiently(method, path, body, {**given, **(headers or {})}, REQUEST_TIMEOUT_S)
 
     async def upload(self, method: str, path: str, tar: bytes | AsyncIterator[bytes]) -> Any:
         """Send files."""
-        return await self._send(method, path, tar, {"Content-Type": "application/x-tar"}, UPLOAD_TIMEOUT_S)
+        headers = {"Content-Type": "application/x-tar"}
+        if not isinstance(tar, bytes):  # it can be read once only
+            return await self._send(method, path, tar, headers, UPLOAD_TIMEOUT_S)
+        return await self._patiently(method, path, tar, headers, UPLOAD_TIMEOUT_S)
+
+    async def _patiently(self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float) -> Any:
+        """Again for `BUSY_WAIT_S` where the gateway is there and what it stands on is away for a moment."""
+        until = time.monotonic() + BUSY_WAIT_S
+        while True:
+            try:
+                return await self._send(method, path, body, headers, timeout_s)
+            except DrapeError as error:
+                wait_s = min(BUSY_PAUSE_MAX_S, error.retry_after_s or BUSY_PAUSE_MAX_S)
+                if not error.code.endswith("_unavailable") or time.monotonic() + wait_s > until:
+                    raise
+                await asyncio.sleep(wait_s)
 
     async def _send(self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float) -> Any:
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=5)

@@ -28,6 +28,10 @@ _clients: dict[str, Any] = {}
 
 async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
     """{"ready", "seq", "lag", "replicas"} of each service that answers. Raises `OSError` or a NATS error when NATS does not."""
+
+    async def quiet(_: Exception) -> None:
+        return None  # what stands in the way is raised; the default would print it with its traceback
+
     client = _clients.get(nats_url)
     if client is None or client.is_closed:
         client = await nats.connect(
@@ -36,20 +40,17 @@ async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
             nkeys_seed_str=None if "@" in nats_url else seed_from_environment() or None,
             connect_timeout=2,
             max_reconnect_attempts=2,
+            error_cb=quiet,
         )
         _clients[nats_url] = client
     found: dict[str, dict[str, Any]] = {}
-    for name in SERVICES:
-        try:
-            answer = await client.request(f"drape.query.{name}.status", b"{}", timeout=STATUS_TIMEOUT_S)
-        except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
-            continue
-        if "Nats-Service-Error-Code" not in (answer.headers or {}):
-            found[name] = {**msgspec.json.decode(answer.data), "replicas": []}
     for status in await each_replica(client):
-        service = found.get(status["service"])
-        if service is not None:
-            service["replicas"].append({key: status[key] for key in ("instance", "pid", "ready", "seq", "lag")})
+        name, own = status["service"], {key: status[key] for key in ("ready", "seq", "lag")}
+        # A service is as well as the best of its replicas: one that hangs leaves the others to answer.
+        best = found.setdefault(name, {**own, "replicas": []})
+        if (own["ready"], own["seq"]) > (best["ready"], best["seq"]):
+            best.update(own)
+        best["replicas"].append({"instance": status["instance"], "pid": status["pid"], **own})
     return found
 
 
@@ -62,7 +63,8 @@ async def each_replica(client: Any) -> list[dict[str, Any]]:
         for name in SERVICES:
             await client.publish(f"drape.query.{name}.status.each", b"{}", reply=inbox)
         while len(told) < REPLICAS_MAX:
-            answer = await subscription.next_msg(timeout=QUIET_S)
+            whole = {each["service"] for each in told} >= set(SERVICES)
+            answer = await subscription.next_msg(timeout=QUIET_S if whole else STATUS_TIMEOUT_S)
             if answer.data:  # else: NATS says that nobody listens there
                 told.append(msgspec.json.decode(answer.data))
     except nats.errors.TimeoutError:

@@ -42,7 +42,7 @@ async def nodes(urls: str, monitors: Sequence[str]) -> tuple[list[Finding], list
             wrong(
                 "nats",
                 "no_quorum",
-                f"Only {up} of {len(servers)} nodes answer.",
+                f"Only {up} of {len(servers)} nodes answer as JetStream.",
                 "A majority has to agree before an event is accepted.",
                 "Start the others again; their logs say why they ended.",
             )
@@ -76,7 +76,7 @@ async def _answers(url: str) -> Finding:
             "nats_silent",
             "This node does not answer as JetStream.",
             why,
-            "Is its process running, and not stopped? `drape status` tells; its log is nats.log below the home's `logs`.",
+            "Is its process running, and not stopped? `drape status` tells; its log is nats*.log below the home's `logs`.",
         )
 
 

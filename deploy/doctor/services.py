@@ -17,6 +17,7 @@ from deploy.local.paths import Home
 from services.pool.config import PoolConfig
 from services.pool.reaping import Inventory
 from services.telemetry.adapters.postgres import PROJECTION
+from shared.jetstream.connection import bus_on
 from shared.jetstream.topology import EVENTS
 
 ANSWER_S = 3.0
@@ -152,8 +153,9 @@ def _silent(name: str, pid: int, record: str) -> Finding:
 
 async def inventory(client: Client, home: Home) -> list[Finding]:
     """What the provider has and the log has not, and the reverse."""
-    answer = await client.request("drape.query.pool.inventory", b"{}", timeout=INVENTORY_S)
-    found = msgspec.json.decode(answer.data, type=Inventory)
+    # Asked again after a second of silence: a replica that hangs may have got it.
+    answer = await bus_on(client, "doctor").commands.query("pool", "inventory", timeout_s=INVENTORY_S)
+    found = msgspec.json.decode(answer, type=Inventory)
     findings = differences(found)
     leaked = await asyncio.to_thread(_leaked, home, {vm_id for vm_id, _ in found.provider})
     if leaked:

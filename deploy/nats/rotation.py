@@ -53,7 +53,14 @@ async def rotate_running(home: Home, status: RunStatus, service_status: ServiceS
     # Both keys count meanwhile; of a name with a password there can be one only.
     by_key = [user for user in old if user.public_key]
     records.write_private(home.nats / FILE, authorization([*by_key, *new]).encode())
-    await _reload(servers, url)
+    try:
+        await _reload(servers, url)
+    except LauncherError:
+        # Nothing else has changed yet: what runs goes on with the old ones, also a server that reads this late.
+        records.write_private(home.nats / FILE, authorization(old).encode())
+        for server in servers:
+            os.kill(server.pid, signal.SIGHUP)
+        raise
     replace_seeds(home.nats_seeds, seeds)
     records.write_private(home.secrets / "nats_password", password.encode())
     told = msgspec.structs.replace(status, nats=url)

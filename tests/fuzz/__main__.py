@@ -26,13 +26,20 @@ DEFAULT_SEED = 20_261_129
 
 def run(target: str, inputs: int, seed: int, first: int = 0) -> Outcome:
     """One target, on a loop of its own."""
-    for name in ("aiohttp.server", "asyncio", "drape", "opentelemetry"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # rubbish is logged, and would hide what was found
 
     async def fuzz() -> Outcome:
         return await TARGETS[target][1](inputs, seed, first)
 
-    return asyncio.run(fuzz())
+    # Rubbish is logged, and would hide what was found.
+    loggers = [logging.getLogger(name) for name in ("aiohttp.server", "asyncio", "drape", "opentelemetry")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        return asyncio.run(fuzz())
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def main() -> int:

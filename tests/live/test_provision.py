@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import stat
 from pathlib import Path
 
@@ -46,6 +48,27 @@ async def test_keys_are_rotated_under_a_running_platform(rough: Platform, rough_
     await rough_client.stop(view["preview_id"])
     with_old = await Platform(rough.home.root, {"NATS_URL": old}).drape("provision", "--json")
     assert (with_old.code, with_old.last["code"]) == (1, "nats_unreachable")
+
+
+async def test_a_rotation_that_fails_changes_nothing(rough: Platform, rough_client: Client) -> None:
+    """The server hangs meanwhile: what was asked of it late is to read the old keys again."""
+    old, seeds = rough.status.nats, {path.name: path.read_text() for path in rough.home.nats_seeds.iterdir()}
+    server = rough.pid("nats")
+    os.kill(server, signal.SIGSTOP)
+    try:
+        ran = await rough.drape("provision", "--rotate", "--json")
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert (ran.code, ran.last["code"]) == (1, "rotation_unfinished"), ran.out + ran.err
+    assert rough.status.nats == old
+    assert {path.name: path.read_text() for path in rough.home.nats_seeds.iterdir()} == seeds
+
+    async def is_well() -> bool:
+        return (await rough.drape("status", "--json")).code == 0
+
+    await eventually(is_well, BACK_WITHIN_S)
+    view = await rough_client.ready({"index.html": "<title>still</title>"})
+    await rough_client.stop(view["preview_id"])
 
 
 async def test_provisioning_twice_changes_nothing(platform: Platform) -> None:

@@ -67,7 +67,7 @@ async def test_a_dev_server_sees_neither_the_machine_nor_another_vm(platform: Pl
         found: dict[str, object] = answer.json
         return found
 
-    secrets = sorted(platform.home.secrets.iterdir())
+    secrets = sorted(path for path in platform.home.secrets.rglob("*") if path.is_file())
     hidden = [Path("/root"), platform.home.root, platform.home.vms, *secrets, platform.home.run / "status.json"]
     hidden += [folder for folder in platform.home.vms.iterdir() if folder.name != view["vm_id"]]
     for path in hidden:

@@ -1,5 +1,7 @@
 """The pool's state is what the log says, and nothing else; and whatever comes in whatever order, its rules hold."""
 
+from collections import Counter
+
 import msgspec
 import pytest
 from hypothesis import Phase, find, settings
@@ -301,13 +303,20 @@ def test_every_claim_ends(steps: list[Step]) -> None:
 @settings(max_examples=40, deadline=None)
 @given_any(STEPS)
 def test_claims_are_served_in_their_order(steps: list[Step]) -> None:
-    """Whoever gets a VM was the first that still waited in time, or nobody waited."""
+    """Whoever gets a VM was its owner's first that still waited in time, and no owner who waits holds fewer; or nobody
+    waited."""
     pool = _run(steps, lags=False)
     for position, each in enumerate(pool.log):
         if isinstance(each.event, VmAcquired) and not each.event.key:
-            claims = replay(POOL, pool.log[:position]).claims.values()
-            living = [claim.preview_id for claim in claims if claim.deadline > each.meta.at]
-            assert living[:1] == ([] if each.event.from_pool else [each.event.preview_id])
+            before = replay(POOL, pool.log[:position])
+            living = [claim for claim in before.claims.values() if claim.deadline > each.meta.at]
+            if each.event.from_pool:
+                assert living == []
+                continue
+            holds = Counter(before.vms[vm_id].owner for vm_id in before.holders.values() if vm_id in before.vms)
+            owner = each.event.owner
+            assert next(claim.preview_id for claim in living if claim.owner == owner) == each.event.preview_id
+            assert holds[owner] == min(holds[claim.owner] for claim in living)
 
 
 @settings(max_examples=40, deadline=None)
