@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -12,9 +13,10 @@ from deploy.cli.output import Output
 from deploy.cli.platform import STATUS_FUNCTION, running_or_none, service_status
 from deploy.local.detach import down as stop_all
 from deploy.local.detach import up_detached
+from deploy.local.errors import LauncherError
 from deploy.local.launcher import run
 from deploy.local.nats_health import health_of
-from deploy.local.options import SERVICES, AlreadyRunning, RunStatus, UpOptions
+from deploy.local.options import GATEWAY, SERVICES, AlreadyRunning, RunStatus, UpOptions
 from deploy.local.paths import Home
 from deploy.local.rollout import service_of
 from services.gateway.adapters.access import access_from
@@ -45,10 +47,29 @@ async def up(
     except AlreadyRunning as error:
         if error.status is None:
             raise
+        if other := differences(error.status, port, replicas, nodes):
+            raise LauncherError(
+                "runs_otherwise",
+                f"Drape is already running at {error.status.gateway}, with {other}. Nothing was changed.",
+                "`drape down` ends it; then start it as you want it.",
+            ) from None
         output.result(
             {"type": "already_running", "gateway": error.status.gateway}, f"{error.message} Nothing was started."
         )
     return 0
+
+
+def differences(status: RunStatus, port: int | None, replicas: int, nodes: int | None) -> str:
+    """What runs otherwise than was asked for, in words; empty where nothing does. Elsewhere's NATS has no nodes of ours."""
+    running = {
+        "port": (port or None, urlsplit(status.gateway).port),
+        "replicas of each service:": (
+            replicas if replicas > 1 else None,
+            sum(service_of(name) == GATEWAY for name in status.pids),
+        ),
+        "nodes of NATS:": (nodes, len(status.nats_monitors)),
+    }
+    return ", ".join(f"{what} {is_now}" for what, (asked, is_now) in running.items() if asked and asked != is_now)
 
 
 async def _foreground(output: Output, options: UpOptions, home: Home) -> None:

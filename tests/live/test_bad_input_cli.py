@@ -145,6 +145,9 @@ async def test_a_second_up_says_so_and_does_no_harm(platform: Platform, client: 
     before = platform.status.pids
     ran = await platform.drape("up", "--detach", "--json", "--port", "0")
     assert (ran.code, ran.last) == (0, {"type": "already_running", "gateway": client.gateway})
+    other = await platform.drape("up", "--detach", "--replicas", "3", "--port", "1", "--json")
+    assert (other.code, other.last["code"]) == (1, "runs_otherwise")
+    assert "replicas of each service: 1" in other.last["detail"]
     assert platform.status.pids == before
     assert (await client.call("GET", "/health")).status == 200
 
