@@ -5,11 +5,19 @@ replica takes it, and the first answer counts. Where nobody is there, that is kn
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 import msgspec
 
+from shared.causes import headers_of
+from shared.commands import Command
 from shared.errors import Unavailable
+from shared.ports import Cause
+
+REQUEST_TIMEOUT_S = 10.0
+"""For a command, all its tries together."""
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,3 +118,41 @@ def _absent(service: str) -> Unavailable:
 
 def _silent(service: str, timeout_s: float) -> Unavailable:
     return Unavailable("service_silent", f"The {service} service did not answer within {timeout_s:g} s.")
+
+
+class Asking(ABC):
+    """The sending half of `shared.ports.Commands`, the same over every wire; `_request` is one try on it."""
+
+    command_root: ClassVar[str] = "cmd"
+    query_root: ClassVar[str] = "query"
+
+    async def send(self, command: Command, cause: Cause) -> bytes:
+        subject = f"{self.command_root}.{command.service}.{command.verb}"
+        body = msgspec.json.encode(command)
+
+        async def attempt(repeated: bool, left_s: float) -> bytes:
+            headers = headers_of(msgspec.structs.replace(cause, repeated=repeated or cause.repeated))
+            return await self._request(subject, body, headers, left_s)
+
+        return await ask(attempt, command.service, REQUEST_TIMEOUT_S)
+
+    async def query(
+        self,
+        service: str,
+        name: str,
+        body: bytes = b"{}",
+        *,
+        timeout_s: float = 5.0,
+        after_seq: int = 0,
+        once: bool = False,
+    ) -> bytes:
+        subject, headers = f"{self.query_root}.{service}.{name}", headers_of(Cause(after_seq=after_seq))
+
+        async def attempt(_repeated: bool, left_s: float) -> bytes:
+            return await self._request(subject, body, headers, left_s)
+
+        return await ask(attempt, service, timeout_s, once=once)
+
+    @abstractmethod
+    async def _request(self, subject: str, body: bytes, headers: dict[str, str], left_s: float) -> bytes:
+        """The answer. Raises `Absent`, `TimeoutError` after `left_s`, and what the receiver refused with."""

@@ -10,21 +10,16 @@ from functools import partial
 from random import Random
 from typing import Any
 
-import msgspec
-
 from deploy.simulation.wire import Wire
-from shared.asking import Absent, ask
-from shared.causes import headers_of
+from shared.asking import Absent, Asking
 from shared.codec import Recorded
-from shared.commands import Command
 from shared.errors import DrapeError, internal
 from shared.memory import ACK_WAIT_S
 from shared.memory.broker import Shared
-from shared.ports import Cause, Delivery, Handler, Subscription, TimerFired
+from shared.ports import Delivery, Handler, Subscription, TimerFired
 
 log = logging.getLogger("drape.simulation")
 
-REQUEST_TIMEOUT_S = 10.0
 UNDER_WAY_MAX = 1_000
 """Messages of a consumer that are given out and not acknowledged; more wait."""
 
@@ -235,39 +230,13 @@ class RemoteDelivery:
         await self._wire.ask(arrive)
 
 
-class RemoteCommands:
+class RemoteCommands(Asking):
     """Requests: answered by any replica of the service; what was done may stay unheard of."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
-    async def send(self, command: Command, cause: Cause) -> bytes:
-        body = msgspec.json.encode(command)
-
-        async def attempt(repeated: bool, left_s: float) -> bytes:
-            headers = headers_of(msgspec.structs.replace(cause, repeated=repeated or cause.repeated))
-            return await self._request(f"cmd.{command.service}.{command.verb}", body, headers, left_s)
-
-        return await ask(attempt, command.service, REQUEST_TIMEOUT_S)
-
-    async def query(
-        self,
-        service: str,
-        name: str,
-        body: bytes = b"{}",
-        *,
-        timeout_s: float = 5.0,
-        after_seq: int = 0,
-        once: bool = False,
-    ) -> bytes:
-        headers = headers_of(Cause(after_seq=after_seq))
-
-        async def attempt(_repeated: bool, left_s: float) -> bytes:
-            return await self._request(f"query.{service}.{name}", body, headers, left_s)
-
-        return await ask(attempt, service, timeout_s, once=once)
-
-    async def _request(self, subject: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> bytes:
+    async def _request(self, subject: str, body: bytes, headers: dict[str, str], timeout_s: float) -> bytes:
         answer: asyncio.Future[bytes | Exception] = asyncio.get_running_loop().create_future()
 
         def resolve(outcome: bytes | Exception) -> None:

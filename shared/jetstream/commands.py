@@ -15,17 +15,14 @@ from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
-from shared.asking import Absent, ask
-from shared.causes import headers_of
-from shared.commands import Command
+from shared.asking import Absent, Asking
 from shared.errors import DrapeError, Problem, Unavailable, from_problem, internal
-from shared.ports import Cause, Handler, Subscription
+from shared.ports import Handler, Subscription
 
 log = logging.getLogger("drape.commands")
 
 COMMAND_ROOT = "drape.cmd"
 QUERY_ROOT = "drape.query"
-REQUEST_TIMEOUT_S = 10.0
 STOP_LIMIT_S = 1.0
 """For requests that are still under way when all else of a replica has ended."""
 STATUS = "status"
@@ -36,39 +33,15 @@ ERROR_HEADER = "Nats-Service-Error"
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 
 
-class NatsCommands:
+class NatsCommands(Asking):
     """Both sides of the wire."""
+
+    command_root = COMMAND_ROOT
+    query_root = QUERY_ROOT
 
     def __init__(self, client: Client, instance: str) -> None:
         self._client = client
         self._instance = instance
-
-    async def send(self, command: Command, cause: Cause) -> bytes:
-        subject = f"{COMMAND_ROOT}.{command.service}.{command.verb}"
-        body = msgspec.json.encode(command)
-
-        async def attempt(repeated: bool, left_s: float) -> bytes:
-            headers = headers_of(msgspec.structs.replace(cause, repeated=repeated or cause.repeated))
-            return await self._request(subject, body, headers, left_s)
-
-        return await ask(attempt, command.service, REQUEST_TIMEOUT_S)
-
-    async def query(
-        self,
-        service: str,
-        name: str,
-        body: bytes = b"{}",
-        *,
-        timeout_s: float = 5.0,
-        after_seq: int = 0,
-        once: bool = False,
-    ) -> bytes:
-        subject, headers = f"{QUERY_ROOT}.{service}.{name}", headers_of(Cause(after_seq=after_seq))
-
-        async def attempt(_repeated: bool, left_s: float) -> bytes:
-            return await self._request(subject, body, headers, left_s)
-
-        return await ask(attempt, service, timeout_s, once=once)
 
     async def _request(self, subject: str, body: bytes, headers: dict[str, str], left_s: float) -> bytes:
         """One try. Raises `Absent`, `TimeoutError` (nats-py's is one), and what the receiver answered."""

@@ -4,53 +4,20 @@ import asyncio
 import contextvars
 from collections.abc import Mapping
 
-import msgspec
-
-from shared.asking import Absent, ask
-from shared.causes import headers_of
-from shared.commands import Command
+from shared.asking import Absent, Asking
 from shared.errors import DrapeError, internal
 from shared.memory.broker import Shared
 from shared.ports import (
-    Cause,
     Handler,
     Subscription,
 )
 
-REQUEST_TIMEOUT_S = 10.0
 
-
-class MemoryCommands:
+class MemoryCommands(Asking):
     def __init__(self, broker: Shared) -> None:
         self._broker = broker
 
-    async def send(self, command: Command, cause: Cause) -> bytes:
-        body = msgspec.json.encode(command)
-
-        async def attempt(repeated: bool, left_s: float) -> bytes:
-            headers = headers_of(msgspec.structs.replace(cause, repeated=repeated or cause.repeated))
-            return await self._request(f"cmd.{command.service}.{command.verb}", body, headers, left_s)
-
-        return await ask(attempt, command.service, REQUEST_TIMEOUT_S)
-
-    async def query(
-        self,
-        service: str,
-        name: str,
-        body: bytes = b"{}",
-        *,
-        timeout_s: float = 5.0,
-        after_seq: int = 0,
-        once: bool = False,
-    ) -> bytes:
-        headers = headers_of(Cause(after_seq=after_seq))
-
-        async def attempt(_repeated: bool, left_s: float) -> bytes:
-            return await self._request(f"query.{service}.{name}", body, headers, left_s)
-
-        return await ask(attempt, service, timeout_s, once=once)
-
-    async def _request(self, subject: str, body: bytes, headers: Mapping[str, str], left_s: float) -> bytes:
+    async def _request(self, subject: str, body: bytes, headers: dict[str, str], left_s: float) -> bytes:
         self._broker.check()
         handlers = self._broker.endpoints.get(subject)
         if not handlers:
