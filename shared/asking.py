@@ -86,7 +86,9 @@ class _Asked:
     async def once_more(self) -> bytes | Absent | Unavailable | None:
         """Send it; the answer to this try or an earlier one, who was not there, or None after silence."""
         left_s = max(0.0, self.deadline - self.now())
-        self._tries.add(asyncio.ensure_future(self._attempt(self._repeated, left_s)))
+        attempt = asyncio.ensure_future(self._attempt(self._repeated, left_s))
+        attempt.add_done_callback(_heard)
+        self._tries.add(attempt)
         self._repeated = True
         until = min(self.deadline, self.now() + self._try_s)
         while (left_s := until - self.now()) > 0:
@@ -108,6 +110,12 @@ class _Asked:
         """What is still under way is of no more interest; the replica that has it finishes it."""
         for each in self._tries:
             each.cancel()
+
+
+def _heard(attempt: "asyncio.Future[bytes]") -> None:
+    """Of tries that end side by side one counts; how the others have failed is nobody's concern."""
+    if not attempt.cancelled():
+        attempt.exception()
 
 
 def _absent(service: str) -> Unavailable:

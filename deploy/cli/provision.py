@@ -7,7 +7,7 @@ import click
 
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import require_running, running_or_none, service_status
+from deploy.cli.platform import require_running, running_or_none
 from deploy.local import records
 from deploy.local.options import RunStatus, without_credentials
 from deploy.local.paths import Home
@@ -24,7 +24,7 @@ SERVER_FILE = "server-auth.conf"
 
 
 @click.command()
-@click.option("--rotate", is_flag=True, help="New keys; what runs here is started anew with them, one after another.")
+@click.option("--rotate", is_flag=True, help="New keys; the processes that run here are replaced, one after another.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -46,7 +46,7 @@ async def provision(output: Output, rotate: bool, out: Path | None, nats_context
                 "The keys of the server at NATS_URL are in its own configuration.",
                 "`drape provision --rotate --out DIR` writes new ones, to be included there.",
             )
-        await rotate_running(home, require_running(), service_status)
+        await rotate_running(home, require_running())
         output.result({"type": "rotated", "seeds": str(home.nats_seeds)}, f"New keys are in {home.nats_seeds}.")
     running = None if url else require_running()
     await make_streams(

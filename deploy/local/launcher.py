@@ -27,7 +27,7 @@ from deploy.local.paths import Home
 from deploy.local.processes import ChildSpec, Supervised, notice_cancellation
 from deploy.local.rollout import Rollouts, serves
 from deploy.local.secrets import Secrets, load_or_make
-from deploy.local.status import recorded_supervisor, supervisor_lock, write_status
+from deploy.local.status import read_status, recorded_supervisor, supervisor_lock, write_status
 from deploy.local.vms import end_vms
 from deploy.nats.authorization import users
 from deploy.nats.identities import make_identities, seed_environment
@@ -104,7 +104,6 @@ class _Start:
         return RunStatus(
             gateway=f"http://{_shown_host(self._options.host)}:{listener.getsockname()[1]}",
             nats=self._nats_url,
-            nats_monitor=next(iter(self._nats_monitors), None),
             nats_monitors=self._nats_monitors,
             postgres=self._postgres_url,
             pids={child.spec.name: child.pid for child in (*self._children, *self._services) if child.pid is not None},
@@ -237,8 +236,9 @@ class _Start:
         await self._wait_ready([child])
 
     async def _ask(self) -> Mapping[str, Mapping[str, object]]:
+        status = read_status(self._home)  # since a rotation of keys the address is another
         try:
-            return await self._service_status(self._nats_url)
+            return await self._service_status(status.nats if status is not None else self._nats_url)
         except (OSError, nats.errors.Error) as error:
             _log.debug("services cannot be asked yet", extra={"error": type(error).__name__})
             return {}

@@ -87,9 +87,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     nats: str
     postgres: str
     pids: dict[str, int]
-    nats_monitor: str | None = None
     nats_monitors: tuple[str, ...] = ()
-    """One an embedded node; the first is `nats_monitor`."""
+    """HTTP addresses, one an embedded node."""
     supervisor_pid: int
     started_at: float
     """Seconds since the epoch."""

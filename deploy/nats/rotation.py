@@ -13,15 +13,16 @@ import msgspec
 from deploy.local import records
 from deploy.local.errors import LauncherError
 from deploy.local.nats import NAME, answers
-from deploy.local.options import SERVICES, RunStatus, ServiceStatus
+from deploy.local.options import RunStatus
 from deploy.local.paths import Home
+from deploy.local.rollout import Request, ask, checked_services
 from deploy.local.status import write_status
 from deploy.nats.authorization import FILE, authorization, users
 from deploy.nats.identities import make_identities, new_seed, public_key, replace_seeds
 from deploy.nats.permissions import IDENTITIES, OPERATOR
+from shared.ulids import new_id
 
 RELOAD_TIMEOUT_S = 10.0
-RESTART_TIMEOUT_S = 60.0
 _POLL_S = 0.1
 
 
@@ -33,8 +34,8 @@ def rotate_files(seeds: Path) -> dict[str, str]:
     return {identity: public_key(seed) for identity, seed in fresh.items()}
 
 
-async def rotate_running(home: Home, status: RunStatus, service_status: ServiceStatus) -> RunStatus:
-    """New seeds and a new password for the operator's address; the services are started anew with them.
+async def rotate_running(home: Home, status: RunStatus) -> RunStatus:
+    """New seeds and a new password for the operator's address; the services are replaced by such that have them.
 
     A rotation that was broken off is done by the next one. Raises LauncherError `not_embedded`, `rotation_unfinished`.
     """
@@ -65,35 +66,21 @@ async def rotate_running(home: Home, status: RunStatus, service_status: ServiceS
     records.write_private(home.secrets / "nats_password", password.encode())
     told = msgspec.structs.replace(status, nats=url)
     write_status(home, told)
-    await _restart(home, url, service_status)
+    await _replace(home)
     records.write_private(home.nats / FILE, authorization(new).encode())
     await _reload(servers, url)
     return told
 
 
-async def _restart(home: Home, url: str, service_status: ServiceStatus) -> None:
-    """SIGTERM to each service, which the supervisor starts again; the next one once that answers."""
-    found = [each for each in records.read_all(home) if each.name.split("-")[0] in SERVICES and each.process()]
-    for record in found:
-        os.kill(record.pid, signal.SIGTERM)
-        await _until_replaced(home, record, url, service_status)
-
-
-async def _until_replaced(home: Home, old: records.ProcessRecord, url: str, service_status: ServiceStatus) -> None:
-    deadline = time.monotonic() + RESTART_TIMEOUT_S
-    name = old.name.split("-")[0]
-    while time.monotonic() < deadline:
-        now = records.read(home, old.name)
-        if now is not None and now.pid != old.pid and now.process() is not None:
-            told = await service_status(url)
-            if told.get(name, {}).get("ready") is True:
-                return
-        await asyncio.sleep(_POLL_S)
-    raise LauncherError(
-        "rotation_unfinished",
-        f"{old.name} has not come back with its new key within {RESTART_TIMEOUT_S:g} s.",
-        f"Its log is {home.logs / f'{old.name}.log'}. Old keys still count: rotate again once it runs.",
-    )
+async def _replace(home: Home) -> None:
+    """Every process of the services by one that has its new key, one after another."""
+    async for line in ask(home, Request(new_id(), checked_services(()))):
+        if line["type"] == "error":
+            raise LauncherError(
+                "rotation_unfinished",
+                f"Not every service runs with its new key: {line['detail']}",
+                f"Old keys still count: rotate again once they run. {line['hint']}",
+            )
 
 
 async def _reload(servers: Sequence[records.ProcessRecord], url: str) -> None:

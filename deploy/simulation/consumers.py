@@ -13,9 +13,8 @@ from typing import Any
 from deploy.simulation.wire import Wire
 from shared.asking import Absent, Asking
 from shared.codec import Recorded
-from shared.errors import DrapeError, internal
 from shared.memory import ACK_WAIT_S
-from shared.memory.broker import Shared
+from shared.memory.commands import Served, answered
 from shared.ports import Delivery, Handler, Subscription, TimerFired
 
 log = logging.getLogger("drape.simulation")
@@ -274,7 +273,7 @@ class RemoteCommands(Asking):
         context.run(_answering.set, self._wire)
         for subject, handler in served:
             self._wire.broker.endpoints[subject].append((handler, context))
-        return _Served(self._wire.broker, served)
+        return Served(self._wire.broker, served)
 
 
 _reach: contextvars.ContextVar[Callable[[Callable[[], None]], None]] = contextvars.ContextVar("reach")
@@ -293,33 +292,7 @@ def _begin(
     """A task of the server's: it goes on without its caller, and ends with its replica."""
 
     async def answer() -> None:
-        outcome = await _answer(handler, body, headers)
+        outcome = await answered(handler, body, headers)
         _answering.get().send(partial(respond, outcome))
 
     asyncio.create_task(answer(), name=subject, context=context.copy())  # noqa: RUF006 the replica holds its tasks
-
-
-async def _answer(handler: Handler, body: bytes, headers: Mapping[str, str]) -> bytes | DrapeError:
-    try:
-        return await handler(body, headers)
-    except DrapeError as error:
-        return error
-    except Exception as error:
-        log.exception("request_broke")
-        problem = internal(error)
-        return DrapeError(problem.code, problem.detail)
-
-
-class _Served:
-    def __init__(self, broker: Shared, served: list[tuple[str, Handler]]) -> None:
-        self._broker = broker
-        self._served = served
-
-    async def drain(self, limit_s: float) -> None:
-        """Nobody finds this replica any more; what it is answering has tasks of its own."""
-        await self.stop()
-
-    async def stop(self) -> None:
-        for subject, mine in self._served:
-            endpoints = self._broker.endpoints[subject]
-            self._broker.endpoints[subject] = [each for each in endpoints if each[0] != mine]

@@ -8,10 +8,9 @@ from nats.js.errors import APIError, NotFoundError
 from shared.errors import Unavailable
 from shared.ids import ProjectId
 from shared.jetstream.erasing import erase_messages
+from shared.jetstream.log import WRONG_LAST_SEQUENCE
 from shared.jetstream.topology import KEYS, KEYS_ROOT
 from shared.seals import Erased
-
-WRONG_LAST_SEQUENCE = (10071, 10164)
 
 
 class NatsKeys:

@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from nats.js.errors import APIError, NotFoundError
 
 from shared.errors import Unavailable
+from shared.jetstream.log import WRONG_LAST_SEQUENCE
 from shared.jetstream.topology import EVENTS, SNAPSHOTS_STREAM, SNAPSHOTS_SUBJECT
 from shared.snapshot import BODY_BYTES_MAX, Snapshot, SnapshotHead, SnapshotUnfit
 
@@ -123,7 +124,7 @@ class NatsSnapshots:
         try:
             await self._js.publish(f"{SNAPSHOTS_SUBJECT}.{key}", value, headers=headers)
         except APIError as error:
-            if error.err_code in (10071, 10164):
+            if error.err_code in WRONG_LAST_SEQUENCE:
                 return False
             raise _unavailable(error) from error
         except (nats.errors.Error, TimeoutError) as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Mapping
 
 from shared.asking import Absent, Asking
@@ -11,6 +12,8 @@ from shared.ports import (
     Handler,
     Subscription,
 )
+
+log = logging.getLogger("drape.commands")
 
 
 class MemoryCommands(Asking):
@@ -25,7 +28,7 @@ class MemoryCommands(Asking):
         handlers.append(handlers.pop(0))
         handler, context = handlers[-1]
         # A task of the server's: as over a wire, it goes on without its caller, and ends with its replica.
-        task = asyncio.create_task(_answer(handler, body, headers), name=subject, context=context.copy())
+        task = asyncio.create_task(answered(handler, body, headers), name=subject, context=context.copy())
         self._broker.serving.add(task)
         task.add_done_callback(self._broker.serving.discard)
         await asyncio.wait({task}, timeout=left_s)
@@ -44,20 +47,24 @@ class MemoryCommands(Asking):
         context = contextvars.copy_context()
         for subject, handler in served:
             self._broker.endpoints[subject].append((handler, context))
-        return _Served(self._broker, served)
+        return Served(self._broker, served)
 
 
-async def _answer(handler: Handler, body: bytes, headers: Mapping[str, str]) -> bytes | DrapeError:
+async def answered(handler: Handler, body: bytes, headers: Mapping[str, str]) -> bytes | DrapeError:
+    """What a handler says to a request; a fault of its own is logged, and answered as such."""
     try:
         return await handler(body, headers)
     except DrapeError as error:
         return error
     except Exception as error:
+        log.exception("request_broke")
         problem = internal(error)
         return DrapeError(problem.code, problem.detail)
 
 
-class _Served:
+class Served:
+    """What one replica answers to, by subject."""
+
     def __init__(self, broker: Shared, served: list[tuple[str, Handler]]) -> None:
         self._broker = broker
         self._served = served

@@ -35,6 +35,9 @@ async def test_keys_are_rotated_under_a_running_platform(rough: Platform, rough_
         assert secret not in ran.out + ran.err
     status = await rough.drape("status", "--json")
     assert status.code == 0, status.out
+    # The supervisor knows the new address, too.
+    replaced = await rough.drape("rollout", "--service", "telemetry", "--json")
+    assert (replaced.code, replaced.last["type"]) == (0, "rollout"), replaced.out + replaced.err
     view = await rough_client.ready({"index.html": "<title>after</title>"})
     await rough_client.stop(view["preview_id"])
     # A killed server comes back with the keys that count now.
