@@ -10,6 +10,8 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
+from shared.reach import Reach
+
 VmState: TypeAlias = Literal["running", "suspended", "stopped"]
 
 
@@ -17,7 +19,8 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a VM is to be.
 
     `token` is the bearer token of the VM's agent. It reaches the agent through its standard input (or the provider's
-    secret store), never through argv or the environment, and `repr` leaves it out.
+    secret store), never through argv or the environment, and `repr` leaves it out. `disk_mb` 0, `image` and `region`
+    empty: what the provider is configured with; a provider without such a thing ignores it.
     """
 
     vm_id: str
@@ -26,6 +29,9 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 2048
     pids_max: int = 512
     orphan_timeout_s: float = 180
+    disk_mb: int = 0
+    image: str = ""
+    region: str = ""
     labels: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -33,10 +39,11 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VmAddress(msgspec.Struct, frozen=True):
-    """Where the VM's agent listens, as seen from this process."""
+    """Where the VM's agent listens, as seen from this process and its peers."""
 
     host: str
     port: int
+    reach: Reach = Reach()
 
 
 class VmListing(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +65,9 @@ class ProviderError(Exception):
 
     `retryable`: the same call may work later. Codes that every provider uses: `invalid_vm_id`, `invalid_spec`,
     `vm_not_found`, `vm_stopped`, `boot_timeout`, `boot_failed`, `suspend_failed`, `resume_failed`, `destroy_failed`,
-    `provider_unavailable`, `provider_closed`.
+    `provider_unavailable` (nobody answers, or with rubbish), `provider_closed`. Those of a provider behind an API too:
+    `provider_unauthorized`, `provider_rate_limited`, `provider_too_old`, `image_missing`, `image_unusable` (another
+    architecture, no agent in it), `region_full`, `vm_stuck` (in a state that it does not leave).
     """
 
     def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:

@@ -1,0 +1,15 @@
+"""How a VM's agent is reached, beside its host and port; and through it, what listens inside the VM. Pure."""
+
+import msgspec
+
+
+class Reach(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The default is a VM that shares this machine's network: its servers are dialled as they listen.
+
+    `tunnel`: what listens inside the VM is reached through its agent (`/tunnel/{port}`) alone. `tls`: the agent's address
+    is behind TLS. `headers`: sent with each request to the agent, where one address serves several VMs.
+    """
+
+    tunnel: bool = False
+    tls: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
