@@ -18,6 +18,7 @@ from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, SyncResult
 from shared.errors import DrapeError, Unavailable
 from shared.ids import PreviewId
+from shared.reach import Reach
 
 CREATE_ON_ITS_WAY_S = 0.5
 """A request for a VM is under way so long at most; it arrives also where who asked is dead by then."""
@@ -195,7 +196,10 @@ class TroubledHealth:
         self._trouble = trouble
         self._random = random
 
-    async def __call__(self, vm_id: str, host: str, port: int) -> str:
+    async def meet(self, vm_id: str, address: VmAddress) -> None:
+        """All are of one version."""
+
+    async def __call__(self, vm_id: str, host: str, port: int, reach: Reach) -> str:
         await asyncio.sleep(0.01)
         if vm_id not in self._provider.vms:
             return "nobody answers"

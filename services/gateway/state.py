@@ -35,6 +35,7 @@ from shared.events import (
     VmAcquired,
 )
 from shared.ids import OwnerId, PreviewId, ProjectId
+from shared.reach import Reach
 
 Status = Literal[
     "acquiring",
@@ -114,6 +115,15 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[AppChoice, ...] = ()
 
 
+class Agent(msgspec.Struct, frozen=True):
+    """Where the agent of a preview's VM listens. `lease`: the log's sequence since which the preview holds the VM."""
+
+    host: str
+    port: int
+    lease: int
+    reach: Reach
+
+
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """What is shown of a preview. Times are seconds, UTC. `wanted`: somebody has asked to see it; `files_version`: of
     the project's files, what its VM holds or will begin with; `detected`: in this attempt; `install_job`: the attempt's
@@ -143,6 +153,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     package_manager: str = ""
     warnings: tuple[PreviewWarningRaised, ...] = ()
     vm_id: str = ""
+    agent: Agent | None = None
     from_pool: bool | None = None
     install: Literal["skipped", "completed"] | None = None
     install_job: str = ""
@@ -218,8 +229,9 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
     event = recorded.event
     match event:
         case VmAcquired(vm_id=vm_id, from_pool=from_pool):
-            if preview.status == "acquiring":
-                _join(state, preview, recorded, vm_id=vm_id, from_pool=from_pool)
+            if preview.status == "acquiring" and not preview.vm_id:  # of two VMs the first is the preview's
+                agent = Agent(event.host, event.port, recorded.seq, event.reach)
+                _join(state, preview, recorded, vm_id=vm_id, agent=agent, from_pool=from_pool)
         case ProjectDetected(framework=framework, version=version, package_manager=manager):
             found = {"framework": framework, "version": version, "package_manager": manager}
             _join(state, preview, recorded, detected=True, **found)
@@ -361,6 +373,7 @@ def _restart(state: State, preview: Preview, recorded: Recorded, event: PreviewR
             version=preview.version,
             package_manager=preview.package_manager,
             vm_id=preview.vm_id,
+            agent=preview.agent,
             from_pool=preview.from_pool,
             url=preview.url,
         )

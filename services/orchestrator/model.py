@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from shared.ids import OwnerId, PreviewId, ProjectId, VmId
+from shared.reach import Reach
 
 Status = Literal[
     "preparing",  # the project is being detected and a VM acquired, side by side
@@ -53,6 +54,7 @@ class Vm(msgspec.Struct, frozen=True):
     host: str
     port: int
     lease: int = 0
+    reach: Reach = Reach()
 
 
 class Left(msgspec.Struct, frozen=True):

@@ -149,10 +149,10 @@ def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost | VmFrozen,
     if preview is None:
         return
     match event:
-        case VmAcquired(vm_id=vm_id, host=host, port=port, from_pool=from_pool, key=key):
+        case VmAcquired(vm_id=vm_id, from_pool=from_pool, key=key):
             gave = _take_over(state, event) or {"installed": key, "installed_by": ""}
             if preview.vm is None and preview.status not in ENDED:
-                vm = Vm(vm_id, host, port, recorded.seq)
+                vm = Vm(vm_id, event.host, event.port, recorded.seq, event.reach)
                 changed = msgspec.structs.replace(preview, vm=vm, from_pool=from_pool, queued=False, **gave)
                 state.previews[preview.preview_id] = _join(changed, recorded)
         case VmFrozen(memory_mb=memory_mb):

@@ -266,7 +266,7 @@ def record_booted(state: State, command: RecordVmBooted) -> Sequence[Event]:
     vm = state.vms.get(command.vm_id)
     if vm is None or vm.status != "booting":
         return []
-    return [VmBooted(vm_id=vm.vm_id, host=command.host, port=command.port, boot_s=command.boot_s)]
+    return [VmBooted(vm_id=vm.vm_id, host=command.host, port=command.port, boot_s=command.boot_s, reach=command.reach)]
 
 
 def record_boot_failed(state: State, command: RecordVmBootFailed) -> Sequence[Event]:
@@ -319,6 +319,7 @@ def _acquired(vm: Vm, preview_id: str, owner: str, *, from_pool: bool, waited_s:
         host=vm.host,
         port=vm.port,
         key=vm.key,
+        reach=vm.reach,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from services.pool.config import PoolConfig
-from services.pool.ports import Provider, ProviderError, VmSpec
+from services.pool.ports import Provider, ProviderError, VmAddress, VmSpec
 from services.pool.react import CheckHealth, CleanVm, CreateVm, DestroyVm, ForgetProject, Reconcile, SettleVm
 from services.pool.reaping import Reaper
 from services.pool.state import State
@@ -27,6 +27,7 @@ from shared.definition import Effect
 from shared.errors import Unavailable
 from shared.ids import ProjectId, VmId, derive
 from shared.ports import Cause
+from shared.reach import Reach
 from shared.secrets import agent_token
 
 log = logging.getLogger("drape.pool")
@@ -40,7 +41,10 @@ Send = Callable[[Command, Cause], Awaitable[bytes]]
 class HealthProbe(Protocol):
     """Asks a VM's agent whether it lives. Gives what is wrong; empty when nothing is."""
 
-    async def __call__(self, vm_id: VmId, host: str, port: int) -> str: ...
+    async def __call__(self, vm_id: VmId, host: str, port: int, reach: Reach) -> str: ...
+
+    async def meet(self, vm_id: VmId, address: VmAddress) -> None:
+        """A VM that has just booted: raises `ProviderError` where its agent and we don't understand each other."""
 
 
 class VmCleaner(Protocol):
@@ -119,6 +123,7 @@ class PoolEffects:
         try:
             async with asyncio.timeout(self._config.boot_timeout_s):
                 address = await self._provider.create(spec)
+                await self._probe.meet(vm_id, address)
         except ProviderError as error:
             if error.code == VM_BUSY:
                 raise Unavailable(error.code, error.message) from error
@@ -136,7 +141,7 @@ class PoolEffects:
             return
         boot_s = round(self._clock() - begun, 3)
         await self._send(
-            RecordVmBooted(vm_id=vm_id, host=address.host, port=address.port, boot_s=boot_s),
+            RecordVmBooted(vm_id=vm_id, host=address.host, port=address.port, boot_s=boot_s, reach=address.reach),
             cause,
         )
 
@@ -170,12 +175,12 @@ class PoolEffects:
         log.info("vm_not_kept", extra={"vm_id": effect.vm_id, "code": wrong})
         await self._send(RecordVmCleanFailed(vm_id=effect.vm_id, lease=effect.lease, code=wrong), cause)
 
-    async def _check_health(self, vms: tuple[tuple[VmId, str, int], ...], cause: Cause) -> None:
+    async def _check_health(self, vms: tuple[tuple[VmId, str, int, Reach], ...], cause: Cause) -> None:
         gate = asyncio.Semaphore(self._config.health_concurrency_max)
 
-        async def check(vm_id: VmId, host: str, port: int) -> None:
+        async def check(vm_id: VmId, host: str, port: int, reach: Reach) -> None:
             async with gate:
-                wrong = await self._probe(vm_id, host, port)
+                wrong = await self._probe(vm_id, host, port, reach)
             vm = self._state().vms.get(vm_id)
             if wrong or (vm is not None and vm.failures):
                 await self._send(CheckVm(vm_id=vm_id, healthy=not wrong, detail=wrong), cause, vm_id)

@@ -26,6 +26,7 @@ from shared.events import (
 )
 from shared.ids import ProjectId, VmId
 from shared.ports import TimerFired
+from shared.reach import Reach
 
 
 class CreateVm(msgspec.Struct, frozen=True):
@@ -49,6 +50,7 @@ class CleanVm(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     lease: int
     keep_job: str
+    reach: Reach = Reach()
 
 
 class SettleVm(msgspec.Struct, frozen=True):
@@ -64,9 +66,9 @@ class ForgetProject(msgspec.Struct, frozen=True):
 
 
 class CheckHealth(msgspec.Struct, frozen=True):
-    """Ask these agents whether they live: (vm, host, port)."""
+    """Ask these agents whether they live: (vm, host, port, reach)."""
 
-    vms: tuple[tuple[VmId, str, int], ...]
+    vms: tuple[tuple[VmId, str, int, Reach], ...]
 
 
 class Reconcile(msgspec.Struct, frozen=True):
@@ -118,7 +120,8 @@ def _let_go(vm: Vm | None) -> Sequence[Effect]:
         case Vm(status="going"):
             return [DestroyVm(vm.vm_id)]
         case Vm(status="cleaning"):
-            return [CleanVm(vm_id=vm.vm_id, host=vm.host, port=vm.port, lease=vm.lease, keep_job=vm.keep_job)]
+            clean = CleanVm(vm_id=vm.vm_id, host=vm.host, port=vm.port, lease=vm.lease, keep_job=vm.keep_job)
+            return [msgspec.structs.replace(clean, reach=vm.reach)]
         case _:
             return []
 
@@ -130,7 +133,7 @@ def on_timer(state: State, fired: TimerFired) -> Sequence[Effect]:
             return [Send(MaintainPool())]
         case "health":
             awake = (vm for vm in state.vms.values() if vm.status in ANSWERING and not vm.suspended)
-            asked = tuple((vm.vm_id, vm.host, vm.port) for vm in awake)
+            asked = tuple((vm.vm_id, vm.host, vm.port, vm.reach) for vm in awake)
             return [CheckHealth(asked)] if asked else []
         case "reconcile":
             return [Reconcile()]

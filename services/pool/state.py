@@ -25,6 +25,7 @@ from shared.events import (
     VmSuspended,
 )
 from shared.ids import OwnerId, PreviewId, VmId
+from shared.reach import Reach
 
 Status = Literal["booting", "ready", "acquired", "cleaning", "kept", "going"]
 """`cleaning`, `kept`: released, and being emptied or waiting for the owner's next preview. `going`: released, retired,
@@ -50,6 +51,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     booted_at: float = 0.0
     host: str = ""
     port: int = 0
+    reach: Reach = Reach()
     preview_id: PreviewId | None = None
     owner: OwnerId | None = None
     failures: int = 0
@@ -109,9 +111,9 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.created = max(state.created, number)
             state.vms[vm_id] = Vm(vm_id=vm_id, status="booting", created_at=at)
             state.booting[vm_id] = None
-        case VmBooted(vm_id=vm_id, host=host, port=port):
+        case VmBooted(vm_id=vm_id, host=host, port=port, reach=reach):
             state.boot_failures = 0
-            _change(state, vm_id, status="ready", booted_at=at, host=host, port=port)
+            _change(state, vm_id, status="ready", booted_at=at, host=host, port=port, reach=reach)
         case VmBootFailed(vm_id=vm_id):
             state.boot_failures += 1
             state.boot_failed_at = at

@@ -6,7 +6,7 @@ try (all of it is idempotent, by id or version).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -60,7 +60,7 @@ class AgentUnreachable(Exception):
 
 class AgentClient:
     """Speaks to one agent at `base_url` ("http://127.0.0.1:4711"). The session is the caller's, and may be shared.
-    `lease`: of the hold on the VM for which it speaks; 0: for none."""
+    `lease`: of the hold on the VM for which it speaks; 0: for none. `headers`: sent with each request beside its own."""
 
     def __init__(
         self,
@@ -72,9 +72,11 @@ class AgentClient:
         request_timeout_s: float = 30.0,
         sync_timeout_s: float = 300.0,
         lease: int = 0,
+        headers: Iterable[tuple[str, str]] = (),
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}", **({LEASE_HEADER: str(lease)} if lease else {})}
+        own = {"Authorization": f"Bearer {token}", **({LEASE_HEADER: str(lease)} if lease else {})}
+        self._headers = {**dict(headers), **own}
         self._session = session
         self._connect_timeout_s = connect_timeout_s
         self._request_timeout_s = request_timeout_s

@@ -7,7 +7,12 @@ from typing import Literal
 
 import msgspec
 
-AGENT_VERSION = "1"
+AGENT_VERSION = "2"
+PROTOCOLS = (1, 2)
+"""The oldest and the newest version of this wire that this code speaks, as agent and as client. 2: `/tunnel`."""
+TUNNEL_PROTOCOL = 2
+"""The first version with `/tunnel`."""
+TUNNEL_UPGRADE = "drape-tunnel"
 SYNC_HEADER_NAME = ".drape-sync.json"
 JOB_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 JOB_WAIT_S_MAX = 60.0
@@ -35,7 +40,9 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent says of itself. `orphan_in_s`: it ends itself that long from now, if nobody calls again."""
+    """What an agent says of itself. `orphan_in_s`: it ends itself that long from now, if nobody calls again.
+    `protocols`: the oldest and the newest version of the wire that it speaks. `now`: its clock, in seconds since the
+    epoch; 0: an agent that does not tell."""
 
     vm_id: str
     agent_version: str
@@ -43,6 +50,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     orphan_in_s: float
     files_version: int
     jobs: dict[str, JobState]
+    protocols: tuple[int, int] = (1, 1)
+    now: float = 0.0
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):

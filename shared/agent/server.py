@@ -21,6 +21,7 @@ from .protocol import (
     AGENT_VERSION,
     JOB_WAIT_S_MAX,
     LEASE_HEADER,
+    PROTOCOLS,
     UNREADABLE,
     AgentProblem,
     CleanSpec,
@@ -183,6 +184,8 @@ class AgentServer:
                 orphan_in_s=self._limits.orphan_timeout_s,
                 files_version=self._files.version,
                 jobs=self.jobs.states(),
+                protocols=PROTOCOLS,
+                now=time.time(),
             )
         )
 

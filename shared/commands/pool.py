@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from shared.commands.base import Command
 from shared.ids import OwnerId, PreviewId, VmId
+from shared.reach import Reach
 
 
 class PoolCommand(Command, frozen=True, kw_only=True):
@@ -96,6 +97,7 @@ class RecordVmBooted(PoolCommand, frozen=True, kw_only=True):
     host: str
     port: int
     boot_s: float
+    reach: Reach = Reach()
 
 
 class RecordVmBootFailed(PoolCommand, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from shared.events.base import Event
 from shared.ids import OwnerId, PreviewId, VmId
+from shared.reach import Reach
 
 
 class VmEvent(Event, frozen=True, kw_only=True):
@@ -26,11 +27,12 @@ class VmCreationStarted(VmEvent, frozen=True, kw_only=True):
 
 
 class VmBooted(VmEvent, frozen=True, kw_only=True):
-    """The VM's agent answered; the VM is warm. `host` and `port` are the agent's address."""
+    """The VM's agent answered; the VM is warm. `host` and `port` are the agent's address, `reach` how it is dialled."""
 
     host: str
     port: int
     boot_s: float
+    reach: Reach = Reach()
 
 
 class VmBootFailed(VmEvent, frozen=True, kw_only=True):
@@ -55,6 +57,7 @@ class VmAcquired(VmEvent, frozen=True, kw_only=True):
     port: int
     resident: PreviewId = ""
     key: str = ""
+    reach: Reach = Reach()
 
 
 class VmReleased(VmEvent, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from shared.events import (
     VmRetired,
 )
 from shared.ports import TimerFired
+from shared.reach import Reach
 from tests.builders import (
     PROJECT,
     VM,
@@ -121,7 +122,7 @@ def fired(name: str) -> TimerFired:
 def test_ticks() -> None:
     """Maintenance, health of what is in use, and the comparison with the provider."""
     state = given(POOL, *warm_vms(1, 2), vm_acquired(1), vm_creation_started(3)).state
-    health = CheckHealth(((VM, "127.0.0.1", 9001), ("vm-000002", "127.0.0.1", 9002)))
+    health = CheckHealth(((VM, "127.0.0.1", 9001, Reach()), ("vm-000002", "127.0.0.1", 9002, Reach())))
     assert on_timer(state, fired("maintain")) == [Send(MaintainPool())]
     assert on_timer(state, fired("health")) == [health]
     assert on_timer(state, fired("reconcile")) == [Reconcile()]

@@ -91,7 +91,7 @@ def test_only_who_is_awake_is_asked_for_its_health() -> None:
     spec = pool(*warm_vms(1, 2), vm_acquired(1), vm_suspended())
     [asked] = on_timer(spec.state, TimerFired(name="health", id="tick", key="1"))
     assert isinstance(asked, CheckHealth)
-    assert [vm_id for vm_id, _, _ in asked.vms] == ["vm-000002"]
+    assert [vm_id for vm_id, *_ in asked.vms] == ["vm-000002"]
 
 
 # --- the effect ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import aiohttp
 from services.orchestrator.model import Vm
 from shared.agent.client import AgentClient, AgentError
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, LogLine, ReadinessUpdate, ReadySpec, SyncResult
+from shared.reach import agent_url
 from shared.secrets import agent_token
 
 
@@ -19,7 +20,8 @@ class AgentWorkspace:
 
     def _client(self, vm: Vm) -> AgentClient:
         token = agent_token(self._secret, vm.vm_id)
-        return AgentClient(f"http://{vm.host}:{vm.port}", token, self._session, lease=vm.lease)
+        url = agent_url(vm.host, vm.port, vm.reach)
+        return AgentClient(url, token, self._session, lease=vm.lease, headers=vm.reach.headers)
 
     async def sync(self, vm: Vm, files: FileSync, contents: Mapping[str, bytes]) -> SyncResult:
         async def each() -> AsyncIterator[tuple[str, bytes | AsyncIterator[bytes]]]:

@@ -9,6 +9,7 @@ from services.pool.react import CleanVm
 from shared.agent.client import AgentClient, AgentError, AgentUnreachable
 from shared.agent.protocol import CleanSpec
 from shared.ids import VmId
+from shared.reach import agent_url
 from shared.secrets import agent_token
 
 
@@ -23,7 +24,13 @@ class AgentVmCleaner:
 
     async def __call__(self, vm: CleanVm) -> str:
         token = agent_token(self._secret, vm.vm_id)
-        client = AgentClient(f"http://{vm.host}:{vm.port}", token, self._session, request_timeout_s=self._timeout_s)
+        client = AgentClient(
+            agent_url(vm.host, vm.port, vm.reach),
+            token,
+            self._session,
+            request_timeout_s=self._timeout_s,
+            headers=vm.reach.headers,
+        )
         spec = CleanSpec(lease=vm.lease, keep_since_job=vm.keep_job, bytes_max=self._bytes_max)
         try:
             await client.clean(spec)
