@@ -72,7 +72,7 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
         activity = Activity()
         waker = await _keep_awake(runtime, bus, activity, config, stack)
         proxy_config = ProxyConfig(base_domain=config.preview_domain)
-        upstreams = await stack.enter_async_context(Upstreams(proxy_config))
+        upstreams = await stack.enter_async_context(Upstreams(proxy_config, settings.drape_secret))
         resolver = PreviewResolver(runtime, bus, feed, waker, settings.drape_secret, config)
         clients = clients_from(config.trusted_proxies)
         passes = Passes(settings.drape_secret, config.private_pass_s, runtime.clock)

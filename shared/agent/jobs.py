@@ -274,7 +274,7 @@ class JobSupervisor:
         self._closing = True
         for job in self._jobs.values():
             job.killed = job.killed or not job.exited.is_set()
-        await asyncio.to_thread(processes.end_processes, self._everything, grace_s)
+        await asyncio.to_thread(processes.end_processes, self.everything, grace_s)
         for job in self._jobs.values():
             await self._await_exit(job)
             if job.transport is not None:
@@ -303,12 +303,13 @@ class JobSupervisor:
             if not self._adopts or time.monotonic() > deadline_s:
                 raise AgentProblem(409, "processes_left", "Processes of the VM may still run.", "Destroy the VM.")
             self._reap()
-            await asyncio.to_thread(processes.end_processes, self._everything, 0.0)
+            await asyncio.to_thread(processes.end_processes, self.everything, 0.0)
             await asyncio.sleep(self._limits.reap_poll_s)
         if self._world.isolated and processes.strangers():
             raise AgentProblem(409, "processes_left", "Processes of the VM still run.", "Destroy the VM.")
 
-    def _everything(self) -> list[psutil.Process]:
+    def everything(self) -> list[psutil.Process]:
+        """The processes of all jobs, and all else below the agent. Blocks: call it in a thread."""
         found = {process.pid: process for process in processes.all_descendants()}
         for job in list(self._jobs.values()):
             found.update((process.pid, process) for process in job.members())

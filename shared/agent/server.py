@@ -33,6 +33,7 @@ from .protocol import (
     ReadySpec,
 )
 from .readiness import ProbeLimits, wait_ready
+from .tunnel import TunnelLimits, Tunnels
 
 log = logging.getLogger("drape.agent.server")
 
@@ -74,6 +75,7 @@ class AgentServer:
         job_limits: JobLimits | None = None,
         limits: ServerLimits | None = None,
         probe_limits: ProbeLimits | None = None,
+        tunnel_limits: TunnelLimits | None = None,
     ) -> None:
         self._vm_id = vm_id
         self._expected = f"Bearer {token}".encode()
@@ -81,6 +83,7 @@ class AgentServer:
         self._limits = limits or ServerLimits()
         self._probe_limits = probe_limits or ProbeLimits()
         self.jobs = JobSupervisor(world, job_limits or JobLimits())
+        self._tunnels = Tunnels(self.jobs.everything, self._hear, tunnel_limits)
         self._cleaner = Cleaner(place, self.jobs, files)
         self._started_s = time.monotonic()
         self._sync_lock = asyncio.Lock()
@@ -102,6 +105,7 @@ class AgentServer:
                 web.get("/jobs/{id}/log", self._get_log),
                 web.post("/jobs/{id}/ready", self._post_ready),
                 web.post("/clean", self._post_clean),
+                web.get("/tunnel/{port}", self._get_tunnel),
                 web.post("/shutdown", self._post_shutdown),
             ]
         )
@@ -294,6 +298,17 @@ class AgentServer:
         # After the answer has had the time to leave.
         asyncio.get_running_loop().call_later(0.05, self.stop, 0)
         return web.json_response({}, status=202)
+
+    async def _get_tunnel(self, request: web.Request) -> web.StreamResponse:
+        # What is asked for and sent through it is contact with the control plane; that it is open is not.
+        self._active -= 1
+        try:
+            return await self._tunnels.serve(request, lambda: self._check_lease(request))
+        finally:
+            self._active += 1
+
+    def _hear(self) -> None:
+        self._idle_s = 0.0
 
     def _job(self, request: web.Request) -> Job:
         return self.jobs.get(request.match_info["id"])

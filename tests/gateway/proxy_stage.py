@@ -7,9 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
+import msgspec
+import psutil
 from aiohttp import web
 
 from services.gateway.adapters.activity import Activity
+from services.gateway.adapters.preview_target import Through
 from services.gateway.adapters.proxy import (
     Holding,
     PreviewProxy,
@@ -19,11 +22,20 @@ from services.gateway.adapters.proxy import (
     Upstreams,
     runner_options,
 )
+from shared.agent.protocol import AgentProblem
+from shared.agent.tunnel import Tunnels
+from shared.reach import Reach
+from shared.secrets import agent_token
 
 PREVIEW = "01jd2e8c4mqv9tq5w3x7y8z9ab"
 HOST = f"{PREVIEW}.preview.localhost:8080"
 LOOPBACK = "127.0.0.1"
 TIMEOUT_S = 20.0
+SECRET = "5" * 64
+VM = "vm-000001"
+
+through_tunnels = False
+"""Set by the fixture `each_way`: the dev server is reached through an agent's tunnels."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FAST = ProxyConfig(client_check_interval_s=0.02, connect_timeout_s=2, ws_handshake_timeout_s=2, ws_close_timeout_s=0.5)
@@ -77,9 +89,10 @@ async def stage(
         async def resolve(preview_id: str, request: web.Request) -> Upstream | Holding:
             if preview_id != PREVIEW:
                 return Holding("unknown", preview_id)
-            return holding or Upstream(preview_id, upstream_host, port)
+            return holding or Upstream(preview_id, upstream_host, port, through=through)
 
-        upstreams = await stack.enter_async_context(Upstreams(config))
+        through = await tunnels(stack) if through_tunnels else None
+        upstreams = await stack.enter_async_context(Upstreams(config, SECRET))
         proxy = PreviewProxy(resolve, wake or resolve, Activity(), config=config, upstreams=upstreams)
         own_port = await _serve(stack, proxy.handle, LOOPBACK, **runner_options(config))
         client = await stack.enter_async_context(
@@ -91,6 +104,28 @@ async def stage(
             )
         )
         yield Stage(proxy, client, own_port, port)
+
+
+async def tunnels(stack: AsyncExitStack) -> Through:
+    """The tunnels of an agent whose VM is this process: they lead to what it listens on itself."""
+    inside = Tunnels(lambda: [psutil.Process()], lambda: None)
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        assert request.headers["Authorization"] == f"Bearer {agent_token(SECRET, VM)}"
+        assert (request.headers["X-Drape-Lease"], request.headers["x-instance"]) == ("7", "a")
+        try:
+            return await inside.serve(request, lambda: None)
+        except AgentProblem as problem:
+            return web.json_response(msgspec.to_builtins(problem.body), status=problem.status)
+
+    application = web.Application()
+    application.add_routes([web.get("/tunnel/{port}", serve)])
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, LOOPBACK, 0).start()
+    reach = Reach(tunnel=True, headers=(("x-instance", "a"),))
+    return Through(VM, LOOPBACK, int(runner.addresses[0][1]), 7, reach)
 
 
 async def _serve(stack: AsyncExitStack, answer: Handler, host: str, **options: Any) -> int:

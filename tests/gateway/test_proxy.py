@@ -6,9 +6,12 @@ import json
 import resource
 from collections.abc import AsyncIterator
 
+import pytest
 from aiohttp import web
 
 from tests.gateway.proxy_stage import HOST, LOOPBACK, PREVIEW, TIMEOUT_S, raw_server, stage
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 _MIB = 1024 * 1024
 

@@ -12,6 +12,8 @@ from aiohttp import web
 from services.gateway.adapters.proxy import ProxyConfig
 from tests.gateway.proxy_stage import HOST, LOOPBACK, TIMEOUT_S, free_port_refusing, raw_server, stage
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 
 async def _length(request: web.Request) -> web.StreamResponse:
     return web.Response(text=str(len(await request.read())))

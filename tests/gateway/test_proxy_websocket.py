@@ -13,6 +13,8 @@ from yarl import URL
 from services.gateway.adapters.proxy import Holding, ProxyConfig
 from tests.gateway.proxy_stage import FAST, HOST, PREVIEW, TIMEOUT_S, Stage, free_port_refusing, raw_server, stage
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 
 async def _echo(request: web.Request) -> web.StreamResponse:
     """Echoes messages; on "close N text" it closes so, and the first message is what it saw of the handshake."""

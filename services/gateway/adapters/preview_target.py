@@ -9,18 +9,31 @@ import msgspec
 from aiohttp import web
 
 from shared.errors import Problem
+from shared.reach import Reach
 
 HoldingStatus = Literal["starting", "failed", "stopped", "suspended", "unknown"]
 
 
+class Through(msgspec.Struct, frozen=True):
+    """The agent through which a dev server is reached, and for which hold on the VM."""
+
+    vm_id: str
+    host: str
+    port: int
+    lease: int
+    reach: Reach
+
+
 class Upstream(msgspec.Struct, frozen=True):
-    """The dev server to dial: the only address that the proxy connects to for this request."""
+    """The dev server to dial: the only address that the proxy connects to for this request. With `through`, `host` and
+    `port` are inside the VM."""
 
     preview_id: str
     host: str
     port: int
     generation: str = ""
     """Which of the preview's dev servers: no connection of an earlier one is used for it."""
+    through: Through | None = None
 
 
 class Holding(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from services.gateway.adapters.feed import Feed
 from services.gateway.adapters.output import tail_of
-from services.gateway.adapters.preview_target import Holding, Upstream
+from services.gateway.adapters.preview_target import Holding, Through, Upstream
 from services.gateway.adapters.terminal import plain
 from services.gateway.adapters.waking import Waker
 from services.gateway.config import GatewayConfig
@@ -44,7 +44,7 @@ class PreviewResolver:
         if preview.status in SERVED or (probing and preview.status == "waiting"):
             if probing:
                 request[PROBED] = probed_token(self._secret, preview_id)
-            return Upstream(preview_id, preview.host, preview.port, str(preview.attempt))
+            return Upstream(preview_id, preview.host, preview.port, str(preview.attempt), _through(preview))
         return await self._holding(await self._bus.seals.opened(preview))
 
     async def woken(self, preview_id: PreviewId, request: web.Request, /) -> Upstream | Holding:
@@ -93,6 +93,14 @@ class PreviewResolver:
             step=error.step,
             evidence=tuple(line.text for line in evidence),
         )
+
+
+def _through(preview: Preview) -> Through | None:
+    """None where the VM shares our network: its dev server is dialled as it listens."""
+    agent = preview.agent
+    if agent is None or not agent.reach.tunnel:
+        return None
+    return Through(preview.vm_id, agent.host, agent.port, agent.lease, agent.reach)
 
 
 async def mark_probed(request: web.Request, response: web.StreamResponse) -> None:

@@ -12,14 +12,17 @@ from typing import Self
 
 import aiohttp
 
-from services.gateway.adapters.preview_target import ProxyConfig, Upstream
+from services.gateway.adapters.preview_target import ProxyConfig, Through, Upstream
+from services.gateway.adapters.tunnels import TunnelConnector
 
 
 class Upstreams:
     """Client sessions by preview. Those that nobody uses are closed beyond `ProxyConfig.upstreams_max`, the oldest first."""
 
-    def __init__(self, config: ProxyConfig) -> None:
+    def __init__(self, config: ProxyConfig, secret: str = "") -> None:
+        """`secret`: the platform's, from which the agents' tokens are made."""
         self._config = config
+        self._secret = secret
         self._held: OrderedDict[str, _Held] = OrderedDict()
 
     async def __aenter__(self) -> Self:
@@ -45,9 +48,9 @@ class Upstreams:
             await self._trim()
 
     async def _taken(self, upstream: Upstream) -> "_Held":
-        of = (upstream.generation, upstream.host, upstream.port)
+        of = (upstream.generation, upstream.host, upstream.port, upstream.through)
         earlier = self._held.get(upstream.preview_id)
-        current = earlier if earlier is not None and earlier.of == of else _Held(of, open_session(self._config))
+        current = earlier if earlier is not None and earlier.of == of else _Held(of, self._open(upstream))
         current.users += 1
         self._held[upstream.preview_id] = current
         self._held.move_to_end(upstream.preview_id)
@@ -56,6 +59,12 @@ class Upstreams:
             if not earlier.users:
                 await earlier.session.close()
         return current
+
+    def _open(self, upstream: Upstream) -> aiohttp.ClientSession:
+        if upstream.through is None:
+            return open_session(self._config)
+        connector = TunnelConnector(upstream.through, upstream.port, self._secret, self._config)
+        return open_session(self._config, connector)
 
     async def _trim(self) -> None:
         if len(self._held) <= self._config.upstreams_max:
@@ -66,17 +75,19 @@ class Upstreams:
 
 
 class _Held:
-    def __init__(self, of: tuple[str, str, int], session: aiohttp.ClientSession) -> None:
+    def __init__(self, of: tuple[str, str, int, Through | None], session: aiohttp.ClientSession) -> None:
         self.of = of
         self.session = session
         self.users = 0
         self.retired = False
 
 
-def open_session(config: ProxyConfig) -> aiohttp.ClientSession:
-    """A client session for one dev server: no cookie jar, no proxy from the environment, no total time-out."""
+def open_session(config: ProxyConfig, connector: aiohttp.BaseConnector | None = None) -> aiohttp.ClientSession:
+    """A client session for one dev server: no cookie jar, no proxy from the environment, no total time-out. `connector`:
+    how it is reached; None: as it listens."""
+    direct = {"limit": 0, "keepalive_timeout": config.upstream_keepalive_s, "ttl_dns_cache": 10}
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=config.upstream_keepalive_s, ttl_dns_cache=10),
+        connector=connector or aiohttp.TCPConnector(**direct),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
