@@ -1,7 +1,8 @@
 """`python -m shared.agent`: one agent, from its arguments to its exit code.
 
-The token comes as one line on standard input, so that no process in the VM can read it from /proc. Exit codes: 0 when
-asked to end, 75 when nobody called for `--orphan-timeout-s`, 2 for wrong use.
+The token comes as one line on standard input, so that no process in the VM can read it from /proc; or from a file that
+only its owner can read and that is removed at once (`--token-file`). Exit codes: 0 when asked to end, 75 when nobody called
+for `--orphan-timeout-s`, 2 for wrong use.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import blocks, quickstart
+from .tokens import TokenUnusable, read_token
 
 THREADS = 8
 THREADS_START_S = 10.0
@@ -26,9 +28,10 @@ def main() -> int:
     """Parses, listens, serves. Gives the exit code."""
     options = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    token = sys.stdin.readline().strip()
-    if not token:
-        print("The agent's token has to be one line on standard input.", file=sys.stderr)
+    try:
+        token = read_token(options.token_file)
+    except TokenUnusable as unusable:
+        print(unusable, file=sys.stderr)
         return 2
     _close_stdin()
     os.umask(0o077)
@@ -42,7 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", required=True, type=Path, help="holds app/, home/ and state/; made when missing")
     parser.add_argument("--app-dir", type=Path, help="the project's folder as jobs see it (default: ROOT/app)")
     parser.add_argument("--home-dir", type=Path, help="HOME of jobs (default: ROOT/home)")
-    parser.add_argument("--listen", default="127.0.0.1:0", help="host:port; port 0 takes a free one")
+    parser.add_argument(
+        "--listen", default="127.0.0.1:0", help="host:port; port 0 takes a free one, [::]:4711 every address"
+    )
+    parser.add_argument("--token-file", type=Path, help="holds the token, with mode 0600 or less; removed once read")
     parser.add_argument("--port-block", type=int, help="share the network: take the first free block from this one on")
     parser.add_argument("--port-file", type=Path, help="written once the agent listens")
     parser.add_argument("--orphan-timeout-s", type=float, default=180.0)
@@ -141,6 +147,8 @@ def _listener(address: str) -> socket.socket:
         if hasattr(socket, name):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
     try:
+        if host == "::":  # every address, whatever the system's own default is
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind((host, int(port)))
         listener.listen(128)
     except OSError:

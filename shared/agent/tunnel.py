@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import cast
 
 import msgspec
@@ -34,6 +34,8 @@ class TunnelLimits(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 5.0
     idle_timeout_s: float = 7200.0
     """Without a byte in either direction. Longer than the gateway's own limit, which is the one that is meant to end it."""
+    half_closed_idle_s: float = 30.0
+    """The same once one side has ended: who asked may have gone, and what was asked not care."""
     buffer_bytes: int = 64 * 1024
     """What one direction holds before its sender has to wait, twice at most."""
     close_timeout_s: float = 5.0
@@ -141,6 +143,7 @@ class Tunnels:
                 await writer.drain()
                 moved_at = loop.time()
             writer.write_eof()
+            moved_at = loop.time()
 
         pumps = {
             asyncio.create_task(pump(client[0], server[1], self._heard), name="tunnel in"),
@@ -148,8 +151,8 @@ class Tunnels:
         }
         pending = pumps
         try:
-            while pending and (left_s := moved_at + self._limits.idle_timeout_s - loop.time()) > 0:
-                done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
+            while pending and (left_s := moved_at + self._patience_s(pending) - loop.time()) > 0:
+                done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 if any(task.exception() is not None for task in done):
                     break
         finally:
@@ -160,6 +163,9 @@ class Tunnels:
             if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
                 raise outcome
         return all(outcome is None for outcome in outcomes)
+
+    def _patience_s(self, pending: Collection[object]) -> float:
+        return self._limits.idle_timeout_s if len(pending) == 2 else self._limits.half_closed_idle_s
 
     async def _close(self, writer: asyncio.StreamWriter) -> None:
         writer.close()
