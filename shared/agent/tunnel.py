@@ -11,7 +11,6 @@ import logging
 import socket
 import struct
 from collections.abc import Callable, Collection
-from typing import cast
 
 import msgspec
 import psutil
@@ -108,7 +107,7 @@ class Tunnels:
     async def _serve(
         self, request: web.Request, server: tuple[asyncio.StreamReader, asyncio.StreamWriter], port: int
     ) -> web.StreamResponse:
-        transport = cast("asyncio.Transport | None", request.transport)
+        transport = request.transport
         answer = web.StreamResponse(status=101)
         if transport is None or transport.is_closing():
             return answer  # who asked has gone

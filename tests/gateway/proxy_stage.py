@@ -78,6 +78,7 @@ async def stage(
     config: ProxyConfig = FAST,
     upstream_host: str = LOOPBACK,
     wake: Resolver | None = None,
+    through: Through | None = None,
 ) -> AsyncIterator[Stage]:
     """The proxy before a dev server made of `handler` (on `upstream_host`), or before whatever listens on
     `upstream_port`, or held."""
@@ -89,9 +90,9 @@ async def stage(
         async def resolve(preview_id: str, request: web.Request) -> Upstream | Holding:
             if preview_id != PREVIEW:
                 return Holding("unknown", preview_id)
-            return holding or Upstream(preview_id, upstream_host, port, through=through)
+            return holding or Upstream(preview_id, upstream_host, port, through=way)
 
-        through = await tunnels(stack) if through_tunnels else None
+        way = await tunnels(stack) if through_tunnels else through
         upstreams = await stack.enter_async_context(Upstreams(config, SECRET))
         proxy = PreviewProxy(resolve, wake or resolve, Activity(), config=config, upstreams=upstreams)
         own_port = await _serve(stack, proxy.handle, LOOPBACK, **runner_options(config))

@@ -85,9 +85,9 @@ class _Held:
 def open_session(config: ProxyConfig, connector: aiohttp.BaseConnector | None = None) -> aiohttp.ClientSession:
     """A client session for one dev server: no cookie jar, no proxy from the environment, no total time-out. `connector`:
     how it is reached; None: as it listens."""
-    direct = {"limit": 0, "keepalive_timeout": config.upstream_keepalive_s, "ttl_dns_cache": 10}
     return aiohttp.ClientSession(
-        connector=connector or aiohttp.TCPConnector(**direct),
+        connector=connector
+        or aiohttp.TCPConnector(limit=0, keepalive_timeout=config.upstream_keepalive_s, ttl_dns_cache=10),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s),
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
