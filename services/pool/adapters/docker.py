@@ -113,7 +113,7 @@ class DockerProvider:
 
     # -- engines
 
-    async def _by_load(self) -> list[Engine]:
+    async def _by_load(self) -> Sequence[Engine]:
         """The engines that answer, the one with the fewest of our VMs a processor first. Raises the first error where
         none does."""
 
