@@ -25,6 +25,8 @@ class Home(Protocol):
     isolated: bool
     """Whether VMs can't see the machine's and each other's files."""
     limits_memory: bool
+    shares_network: bool
+    """Whether what runs in a VM reaches what listens on this machine's loopback."""
     runs_agents: bool
     """Whether something runs in the VMs. Cases that speak to an agent are skipped where nothing does (the fake)."""
     faults: frozenset[Fault]

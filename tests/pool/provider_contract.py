@@ -54,7 +54,7 @@ for folder, names_below, names in os.walk('/'):
     for name in names:
         if sys.argv[1] in name: print('found', os.path.join(folder, name))
 for path in sys.argv[2:]:
-    if os.path.exists(path): print('found', path)
+    if os.access(path, os.R_OK): print('found', path)
 print('searched')
 """
 
@@ -265,9 +265,11 @@ class ProviderContract(FaultCases):
             assert raised.value.code == "vm_not_found"
 
     async def test_destroy_reaches_orphans_in_other_sessions(
-        self, provider: Provider, http: aiohttp.ClientSession
+        self, home: Home, provider: Provider, http: aiohttp.ClientSession
     ) -> None:
         """A process that left its session and lost its parents dies with the VM."""
+        if not home.shares_network:
+            pytest.skip("an orphan could not call this test: VMs have a network of their own")
         arrived: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
         server = await asyncio.start_server(lambda reader, _: arrived.put_nowait(reader), "127.0.0.1", 0)
         spec = a_vm()

@@ -30,6 +30,7 @@ class LocalHome:
         self.isolated = sandboxed
         self.limits_memory = grouped and "memory" in cgroups.detect().can
         self._folder = folder
+        self.shares_network = True
         self.runs_agents = True
         self.faults: frozenset[Fault] = frozenset()  # nothing stands behind it but the machine
         self._config = LocalConfig(sandbox="bubblewrap" if sandboxed else "none", cgroups="auto" if grouped else "none")

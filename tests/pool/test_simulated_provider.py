@@ -13,6 +13,7 @@ class SimulatedHome:
 
     isolated = False
     limits_memory = False
+    shares_network = False
     runs_agents = False
     faults = frozenset(FAULTS)
 

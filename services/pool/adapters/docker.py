@@ -90,7 +90,12 @@ class DockerProvider:
 
     async def destroy(self, vm_id: str) -> None:
         async with self._holding(vm_id):
-            await _all(self._remove(engine, vm_id) for engine in self._engines)
+            works = (self._remove(engine, vm_id) for engine in self._engines)
+            found = await asyncio.gather(*works, return_exceptions=True)
+            failed = [each for each in found if isinstance(each, BaseException)]
+            away = all(isinstance(each, ProviderError) and each.code == "provider_unavailable" for each in failed)
+            if failed and not (away and True in found):  # where it was, it is gone: it can't be on two engines
+                raise failed[0]
 
     async def list(self) -> Sequence[VmListing]:
         self._check_open()
@@ -318,9 +323,11 @@ class DockerProvider:
             log.warning("memory of a suspended VM: %s", error.message, extra={"code": error.code})
             return 0
 
-    async def _remove(self, engine: Engine, vm_id: str) -> None:
-        """Removes every container of that VM there and looks whether it is gone. Raises ProviderError."""
+    async def _remove(self, engine: Engine, vm_id: str) -> bool:
+        """Removes every container of that VM there and looks whether it is gone. Gives whether there was one. Raises
+        ProviderError."""
         rows = await self._rows(engine, vm_id)
+        there = bool(rows)
         for row in rows:
             await self._delete(engine, row)
         deadline = time.monotonic() + self._config.destroy_timeout_s
@@ -333,6 +340,7 @@ class DockerProvider:
                 )
                 raise ProviderError("vm_stuck" if stuck else "destroy_failed", message, retryable=True)
             await asyncio.sleep(POLL_S)
+        return there
 
     async def _delete(self, engine: Engine, row: Container) -> None:
         try:
