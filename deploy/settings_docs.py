@@ -50,6 +50,9 @@ def sections(root: Path = SOURCE) -> dict[str, list[Setting]]:
     for path in sorted((root / "services").glob("*/config.py")):
         service = path.parent.name
         found[service.capitalize()] = settings_in(path, f"DRAPE_{service.upper()}_")
+    found["Pool, on Docker engines"] = settings_in(
+        root / "services/pool/adapters/docker_config.py", "DRAPE_POOL_DOCKER_"
+    )
     return found
 
 

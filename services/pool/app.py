@@ -12,6 +12,7 @@ import msgspec
 from services.pool import decide, react, state, views
 from services.pool.adapters.cleaning import AgentVmCleaner, SimulatedVmCleaner
 from services.pool.adapters.deps_cache import CacheLimits, DepsCache
+from services.pool.adapters.docker_config import DockerConfig
 from services.pool.adapters.health import AgentHealthProbe, SimulatedHealthProbe
 from services.pool.adapters.local import LocalConfig, LocalProvider
 from services.pool.adapters.local_deps import LocalDeps, platform_of
@@ -131,6 +132,8 @@ async def _resize(runtime: Runtime[state.State], config: PoolConfig) -> None:
 def _provider(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> tuple[Provider, HealthProbe]:
     if config.provider == "simulated":
         return SimulatedProvider(config.simulated_boot_s), SimulatedHealthProbe()
+    if config.provider == "docker":
+        return _docker(config, settings), AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s)
     if not settings.drape_home or not settings.drape_secret:
         raise Invalid(
             "settings_missing",
@@ -142,6 +145,18 @@ def _provider(config: PoolConfig, settings: Common, session: aiohttp.ClientSessi
     )
     provider = LocalProvider(Path(settings.drape_home) / "vms", config=local)
     return provider, AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s)
+
+
+def _docker(config: PoolConfig, settings: Common) -> Provider:
+    from services.pool.adapters import docker, docker_vm  # no other provider needs its client
+
+    if not settings.drape_secret:
+        hint = "Give `openssl rand -hex 32`, the same for the orchestrator."
+        raise Invalid("settings_missing", "The Docker provider needs DRAPE_SECRET.", hint)
+    own = from_env(DockerConfig, "DRAPE_POOL_DOCKER", os.environ)
+    urls = docker.urls_of(own.hosts, os.environ.get("DOCKER_HOST", ""))
+    home = docker_vm.home_key(own.home, settings.drape_home)
+    return docker.DockerProvider(own, urls, home=home, boot_timeout_s=config.boot_timeout_s)
 
 
 def _cleaner(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> VmCleaner:

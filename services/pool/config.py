@@ -8,7 +8,7 @@ import msgspec
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Read once, in `app.py`."""
 
-    provider: Literal["local", "simulated"] = "local"
+    provider: Literal["local", "docker", "simulated"] = "local"
     """What VMs are made of."""
     target: int | None = None
     """VMs kept warm. Unset: what the log says, 3 at first."""
