@@ -49,6 +49,19 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     """After so many events the state is written down, so that a start has at most about so many to replay; 0: never."""
     drape_snapshot_period_s: float = 10.0
     """How often it is looked whether that is due."""
+    drape_health_host: str = "127.0.0.1"
+    """Address of `/live`, `/startup`, `/ready` and `/metrics`, which anybody who reaches it may read."""
+    drape_health_port: int = 0
+    """Their port, one a process; 0: they are not served."""
+    drape_health_lag_max: int = 1_000
+    """Events behind the log beyond which a process is not ready."""
+    drape_health_lag_max_s: float = 15.0
+    """Nor is one that has not read what was in the log so long ago."""
+    drape_health_stall_max_s: float = 15.0
+    """A loop that stands still for so long is not live; the longest stall measured took 10 ms."""
+    drape_leave_s: float = 0.0
+    """How long a process that is told to end goes on taking work once `/ready` says no: as long as a balancer takes to
+    notice. Keep it, and 10 s more, below the time after which processes are killed."""
     otel_exporter_otlp_endpoint: str = ""
     """Where traces and metrics go, by OTLP over HTTP; empty: nowhere."""
 

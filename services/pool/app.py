@@ -77,7 +77,8 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
         kept = {"restore_deps": deps.restore, "publish_deps": deps.publish} if deps is not None else {}
-        return Parts(effects.perform, {**queries(runtime), "inventory": effects.inventory, **kept})
+        answers = {**queries(runtime), "inventory": effects.inventory, **kept}
+        return Parts(effects.perform, answers, gauges=lambda: views.gauges(runtime.state))
 
     return Wiring(definition(config), build)
 
