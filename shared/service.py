@@ -20,7 +20,7 @@ from shared.jetstream.credentials import seed_from
 from shared.ports import Bus, Handler
 from shared.reactions import Perform
 from shared.runtime import Runtime
-from shared.settings import Common, common
+from shared.settings import Common, Settings, check, common
 from shared.snapshots import SnapshotKeeper
 
 log = logging.getLogger("drape.service")
@@ -87,7 +87,7 @@ def _keep_snapshots(runtime: Runtime[S], settings: Common, stack: AsyncExitStack
     stack.push_async_callback(end)
 
 
-async def _run(wiring: Wiring[S], settings: Common) -> int:
+async def _run(wiring: Wiring[S], settings: Common, own: Settings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -95,6 +95,7 @@ async def _run(wiring: Wiring[S], settings: Common) -> int:
     name = wiring.definition.name
     close_telemetry = telemetry.set_up(name, settings)
     try:
+        check(own)
         async with _health(name, settings) as health:
             await _serve(wiring, settings, health, stop)
     finally:
@@ -139,14 +140,15 @@ async def _serve(wiring: Wiring[S], settings: Common, health: Health, stop: asyn
             await bus.close()
 
 
-def main(wiring: Wiring[S]) -> None:
-    """The process: exit 0 after SIGTERM, 1 with the reason on standard error when it cannot go on."""
+def main(name: str, make: Callable[[], Wiring[S]], own: Settings) -> None:
+    """The process: exit 0 after SIGTERM, 1 with the reason on standard error when it cannot go on. `own`: the settings that
+    this service reads beside `Common`; others in the file are refused."""
     try:
-        code = uvloop.run(_run(wiring, common()))
+        code = uvloop.run(_run(make(), common(), own))
     except DrapeError as error:
-        print(f"drape {wiring.definition.name}: {error.message} {error.hint}".rstrip(), file=sys.stderr)
+        print(f"drape {name}: {error.message} {error.hint}".rstrip(), file=sys.stderr)
         code = 1
     except Exception:
-        log.exception("service_died", extra={"service": wiring.definition.name})
+        log.exception("service_died", extra={"service": name})
         code = 1
     sys.exit(code)

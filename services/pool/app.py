@@ -1,7 +1,6 @@
 """Wires the pool: the only place that knows which provider it is."""
 
 import asyncio
-import os
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,11 @@ from shared.ids import ProjectId
 from shared.ports import Bus, Cause, Handler
 from shared.runtime import Runtime
 from shared.service import Parts, Wiring
-from shared.settings import Common, from_env
+from shared.settings import Common, Settings, from_env
 from shared.ulids import new_id
+
+SETTINGS: Settings = {"DRAPE_POOL": PoolConfig}
+"""All that this service reads of the environment and the file, beside what all share."""
 
 
 def definition(config: PoolConfig) -> Definition[state.State]:
@@ -155,4 +157,4 @@ def _cleaner(config: PoolConfig, settings: Common, session: aiohttp.ClientSessio
 
 def from_environment() -> Wiring[state.State]:
     """The pool with its knobs from the environment."""
-    return wiring(from_env(PoolConfig, "DRAPE_POOL", os.environ))
+    return wiring(from_env(PoolConfig, "DRAPE_POOL"))
