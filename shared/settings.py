@@ -141,17 +141,25 @@ _PLAIN = (
 )
 
 
-def check(settings: Settings, env: Mapping[str, str] = os.environ, *, services: Collection[str] = SERVICES) -> None:
+def check(
+    settings: Settings,
+    env: Mapping[str, str] = os.environ,
+    *,
+    services: Collection[str] = SERVICES,
+    warn: bool = True,
+) -> None:
     """Refuse what the file has and nobody reads, and warn once of variables that nobody reads. `settings` beside `Common`;
-    tables and variables of other `services` are left to those. Raises `Invalid`."""
+    tables and variables of other `services` are left to those. Raises `Invalid`. `warn`: whether it warns at all."""
     known: Settings = {"": Common, **settings}
     file = config_of(env)
     if file is not None:
         file.check({prefix: _keys(kind, prefix) for prefix, kind in known.items()}, (*services, COMMON_TABLE))
-        if file.open_to_all and (names := _secrets_in(file, known)):
+        if warn and file.open_to_all and (names := _secrets_in(file, known)):
             log.warning(
                 "config_open_to_all", extra={"file": file.path, "secrets": names, "hint": "chmod 600, or …_file"}
             )
+    if not warn:
+        return
     own = {place_of(prefix)[0] for prefix in settings}
     others = tuple(f"DRAPE_{name}_".upper() for name in services if name not in own)
     for name, hint in sorted(unknown_variables(settings, env).items()):
