@@ -13,7 +13,7 @@ import msgspec
 from msgspec import inspect
 
 from shared.config_file import COMMON_TABLE, ConfigFile, config_of, nearest, place_of, secret_in
-from shared.errors import Invalid
+from shared.errors import UNREADABLE, Invalid
 from shared.setting_types import Secret, Seed
 
 log = logging.getLogger("drape.settings")
@@ -88,12 +88,12 @@ def _of_environment(place: Place, env: Mapping[str, str]) -> tuple[bool, Any]:
         return False, None
     try:
         if _nested(place.field.type):
-            return True, msgspec.json.decode(text, type=place.field.type)
+            return True, msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=place.field.type)
         return True, msgspec.convert(text, place.field.type, strict=False)
-    except msgspec.DecodeError as error:
-        raise Invalid("bad_setting", f"The setting {name} is wrong: {_reason(place, error)}.", _HINT) from error
     except msgspec.ValidationError as error:
         raise Invalid("bad_setting", f"The setting {name} is wrong: {_reason(place, error)}.", _HINT) from error
+    except UNREADABLE as error:
+        raise Invalid("bad_setting", f"The setting {name} is no JSON: {_reason(place, error)}.", _HINT) from error
 
 
 def _of_file(place: Place, table: Mapping[str, Any], file: ConfigFile) -> tuple[bool, Any]:
