@@ -26,6 +26,8 @@ LOOP_TIMEOUT_S = 0.9
 """For an answer of the service's loop: below the second that probes wait by default."""
 CONNECTIONS_MAX = 64
 """Beyond that the oldest is closed: what came and never asked keeps no probe out."""
+BACKLOG = 16
+"""So many are accepted at a time, before they are counted."""
 KEEPALIVE_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -52,7 +54,7 @@ async def serving(health: Health, host: str, port: int) -> AsyncIterator[int]:
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=CONNECTIONS_MAX)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise Invalid(
             "health_port_taken",
@@ -90,7 +92,7 @@ class _Server:
         )
         await runner.setup()
         assert runner.server is not None
-        server = await self._own.create_server(self._bounded(runner.server), sock=self._listener)
+        server = await self._own.create_server(self._bounded(runner.server), sock=self._listener, backlog=BACKLOG)
         try:
             await self._end.wait()
         finally:
@@ -106,8 +108,8 @@ class _Server:
     def _bounded(self, server: web.Server) -> Any:
         def protocol() -> asyncio.Protocol:
             connections = server.connections
-            if len(connections) >= CONNECTIONS_MAX:
-                connections[0].force_close()
+            for oldest in connections[: max(0, len(connections) - CONNECTIONS_MAX + 1)]:
+                oldest.force_close()
             return server()
 
         return protocol
