@@ -13,6 +13,8 @@ from shared.errors import DrapeError
 from shared.events import Event
 from shared.jetstream import topology
 from shared.jetstream.connection import connect
+from shared.jetstream.credentials import seed_from
+from shared.settings import common
 
 REACTS_TO: dict[str, tuple[type[Event], ...]] = {
     "pool": pool.REACTS_TO,
@@ -34,10 +36,13 @@ async def provision(nats_url: str, replicas: int = 1, *, seed: str | None = None
 
 
 def main() -> None:
-    """Provision the NATS of `NATS_URL`."""
-    url = os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
+    """Provision the NATS of `NATS_URL`, which may be in the file of `DRAPE_CONFIG` too."""
     try:
-        asyncio.run(provision(url, int(os.environ.get("DRAPE_STREAM_REPLICAS", "1"))))
+        settings = common()
+        url, replicas = settings.nats_url, int(os.environ.get("DRAPE_STREAM_REPLICAS", "1"))
+        # An address may say itself who we are.
+        seed = "" if "@" in url else seed_from(settings.drape_nats_seed_file, settings.drape_nats_nkey_seed)
+        asyncio.run(provision(url, replicas, seed=seed))
     except DrapeError as error:
         print(f"provision: {error.message} {error.hint}", file=sys.stderr)
         sys.exit(1)

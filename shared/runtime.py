@@ -92,6 +92,7 @@ class Runtime(Generic[S]):
         self.seq = 0
         self.ready = False
         self.replay_s = 0.0
+        self.replay_until = 0
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_folded: list[Callable[[Recorded], None]] = []
         self.actor = f"{definition.name}/{instance}"
@@ -120,7 +121,7 @@ class Runtime(Generic[S]):
         begun = time.monotonic()
         with telemetry.span(f"replay {self.definition.name}", SpanKind.INTERNAL, "", {}):
             self.snapshot_seq = await restore(self)
-            last = await self.bus.log.last_seq()
+            last = self.replay_until = await self.bus.log.last_seq()
             await self._replay(last)
             self._subscriptions.append(await self.bus.log.follow(self.seq, self._fold, self._crash))
             await self._race(self.until(last, timeout_s=None))

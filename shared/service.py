@@ -14,12 +14,13 @@ import uvloop
 from shared import telemetry
 from shared.definition import Definition
 from shared.errors import DrapeError
+from shared.health import Gauges, Health, HealthLimits
 from shared.jetstream.connection import bus_on, connect
 from shared.jetstream.credentials import seed_from
 from shared.ports import Bus, Handler
 from shared.reactions import Perform
 from shared.runtime import Runtime
-from shared.settings import Common, common
+from shared.settings import Common, Settings, check, common
 from shared.snapshots import SnapshotKeeper
 
 log = logging.getLogger("drape.service")
@@ -38,6 +39,8 @@ class Parts:
     queries: Mapping[str, Handler]
     drain: Callable[[], Awaitable[None]] | None = None
     """Ends what the service itself takes in, before the loop takes nothing more; within a limit of its own."""
+    gauges: Gauges | None = None
+    """Figures for whoever scales the service; asked at each look at `/metrics`."""
 
 
 Build = Callable[[Runtime[S], Bus, Common, AsyncExitStack], Awaitable[Parts]]
@@ -53,15 +56,21 @@ class Wiring(Generic[S]):
 
 
 @asynccontextmanager
-async def running(wiring: Wiring[S], bus: Bus, settings: Common) -> AsyncIterator[Runtime[S]]:
-    """One replica on this bus: replayed, serving, and stopped in order at the end."""
+async def running(
+    wiring: Wiring[S], bus: Bus, settings: Common, health: Health | None = None
+) -> AsyncIterator[Runtime[S]]:
+    """One replica on this bus: replayed, serving, and stopped in order at the end. `health` is told how far it is."""
     runtime = Runtime(wiring.definition, bus, instance=settings.drape_instance)
+    if health is not None:
+        health.watch(runtime)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(runtime.stop)
         await runtime.start()
         parts = await wiring.build(runtime, bus, settings, stack)
         await runtime.serve(parts.perform, parts.queries, parts.drain)
         _keep_snapshots(runtime, settings, stack)
+        if health is not None:
+            health.started(parts.gauges)
         yield runtime
         # Only in an orderly end: one that has broken hands nothing back, its work is given out again after its ack wait.
         await runtime.drain()
@@ -78,7 +87,7 @@ def _keep_snapshots(runtime: Runtime[S], settings: Common, stack: AsyncExitStack
     stack.push_async_callback(end)
 
 
-async def _run(wiring: Wiring[S], settings: Common) -> int:
+async def _run(wiring: Wiring[S], settings: Common, own: Settings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -86,30 +95,60 @@ async def _run(wiring: Wiring[S], settings: Common) -> int:
     name = wiring.definition.name
     close_telemetry = telemetry.set_up(name, settings)
     try:
-        seed = seed_from(settings.drape_nats_seed_file, settings.drape_nats_nkey_seed)
-        client = await connect(settings.nats_url, f"drape-{name}/{settings.drape_instance}", identity=name, seed=seed)
-        bus = bus_on(client, settings.drape_instance, settings.drape_secret)
-        try:
-            async with running(wiring, bus, settings) as runtime:
-                log.info("serving", extra={"seq": runtime.seq, "replay_s": round(runtime.replay_s, 3)})
-                await runtime.run_until(stop)
-        finally:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await bus.close()
+        check(own)
+        async with _health(name, settings) as health:
+            await _serve(wiring, settings, health, stop)
     finally:
         # The exporters block while they flush.
         await asyncio.wait({loop.run_in_executor(None, close_telemetry)}, timeout=TELEMETRY_FLUSH_S)
     return 0
 
 
-def main(wiring: Wiring[S]) -> None:
-    """The process: exit 0 after SIGTERM, 1 with the reason on standard error when it cannot go on."""
+@asynccontextmanager
+async def _health(name: str, settings: Common) -> AsyncIterator[Health]:
+    """From before the connection, so that a long replay is seen as one, to the end."""
+    limits = HealthLimits(
+        lag_events=settings.drape_health_lag_max,
+        lag_s=settings.drape_health_lag_max_s,
+        stall_s=settings.drape_health_stall_max_s,
+    )
+    health = Health(name, settings.drape_instance, limits)
+    if not settings.drape_health_port:
+        yield health
+        return
+    from shared.health_server import serving  # what it needs takes time to import
+
+    async with serving(health, settings.drape_health_host, settings.drape_health_port):
+        yield health
+
+
+async def _serve(wiring: Wiring[S], settings: Common, health: Health, stop: asyncio.Event) -> None:
+    """Connected, and running until it is told to stop."""
+    name = wiring.definition.name
+    seed = seed_from(settings.drape_nats_seed_file, settings.drape_nats_nkey_seed)
+    client = await connect(settings.nats_url, f"drape-{name}/{settings.drape_instance}", identity=name, seed=seed)
+    bus = bus_on(client, settings.drape_instance, settings.drape_secret)
     try:
-        code = uvloop.run(_run(wiring, common()))
+        async with running(wiring, bus, settings, health) as runtime:
+            log.info("serving", extra={"seq": runtime.seq, "replay_s": round(runtime.replay_s, 3)})
+            await runtime.run_until(stop)
+            health.leave()
+            if settings.drape_leave_s > 0:
+                await asyncio.sleep(settings.drape_leave_s)
+    finally:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await bus.close()
+
+
+def main(name: str, make: Callable[[], Wiring[S]], own: Settings) -> None:
+    """The process: exit 0 after SIGTERM, 1 with the reason on standard error when it cannot go on. `own`: the settings that
+    this service reads beside `Common`; others in the file are refused."""
+    try:
+        code = uvloop.run(_run(make(), common(), own))
     except DrapeError as error:
-        print(f"drape {wiring.definition.name}: {error.message} {error.hint}".rstrip(), file=sys.stderr)
+        print(f"drape {name}: {error.message} {error.hint}".rstrip(), file=sys.stderr)
         code = 1
     except Exception:
-        log.exception("service_died", extra={"service": wiring.definition.name})
+        log.exception("service_died", extra={"service": name})
         code = 1
     sys.exit(code)

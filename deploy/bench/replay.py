@@ -64,7 +64,7 @@ async def measure(count: int, say: Callable[[str], None]) -> ReplayFigures:
         writer = await nats.connect(url)
         try:
             begun = time.perf_counter()
-            await _fill(writer, count)
+            await fill(writer, count)
             say(f"{count} events stored in {time.perf_counter() - begun:.1f} s")
         finally:
             await writer.close()
@@ -141,8 +141,8 @@ async def _started(name: str, bus: Bus) -> Runtime[Any]:
     return runtime
 
 
-async def _fill(client: Client, count: int) -> None:
-    """Stored without waiting for each; the expectations of a real append are there in size, but not checked."""
+async def fill(client: Client, count: int) -> None:
+    """Store `events(count)` without waiting for each; the expectations of a real append are there in size, not checked."""
     js = client.jetstream(timeout=START_TIMEOUT_S)
     for seq, (event, meta, after) in enumerate(events(count), start=1):
         headers = {

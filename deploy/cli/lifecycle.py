@@ -1,8 +1,8 @@
 """`up`, `down`, `status`: the platform on this machine."""
 
 import asyncio
-import os
 import signal
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from deploy.local.nats_health import health_of
 from deploy.local.options import GATEWAY, SERVICES, AlreadyRunning, RunStatus, UpOptions
 from deploy.local.paths import Home
 from deploy.local.rollout import service_of
+from deploy.settings import effective, use_config
 from services.gateway.adapters.access import access_from
 
 
@@ -28,15 +29,29 @@ from services.gateway.adapters.access import access_from
 @click.option("--host", help="Address of the gateway. Default 127.0.0.1.")
 @click.option("--replicas", type=click.IntRange(1, 16), default=1, show_default=True, help="Processes of each service.")
 @click.option("--nats-nodes", type=click.Choice(["1", "3"]), help="Nodes of NATS. Default: as before, at first 1.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Settings in TOML, for all services; the environment goes before. Default: DRAPE_CONFIG.",
+)
 @command
 async def up(
-    output: Output, detach: bool, port: int | None, host: str | None, replicas: int, nats_nodes: str | None
+    output: Output,
+    detach: bool,
+    port: int | None,
+    host: str | None,
+    replicas: int,
+    nats_nodes: str | None,
+    config: Path | None,
 ) -> int:
     """Start everything on this machine: NATS, PostgreSQL, the four services."""
+    for warning in use_config(config):
+        output.say(warning)
     nodes = int(nats_nodes) if nats_nodes else None
     options = UpOptions.from_env(host=host, port=port, replicas=replicas, nats_nodes=nodes)
     # What the gateway would refuse, said before anything is started.
-    access_from(os.environ.get("DRAPE_API_TOKENS", ""), options.host, "")
+    access_from(effective().get("DRAPE_API_TOKENS", ""), options.host, "")
     home = Home.from_env()
     try:
         if detach:

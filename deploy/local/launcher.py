@@ -32,6 +32,7 @@ from deploy.local.vms import end_vms
 from deploy.nats.authorization import users
 from deploy.nats.identities import make_identities, seed_environment
 from deploy.nats.permissions import PROVISION
+from deploy.settings import effective
 from services.pool.adapters.node import node_major
 
 _log = logging.getLogger("drape.local")
@@ -186,13 +187,14 @@ class _Start:
     def _orchestrator_settings(self, port: int) -> dict[str, str]:
         """Where the orchestrator confirms previews, the address that it gives them, and the Node that VMs have. What the
         caller's environment says goes before: behind a proxy the addresses differ."""
-        environ = {**os.environ, **self._options.env}
+        environ = effective({**os.environ, **self._options.env})
         domain = environ.get("DRAPE_GATEWAY_PREVIEW_DOMAIN") or "preview.localhost"
-        return {
+        usual = {
             "DRAPE_ORCHESTRATOR_GATEWAY_URL": f"http://{_shown_host(self._options.host)}:{port}",
             "DRAPE_ORCHESTRATOR_PREVIEW_ORIGIN": f"http://{{id}}.{domain}:{port}",
             **_default_node(environ),
         }
+        return {name: environ.get(name) or value for name, value in usual.items()}
 
     def _environment(self, secrets: Secrets, identity: str) -> dict[str, str]:
         """The caller's environment (services are our own programs; VMs get a clean one from their provider) and ours, with
@@ -200,7 +202,9 @@ class _Start:
         return {
             **os.environ,
             **self._options.env,
-            **seed_environment(self._home.nats_seeds, identity, self._options.nats_url, os.environ),
+            **seed_environment(self._home.nats_seeds, identity, self._options.nats_url, effective()),
+            **dict.fromkeys(("NATS_URL_FILE", "DATABASE_URL_FILE", "DRAPE_SECRET_FILE"), ""),
+            "DRAPE_HEALTH_PORT": "0",  # one that all read in the same file, only one could have
             "NATS_URL": self._nats_address,
             "DATABASE_URL": self._postgres_url,
             "DRAPE_HOME": str(self._home.root),

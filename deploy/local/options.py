@@ -1,6 +1,5 @@
 """What `up` was asked to do, and what it came to: plain data, which also travels to a background supervisor."""
 
-import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
@@ -10,6 +9,7 @@ import msgspec
 from deploy.local.errors import LauncherError
 from deploy.local.nats_config import NatsOptions
 from deploy.local.postgres import PostgresOptions
+from deploy.settings import effective
 
 SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
 GATEWAY = "gateway"
@@ -61,10 +61,11 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
         port: int | None = None,
         replicas: int = 1,
         nats_nodes: int | None = None,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
     ) -> "UpOptions":
         """The usual options: what is not given comes from DRAPE_GATEWAY_HOST, DRAPE_GATEWAY_PORT, NATS_URL and
-        DATABASE_URL. Raises LauncherError `bad_option`."""
+        DATABASE_URL, in the environment or its file. Raises LauncherError `bad_option`."""
+        environ = effective(environ)
         given = environ.get("DRAPE_GATEWAY_PORT", "8080") if port is None else str(port)
         if not given.isdecimal() or int(given) > 65535:
             raise LauncherError("bad_option", f"{given!r} is not a port.", "Give a number from 0 (free) to 65535.")

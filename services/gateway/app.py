@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
@@ -34,12 +33,16 @@ from shared.events import ClaimEvent, PoolEvent, VmEvent
 from shared.ports import Bus
 from shared.runtime import Runtime
 from shared.service import Parts, Wiring
-from shared.settings import Common, from_env
+from shared.settings import Common, Settings, from_env
 
 log = logging.getLogger("drape.gateway")
 
 POOL_DEBOUNCE_S = 0.1
 POOL_RETRY_S = 2.0
+
+
+SETTINGS: Settings = {"DRAPE_GATEWAY": GatewayConfig}
+"""All that this service reads of the environment and the file, beside what all share."""
 
 
 def definition(config: GatewayConfig) -> Definition[state.State]:
@@ -159,4 +162,5 @@ async def _end(task: "asyncio.Task[None]") -> None:
 
 def from_environment() -> Wiring[state.State]:
     """The gateway with its knobs from the environment."""
-    return wiring(from_env(GatewayConfig, "DRAPE_GATEWAY", os.environ), os.environ.get("DRAPE_API_TOKENS", ""))
+    config = from_env(GatewayConfig, "DRAPE_GATEWAY")
+    return wiring(config, config.api_tokens)

@@ -2,12 +2,16 @@
 
 import msgspec
 
+from shared.setting_types import ApiTokens
+
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Read once, in `app.py`."""
 
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback needs `DRAPE_API_TOKENS`."""
+    api_tokens: ApiTokens = ""
+    """`token:owner,…`: who may use the API. Needed wherever the gateway listens beyond loopback."""
     port: int = 8080
     """Port to listen on."""
     listen_fds: str = ""

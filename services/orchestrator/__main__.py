@@ -1,7 +1,7 @@
 """`python -m services.orchestrator`: one replica of the service."""
 
-from services.orchestrator.app import from_environment
+from services.orchestrator.app import SETTINGS, from_environment
 from shared.service import main
 
 if __name__ == "__main__":
-    main(from_environment())
+    main("orchestrator", from_environment, SETTINGS)

@@ -1,6 +1,5 @@
 """Wires the orchestrator."""
 
-import os
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -20,7 +19,10 @@ from shared.ports import Bus
 from shared.runtime import Runtime
 from shared.secrets import preview_key
 from shared.service import Parts, Wiring
-from shared.settings import Common, common, from_env
+from shared.settings import Common, Settings, common, from_env
+
+SETTINGS: Settings = {"DRAPE_ORCHESTRATOR": OrchestratorConfig}
+"""All that this service reads of the environment and the file, beside what all share."""
 
 
 def definition(config: OrchestratorConfig, secret: str = "") -> Definition[state.State]:
@@ -77,4 +79,4 @@ def wiring(config: OrchestratorConfig, secret: str) -> Wiring[state.State]:
 
 def from_environment() -> Wiring[state.State]:
     """The orchestrator with its knobs from the environment."""
-    return wiring(from_env(OrchestratorConfig, "DRAPE_ORCHESTRATOR", os.environ), common().drape_secret)
+    return wiring(from_env(OrchestratorConfig, "DRAPE_ORCHESTRATOR"), common().drape_secret)

@@ -30,8 +30,11 @@ from shared.ids import ProjectId
 from shared.ports import Bus, Cause, Handler
 from shared.runtime import Runtime
 from shared.service import Parts, Wiring
-from shared.settings import Common, from_env
+from shared.settings import Common, Settings, from_env
 from shared.ulids import new_id
+
+SETTINGS: Settings = {"DRAPE_POOL": PoolConfig, "DRAPE_POOL_DOCKER": DockerConfig}
+"""All that this service reads of the environment and the file, beside what all share."""
 
 
 def definition(config: PoolConfig) -> Definition[state.State]:
@@ -78,7 +81,8 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
         kept = {"restore_deps": deps.restore, "publish_deps": deps.publish} if deps is not None else {}
-        return Parts(effects.perform, {**queries(runtime), "inventory": effects.inventory, **kept})
+        answers = {**queries(runtime), "inventory": effects.inventory, **kept}
+        return Parts(effects.perform, answers, gauges=lambda: views.gauges(runtime.state))
 
     return Wiring(definition(config), build)
 
@@ -153,7 +157,7 @@ def _docker(config: PoolConfig, settings: Common) -> Provider:
     if not settings.drape_secret:
         hint = "Give `openssl rand -hex 32`, the same for the orchestrator."
         raise Invalid("settings_missing", "The Docker provider needs DRAPE_SECRET.", hint)
-    own = from_env(DockerConfig, "DRAPE_POOL_DOCKER", os.environ)
+    own = from_env(DockerConfig, "DRAPE_POOL_DOCKER")
     urls = docker.urls_of(own.hosts, os.environ.get("DOCKER_HOST", ""))
     home = docker_vm.home_key(own.home, settings.drape_home)
     return docker.DockerProvider(own, urls, home=home, boot_timeout_s=config.boot_timeout_s)
@@ -169,4 +173,4 @@ def _cleaner(config: PoolConfig, settings: Common, session: aiohttp.ClientSessio
 
 def from_environment() -> Wiring[state.State]:
     """The pool with its knobs from the environment."""
-    return wiring(from_env(PoolConfig, "DRAPE_POOL", os.environ))
+    return wiring(from_env(PoolConfig, "DRAPE_POOL"))

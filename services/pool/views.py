@@ -6,6 +6,10 @@ import msgspec
 
 from services.pool.state import State
 from shared.commands import AcquireVm, ClaimReply, Command, Reply
+from shared.gauges import Gauge
+
+POOL = "default"
+VM_STATES = ("booting", "ready", "in_use", "cleaning", "kept", "going")
 
 
 class PoolSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -43,6 +47,26 @@ def summary(state: State) -> PoolSummary:
         max=state.maximum,
         boot_failures=state.boot_failures,
     )
+
+
+def gauges(state: State) -> list[Gauge]:
+    """What whoever scales machines for VMs looks at. A state without VMs is 0, so that no series comes and goes."""
+    count = Counter("in_use" if vm.status == "acquired" else vm.status for vm in state.vms.values())
+    waiting = Gauge(
+        name="drape_pool_claims_waiting",
+        help="Claims that wait for a VM.",
+        value=len(state.claims),
+        labels={"pool": POOL},
+    )
+    states = sorted({*VM_STATES, *count})
+    help_text = "VMs by state; ready ones are warm."
+    return [
+        waiting,
+        *(
+            Gauge(name="drape_pool_vms", help=help_text, value=count[each], labels={"pool": POOL, "state": each})
+            for each in states
+        ),
+    ]
 
 
 def answer(state: State, command: Command) -> Reply:

@@ -1,7 +1,7 @@
 """`python -m services.telemetry`: one replica of the service."""
 
-from services.telemetry.app import from_environment
+from services.telemetry.app import SETTINGS, from_environment
 from shared.service import main
 
 if __name__ == "__main__":
-    main(from_environment())
+    main("telemetry", from_environment, SETTINGS)

@@ -1,7 +1,6 @@
 """Wires telemetry: alerts in the loop, the projection beside it."""
 
 import asyncio
-import os
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -18,7 +17,10 @@ from shared.definition import Definition
 from shared.ports import Bus, Handler
 from shared.runtime import Runtime
 from shared.service import Parts, Wiring
-from shared.settings import Common, from_env
+from shared.settings import Common, Settings, from_env
+
+SETTINGS: Settings = {"DRAPE_TELEMETRY": TelemetryConfig}
+"""All that this service reads of the environment and the file, beside what all share."""
 
 
 def definition(config: TelemetryConfig) -> Definition[state.State]:
@@ -95,4 +97,4 @@ def _run(projector: Projector, runtime: Runtime[state.State], stack: AsyncExitSt
 
 def from_environment() -> Wiring[state.State]:
     """Telemetry with its knobs from the environment."""
-    return wiring(from_env(TelemetryConfig, "DRAPE_TELEMETRY", os.environ))
+    return wiring(from_env(TelemetryConfig, "DRAPE_TELEMETRY"))

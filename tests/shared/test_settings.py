@@ -7,7 +7,7 @@ from services.gateway.config import GatewayConfig
 from services.orchestrator.config import OrchestratorConfig
 from services.pool.config import PoolConfig
 from shared.errors import Invalid
-from shared.settings import Common, common, from_env
+from shared.settings import Common, common, from_env, places
 
 KINDS: list[type[msgspec.Struct]] = [PoolConfig, OrchestratorConfig, GatewayConfig]
 
@@ -22,11 +22,12 @@ def test_without_settings_the_defaults_hold(kind: type[msgspec.Struct]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_setting_can_be_set(kind: type[msgspec.Struct]) -> None:
     """Each by the name that its documentation gives it."""
-    for field in msgspec.structs.fields(kind):
+    for place in places(kind, "DRAPE_X"):
+        field = place.field
         text = {str: "text", bool: "false"}.get(field.type, "7")
         if field.name in ("provider", "sandbox"):
             text = {"provider": "simulated", "sandbox": "none"}[field.name]
-        config = from_env(kind, "DRAPE_X", {f"DRAPE_X_{field.name.upper()}": text})
+        config = from_env(kind, "DRAPE_X", {place.variable: text})
         assert str(getattr(config, field.name)).lower() in (text, f"{text}.0")
 
 
