@@ -186,6 +186,12 @@ def differences(found: Inventory) -> list[Finding]:
         why = "They count against the pool's maximum until the provider has destroyed them."
         todo = f"{again}; where one stays, the pool's log says what the provider answers (`destroy_failed`)."
         findings.append(warning("vms", "vm_undestroyed", text, why, todo))
+    if found.clock_skews:
+        told = named([f"{vm_id} ({skew_s:+.1f} s)" for vm_id, skew_s in found.clock_skews])
+        text = f"The clocks of VMs differ from the pool's: {told}."
+        why = "Times of their output are wrong. Nothing else is told by them: order and durations don't depend on it."
+        todo = "Set the clocks right: does NTP run on both machines?"
+        findings.append(warning("vms", "clock_skew", text, why, todo))
     if found.last_run is not None and found.last_run.error:
         text, why = "The last reconciliation could not do all.", found.last_run.error
         findings.append(warning("vms", "reconcile_failed", text, why, f"{again}. Mend what the provider complains of."))

@@ -1,7 +1,7 @@
 """What the services can't trust: a provider that is slow, refuses and lies, agents that go silent, a gateway to look through."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -190,6 +190,8 @@ class TroubledAgents(Workspace):
 
 class TroubledHealth:
     """A `HealthProbe`: a VM that the provider has is well, mostly."""
+
+    clock_skews: Mapping[str, float] = {}
 
     def __init__(self, provider: Machines, trouble: Trouble, random: Random) -> None:
         self._provider = provider

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -40,6 +40,10 @@ Send = Callable[[Command, Cause], Awaitable[bytes]]
 
 class HealthProbe(Protocol):
     """Asks a VM's agent whether it lives. Gives what is wrong; empty when nothing is."""
+
+    @property
+    def clock_skews(self) -> Mapping[VmId, float]:
+        """By VM, how many seconds its clock is ahead of ours, where that is too many. It changes as VMs are asked."""
 
     async def __call__(self, vm_id: VmId, host: str, port: int, reach: Reach) -> str: ...
 
@@ -83,7 +87,14 @@ class PoolEffects:
         self._clock = clock
         self._suspender = Suspender(provider, send, state, catch_up)
         self._reaper = Reaper(
-            provider, self._suspender, send, state, catch_up, grace_s=config.orphan_grace_s, clock=clock
+            provider,
+            self._suspender,
+            send,
+            state,
+            catch_up,
+            grace_s=config.orphan_grace_s,
+            clock=clock,
+            clock_skews=probe.clock_skews,
         )
         self.inventory = self._reaper.inventory
 

@@ -7,6 +7,7 @@ be done twice. A provider that fails stops nothing: what could not be done is th
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -29,6 +30,9 @@ SHOWN_MAX = 100
 AGAIN_REMEMBERED_MAX = 10_000
 
 
+NO_SKEWS: Mapping[VmId, float] = MappingProxyType({})
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One comparison. `at`: seconds, UTC. `error`: why there was none, or what could not be done; empty otherwise."""
 
@@ -44,7 +48,8 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """`drape.query.pool.inventory`: the provider's list and the log, compared at this moment without doing anything.
 
     `provider`: (VM, state) of all that it has. The lists name at most 100. `counters`: by kind, since this replica began;
-    `last_run` is this replica's, None before its first. `error`: why the provider's list is not to be had.
+    `last_run` is this replica's, None before its first. `error`: why the provider's list is not to be had. `clock_skews`:
+    VMs whose clock this replica has found to differ too much, with the seconds that it is ahead.
     """
 
     provider: tuple[tuple[VmId, str], ...]
@@ -56,6 +61,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     counters: Mapping[str, int]
     last_run: Run | None
     error: str = ""
+    clock_skews: tuple[tuple[VmId, float], ...] = ()
 
 
 class Reaper:
@@ -71,6 +77,7 @@ class Reaper:
         *,
         grace_s: float,
         clock: Callable[[], float],
+        clock_skews: Mapping[VmId, float] = NO_SKEWS,
     ) -> None:
         self._provider = provider
         self._suspender = suspender
@@ -79,6 +86,7 @@ class Reaper:
         self._caught_up = caught_up
         self._grace_s = grace_s
         self._clock = clock
+        self._clock_skews = clock_skews
         self._counters: Counter[str] = Counter()
         self._tried: dict[VmId, None] = {}
         self._last_run: Run | None = None
@@ -132,8 +140,13 @@ class Reaper:
                 counters=dict(self._counters),
                 last_run=self._last_run,
                 error=error,
+                clock_skews=self._skewed()[:SHOWN_MAX],
             )
         )
+
+    def _skewed(self) -> tuple[tuple[VmId, float], ...]:
+        known = self._state().vms
+        return tuple((vm_id, skew_s) for vm_id, skew_s in self._clock_skews.items() if vm_id in known)
 
     async def _compare(self) -> Differences:
         expected = reconciling.answering(self._state())

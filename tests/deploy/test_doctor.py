@@ -265,6 +265,7 @@ def inventory(**fields: object) -> Inventory:
         (inventory(), []),
         (inventory(orphans=["vm-1"]), ["vm_orphaned"]),
         (inventory(young=["vm-1"]), ["vm_orphaned"]),
+        (inventory(clock_skews=[("vm-1", -61.0)]), ["clock_skew"]),
         (inventory(lost=["vm-1"]), ["vm_lost"]),
         (inventory(retried=["vm-1"]), ["vm_undestroyed"]),
         (inventory(error="Fly says 503."), ["provider_unlisted"]),

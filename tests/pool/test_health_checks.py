@@ -1,5 +1,7 @@
 """Health checks of one tick: each VM's on its own."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from services.pool.adapters.simulated import SimulatedProvider
@@ -17,6 +19,8 @@ from tests.spec import AT
 
 class Silent:
     """A `HealthProbe`: no agent answers."""
+
+    clock_skews: Mapping[str, float] = {}
 
     async def __call__(self, vm_id: str, host: str, port: int, reach: Reach) -> str:
         return "nobody answers"

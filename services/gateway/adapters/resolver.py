@@ -44,7 +44,7 @@ class PreviewResolver:
         if preview.status in SERVED or (probing and preview.status == "waiting"):
             if probing:
                 request[PROBED] = probed_token(self._secret, preview_id)
-            return Upstream(preview_id, preview.host, preview.port, str(preview.attempt), _through(preview))
+            return Upstream(preview_id, preview.host, preview.port, str(preview.attempt), through_of(preview))
         return await self._holding(await self._bus.seals.opened(preview))
 
     async def woken(self, preview_id: PreviewId, request: web.Request, /) -> Upstream | Holding:
@@ -95,8 +95,8 @@ class PreviewResolver:
         )
 
 
-def _through(preview: Preview) -> Through | None:
-    """None where the VM shares our network: its dev server is dialled as it listens."""
+def through_of(preview: Preview) -> Through | None:
+    """The agent to go through; None where the VM shares our network: its dev server is dialled as it listens."""
     agent = preview.agent
     if agent is None or not agent.reach.tunnel:
         return None

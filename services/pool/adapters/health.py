@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import aiohttp
 
@@ -122,6 +122,8 @@ def _words(protocols: tuple[int, int]) -> str:
 
 class SimulatedHealthProbe:
     """Every simulated VM is well, and speaks as we do."""
+
+    clock_skews: Mapping[VmId, float] = {}
 
     async def __call__(self, vm_id: VmId, host: str, port: int, reach: Reach) -> str:
         return ""
