@@ -241,16 +241,31 @@ def fresh_home(label: str) -> Iterator[str]:
     """A home that nobody has, whose containers, network and rules are gone afterwards."""
     key = f"t{os.getpid()}-{label}"
     yield key
+    forget(key)
+
+
+def forget(key: str) -> None:
+    """Remove all that a home has on this machine, also where a test failed."""
     for each in docker("ps", "-aq", "--filter", f"label=drape.home={key}").split():
         docker("rm", "-fv", each, check=False)
     docker("network", "rm", network_name(key), check=False)
     docker("rmi", "-f", f"drape-test-hanging:{key}", check=False)
     bridge = bridge_name(key)
     for chain in ("INPUT", "DOCKER-USER", "FORWARD"):
-        listed = subprocess.run(["iptables", "-w", "20", "-S", chain], capture_output=True, text=True, check=False)
-        for rule in listed.stdout.splitlines():
+        for rule in _iptables("-S", chain).splitlines():
             if f"-i {bridge} " in rule:
-                subprocess.run(["iptables", "-w", "20", "-D", *rule.split()[1:]], check=False)
+                _iptables("-D", *rule.split()[1:])
     for chain in (f"DRAPE-{bridge[3:]}", f"DRAPE-{bridge[3:]}-HOST"):
         for verb in ("-F", "-X"):
-            subprocess.run(["iptables", "-w", "20", verb, chain], capture_output=True, check=False)
+            _iptables(verb, chain)
+
+
+def rules_of(key: str) -> list[str]:
+    """The firewall's rules and chains of a home."""
+    name = bridge_name(key)[3:]
+    return [line for line in _iptables("-S").splitlines() if name in line]
+
+
+def _iptables(*arguments: str) -> str:
+    done = subprocess.run(["iptables", "-w", "20", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 import pytest
 
-from services.pool.adapters import docker_isolation
 from services.pool.adapters.docker import DockerProvider
-from services.pool.adapters.docker_isolation import network_name
+from services.pool.adapters.docker_engine import Engine
+from services.pool.adapters.docker_isolation import Isolation, bridge_name, network_name
 from services.pool.ports import ProviderError, VmAddress
 from tests.pool.contract_home import Agent, a_vm
-from tests.pool.docker_stage import DockerHome, build_image, docker, fresh_home, needs_engine
+from tests.pool.docker_stage import URL, DockerHome, build_image, docker, forget, fresh_home, needs_engine, rules_of
 
 pytestmark = needs_engine
 REGISTRY = ("registry.npmjs.org", 443)
@@ -167,12 +167,31 @@ async def test_a_network_without_isolation_is_found_out(home: DockerHome, caplog
     finally:
         await strict.close()
         await relaxed.close()
-        docker("network", "rm", network_name(leaky.key))
+        forget(leaky.key)
 
     assert (raised.value.code, raised.value.retryable) == ("isolation_unavailable", False)
     assert [each for each in caplog.records if getattr(each, "code", "") == "isolation_unavailable"]
 
 
+async def test_the_network_goes_with_its_rules(home: DockerHome) -> None:
+    """What was set up on an engine can be taken away again: network, rules and chains."""
+    engine = Engine(URL)
+    own = Isolation(engine, home.config, f"{home.key}-gone", "")
+    try:
+        await own.make_network()
+        report = await own.tried()
+        made = rules_of(f"{home.key}-gone")
+        await own.remove()
+    finally:
+        await engine.close()
+        left = rules_of(f"{home.key}-gone")
+        forget(f"{home.key}-gone")
+
+    assert (report.reached, report.rules) == ((), "")
+    assert made != []
+    assert left == []
+
+
 def test_a_bridges_name_fits() -> None:
     """An interface's name has 15 characters at most, whatever the home's is."""
-    assert len(docker_isolation.bridge_name("a" * 200)) <= 15
+    assert len(bridge_name("a" * 200)) <= 15
