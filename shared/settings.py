@@ -19,10 +19,17 @@ def from_env(kind: type[T], prefix: str, env: Mapping[str, str] = os.environ) ->
         if env.get(name, "") == "":
             continue
         try:
-            given[field.name] = msgspec.convert(env[name], field.type, strict=False)
-        except msgspec.ValidationError as error:
+            given[field.name] = _read(env[name], field.type)
+        except msgspec.DecodeError as error:
             raise Invalid("bad_setting", f"The setting {name} is wrong: {error}.", "See docs/settings.md.") from error
     return kind(**given)
+
+
+def _read(text: str, kind: Any) -> Any:
+    """A table is written as JSON."""
+    if text.lstrip().startswith("{"):
+        return msgspec.json.decode(text, type=kind)
+    return msgspec.convert(text, kind, strict=False)
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True):
