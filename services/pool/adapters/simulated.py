@@ -9,7 +9,8 @@ from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec
 
 class SimulatedProvider:
     """Boots after `boot_s`. `…_faults` may be set to make verbs fail: codes are taken from the front. So many next
-    destroys as `ignored_destroys` says are answered and do nothing."""
+    destroys as `ignored_destroys` says are answered and do nothing. Nothing boots in `full_regions`; `specs`: of all VMs
+    that were ever asked for."""
 
     name = "simulated"
 
@@ -21,12 +22,17 @@ class SimulatedProvider:
         self.resume_faults: list[str] = []
         self.destroy_faults: list[str] = []
         self.list_faults: list[str] = []
+        self.full_regions: set[str] = set()
+        self.specs: dict[str, VmSpec] = {}
         self.ignored_destroys = 0
         self.vms: dict[str, VmListing] = {}
         self._clock = clock
 
     async def create(self, spec: VmSpec) -> VmAddress:
         await asyncio.sleep(self.boot_s)
+        self.specs[spec.vm_id] = spec
+        if spec.region in self.full_regions:
+            raise ProviderError("region_full", f"There is no room in {spec.region}.", retryable=True)
         if self.boot_faults:
             raise ProviderError(self.boot_faults.pop(0), "A simulated boot failed.", retryable=True)
         address = VmAddress("127.0.0.1", 1)
