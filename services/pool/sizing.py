@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from services.pool.config import PoolConfig, PoolShape
+from services.pool.config import PoolConfig
+from services.pool.shapes import PoolShape
 from services.pool.state import DEFAULT, State
 from shared.commands import ResizePool
 from shared.errors import Invalid

@@ -27,7 +27,8 @@ from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import Vm
 from services.pool.adapters.cleaning import SimulatedVmCleaner
 from services.pool.adapters.health import SimulatedHealthProbe
-from services.pool.config import PoolConfig, PoolShape
+from services.pool.config import PoolConfig
+from services.pool.shapes import PoolShape
 from shared.codec import Recorded
 from shared.commands import (
     Command,

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from services.orchestrator.adapters.simulated import DEV_SERVER, JobScript
-from services.pool.config import PoolShape
+from services.pool.shapes import PoolShape
 from services.pool.views import summary
 from shared.commands import PreviewReply, RequestPreview
 from shared.events import (

@@ -5,7 +5,8 @@ import pytest
 
 from services.gateway.config import GatewayConfig
 from services.orchestrator.config import OrchestratorConfig
-from services.pool.config import PoolConfig, PoolShape
+from services.pool.config import PoolConfig
+from services.pool.shapes import PoolShape
 from shared.errors import Invalid
 from shared.settings import Common, common, from_env
 
