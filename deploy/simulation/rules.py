@@ -8,6 +8,7 @@ from typing import Protocol
 
 from deploy.simulation.machines import Machines, Workspace
 from deploy.simulation.replica import Replica
+from deploy.simulation.sizes import none_too_small
 from services.pool.state import ANSWERING
 from shared.codec import Recorded
 from shared.definition import digest, replay
@@ -83,6 +84,7 @@ def lasting_rules(records: Sequence[Recorded]) -> list[str]:
     return [
         *_held_once(records),
         *_never_above_max(records),
+        *none_too_small(records),
         *_revisions_count_up(records),
         *_stored_once(records),
     ]
