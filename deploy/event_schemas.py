@@ -102,13 +102,25 @@ def _refuses_one(path: str, new: Json, old: Json, news: Json, olds: Json) -> Ite
     elif kinds[0] != kinds[1] and kinds not in (("integer", "number"),):
         yield f"{path} was {_words(old)} and is {_words(new)}"
     elif kinds[0] == "array":
-        yield from _refuses(f"{path}[]", new.get("items", {}), old.get("items", {}), news, olds)
+        yield from _refuses_items(path, new, old, news, olds)
     elif kinds[0] == "object" and "properties" in old:
         yield from _refuses_fields(path, new, old, news, olds)
     elif kinds[0] == "object":
         yield from _refuses(
             f"{path}{{}}", new.get("additionalProperties", {}), old.get("additionalProperties", {}), news, olds
         )
+
+
+def _refuses_items(path: str, new: Json, old: Json, news: Json, olds: Json) -> Iterator[str]:
+    """Of a list by its items, of a tuple by each of its places."""
+    places, before = new.get("prefixItems", []), old.get("prefixItems", [])
+    if len(places) != len(before):
+        yield f"{path} had {len(before)} places of their own and has {len(places)}"
+    elif before:
+        for place, (fresh, stale) in enumerate(zip(places, before, strict=True)):
+            yield from _refuses(f"{path}[{place}]", fresh, stale, news, olds)
+    else:
+        yield from _refuses(f"{path}[]", new.get("items", {}), old.get("items", {}), news, olds)
 
 
 def _refuses_fields(path: str, new: Json, old: Json, news: Json, olds: Json) -> Iterator[str]:

@@ -28,7 +28,18 @@ ROOMS = {
     "views.py",
 }
 MORE_ROOMS = {
-    "pool": {"deps.py", "effects.py", "keeping.py", "ports.py", "reaping.py", "reconciling.py", "suspending.py"},
+    "pool": {
+        "deps.py",
+        "effects.py",
+        "keeping.py",
+        "placing.py",
+        "ports.py",
+        "reaping.py",
+        "reconciling.py",
+        "shapes.py",
+        "sizing.py",
+        "suspending.py",
+    },
     "orchestrator": {
         "effects.py",
         "idling.py",

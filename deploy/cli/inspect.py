@@ -140,6 +140,15 @@ async def restart(output: Output, preview_id: str, app: str) -> int:
         return 0 if await conclude(output, api, view, running.gateway, await link_of(api, view)) else 1
 
 
+def _pool_line(pool: dict[str, Any]) -> str:
+    where = " ".join(filter(None, (f"{pool['memoryMb']} MB", pool["region"], pool["image"])))
+    failing = f", {pool['bootFailures']} boots in a row failed" if pool["bootFailures"] else ""
+    return (
+        f"  {pool['name']} ({where}): {pool['available']} warm, {pool['booting']} booting, {pool['inUse']} in use, "
+        f"{pool['waiting']} waiting (target {pool['target']}, at most {pool['max']}){failing}"
+    )
+
+
 @click.command()
 @command
 async def pool(output: Output) -> int:
@@ -151,6 +160,8 @@ async def pool(output: Output) -> int:
         f"{numbers['suspended']} of them asleep, {numbers['kept']} kept, {numbers['waiting']} waiting "
         f"(target {numbers['target']}, at least {numbers['min']}, at most {numbers['max']})"
     )
+    if len(numbers["pools"]) > 1:
+        text = "\n".join((text, *map(_pool_line, numbers["pools"])))
     output.result({"type": "pool", **numbers}, text)
     return 0
 

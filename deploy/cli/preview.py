@@ -39,6 +39,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     watching: bool
     opening: bool
     private: bool
+    vm: Json
+    """`memory_mb`, `region`, `image`: what of it is asked for."""
 
 
 @click.command()
@@ -46,6 +48,9 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--watch", "watching", is_flag=True, help="Send changes as they are saved, until Ctrl-C.")
 @click.option("--open", "opening", is_flag=True, help="Open the preview in the browser.")
 @click.option("--private", is_flag=True, help="Only who has a signed link may see it; one is printed.")
+@click.option("--memory-mb", type=click.IntRange(min=0), default=0, help="Memory of the VM. Default: what it needs.")
+@click.option("--region", default="", help="Where the VM is to be. Default: anywhere.")
+@click.option("--image", default="", help="Of which image the VM is to be. Default: any.")
 @click.option("--name", help="The project's name. Default: the folder's.")
 @click.option("--app", default="", metavar="PATH", help="The folder of the app to show, where PATH holds several.")
 @click.option(
@@ -61,6 +66,9 @@ async def preview(
     name: str | None,
     app: str,
     pairs: tuple[str, ...],
+    memory_mb: int,
+    region: str,
+    image: str,
 ) -> int:
     """Show the project in PATH live. Starts what `drape up --detach` would, if nothing is running.
 
@@ -75,6 +83,9 @@ async def preview(
             watching=watching,
             opening=opening,
             private=private,
+            vm={
+                name: value for name, value in (("memory_mb", memory_mb), ("region", region), ("image", image)) if value
+            },
         )
         return await _show_folder(output, wish)
     except DrapeError as error:
@@ -104,7 +115,9 @@ async def _show_folder(output: Output, wish: Wish) -> int:
             await api.call("PATCH", f"/api/projects/{project_id}/env", json=wish.variables)
         stored = await send_folder(api, project_id, files)
         wanted = await api.call(
-            "POST", "/api/previews", json={"project_id": project_id, "app": wish.app, "private": wish.private}
+            "POST",
+            "/api/previews",
+            json={"project_id": project_id, "app": wish.app, "private": wish.private, **wish.vm},
         )
         ended = await follow(output, api, wanted["preview_id"], attempt=wanted["attempt"], files_version=stored.version)
         ended = await ask_which(output, api, ended)

@@ -143,6 +143,8 @@ class TroubledAgents(Workspace):
                 return JobScript(lasts_s=2 * at_s, exit_code=1, lines=((at_s, "npm error code E404"),))
             hangs = chance < trouble.job_fails + trouble.job_hangs
             return JobScript(lasts_s=None if hangs else 0.2 + 3 * at_s, lines=((0.1, "resolving"),))
+        if chance < trouble.job_fails / 2:
+            return JobScript(lasts_s=at_s, exit_code=134, lines=((0.1, "JavaScript heap out of memory"),))
         if chance < trouble.job_fails:
             return JobScript(lasts_s=at_s, exit_code=1, lines=((0.1, "Error: it broke"),))
         if chance < trouble.job_fails + trouble.job_hangs:

@@ -2,6 +2,7 @@
 of this is in the services."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -31,7 +32,9 @@ def definition_with(plant: Plant | None, definition: Definition[Any]) -> Definit
     def decide(state: State, command: Command) -> Sequence[Event]:
         if isinstance(command, MaintainPool):
             seen = {vm_id: vm for vm_id, vm in state.vms.items() if vm.status != "booting"}
-            state = changed(state, vms=seen, booting={})
+            counts = Counter(vm.pool for vm in seen.values())
+            pools = {name: changed(pool, vms=counts[name]) for name, pool in state.pools.items()}
+            state = changed(state, vms=seen, booting={}, pools=pools)
         return definition.decide(state, command)
 
     return replace(definition, decide=decide)

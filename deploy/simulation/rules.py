@@ -8,6 +8,7 @@ from typing import Protocol
 
 from deploy.simulation.machines import Machines, Workspace
 from deploy.simulation.replica import Replica
+from deploy.simulation.sizes import none_too_small
 from services.pool.state import ANSWERING
 from shared.codec import Recorded
 from shared.definition import digest, replay
@@ -83,6 +84,7 @@ def lasting_rules(records: Sequence[Recorded]) -> list[str]:
     return [
         *_held_once(records),
         *_never_above_max(records),
+        *none_too_small(records),
         *_revisions_count_up(records),
         *_stored_once(records),
     ]
@@ -98,8 +100,10 @@ def idle_rules(world: World, broker: MemoryBroker) -> list[str]:
                 f"{name}: {preview_id} has ended and holds {vm_id}" for preview_id, vm_id in state.holders.items()
             ]
             broken += [f"{name}: {preview_id} has ended and waits for a VM" for preview_id in state.claims]
-            if len(state.ready) != state.target:
-                broken.append(f"{name}: {len(state.ready)} VMs are warm, {state.target} are wanted")
+            for pool in state.pools.values():
+                warm = sum(state.vms[vm_id].pool == pool.name for vm_id in state.ready)
+                if warm != pool.target:
+                    broken.append(f"{name}: {warm} VMs of {pool.name} are warm, {pool.target} are wanted")
     for service, queue in broker.event_queues.items():
         broken += [f"{service}: {item.type} seq {item.seq} waits for its reaction" for item, _ in queue.waiting]
     return broken
@@ -147,19 +151,20 @@ def _forget(held: dict[str, list[str]], vm_id: str) -> None:
 
 
 def _never_above_max(records: Iterable[Recorded]) -> list[str]:
-    alive: set[str] = set()
-    maximum = 5
+    alive: dict[str, str] = {}
+    maximum = {"default": 5}
     broken: list[str] = []
     for recorded in records:
         match recorded.event:
-            case PoolResized(maximum=new):
-                maximum = new
-            case VmCreationStarted(vm_id=vm_id):
-                alive.add(vm_id)
-                if len(alive) > maximum:
-                    broken.append(f"seq {recorded.seq}: {len(alive)} VMs, {maximum} are allowed")
+            case PoolResized(pool=pool, maximum=new):
+                maximum[pool] = new
+            case VmCreationStarted(vm_id=vm_id, pool=pool):
+                alive[vm_id] = pool
+                count = sum(each == pool for each in alive.values())
+                if count > maximum[pool]:
+                    broken.append(f"seq {recorded.seq}: {count} VMs of {pool}, {maximum[pool]} are allowed")
             case VmDestroyed(vm_id=vm_id):
-                alive.discard(vm_id)
+                alive.pop(vm_id, None)
     return broken
 
 

@@ -126,7 +126,7 @@ async def _serve_pool(runtime: Runtime[Any], outside: Outside) -> None:
     await pool_app._resize(runtime, outside.pool)
     await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
     await runtime.execute(MaintainPool())
-    await runtime.serve(effects.perform, {**pool_app.queries(runtime), "inventory": effects.inventory})
+    await runtime.serve(effects.perform, {**pool_app.queries(runtime, outside.pool), "inventory": effects.inventory})
 
 
 async def _serve_orchestrator(runtime: Runtime[Any], bus: Bus, outside: Outside) -> None:

@@ -33,6 +33,8 @@ PATIENCE_S = 60.0
 RETRY_S = 0.5
 PAUSE_S = 3.0
 PROJECTS_MAX = 3
+MEMORY_MB = (0, 0, 0, 512, 2048, 4096)
+"""What previews ask for, some of it more than there is."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -152,7 +154,10 @@ class User:
         project.manifest = manifest
 
     async def _request(self, project: Project, command: RequestPreview | None = None) -> None:
-        command = command or RequestPreview(id=new_id(), project_id=project.project_id, owner=self.owner)
+        memory_mb = self._random.choice(MEMORY_MB)
+        command = command or RequestPreview(
+            id=new_id(), project_id=project.project_id, owner=self.owner, memory_mb=memory_mb
+        )
         reply = await self.send(command, PreviewReply)
         if reply.preview_id not in project.previews:
             project.previews.append(reply.preview_id)

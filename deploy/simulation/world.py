@@ -35,6 +35,7 @@ from services.gateway.adapters.feed import Feed
 from services.orchestrator.adapters.simulated import SimulatedDepsCache
 from services.orchestrator.config import OrchestratorConfig
 from services.pool.config import PoolConfig
+from services.pool.shapes import PoolShape
 from shared import ulids
 from shared.codec import Recorded
 from shared.errors import DrapeError
@@ -50,9 +51,10 @@ log = logging.getLogger("drape.simulation")
 EPOCH_S = 1_800_000_000.0
 POOL = PoolConfig(
     provider="simulated",
-    target=2,
-    minimum=1,
-    maximum=6,
+    pools={
+        "small": PoolShape(memory_mb=1024, target=2, minimum=1, maximum=4),
+        "large": PoolShape(memory_mb=2048, target=1, minimum=0, maximum=3),
+    },
     boot_timeout_s=5.0,
     boot_lost_s=25.0,
     boot_backoff_max_s=5.0,

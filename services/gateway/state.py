@@ -377,6 +377,8 @@ def _restart(state: State, preview: Preview, recorded: Recorded, event: PreviewR
             from_pool=preview.from_pool,
             url=preview.url,
         )
+    if event.reason == "out_of_memory":  # the warning says why it begins anew
+        fresh = msgspec.structs.replace(fresh, warnings=preview.warnings)
     state.previews[preview.preview_id] = fresh
 
 

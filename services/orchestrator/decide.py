@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import ENDED, INSTALL_RETRY, Failure, Preview, Project, step_of
-from services.orchestrator.rules import limits, residents
+from services.orchestrator.rules import limits, memory, residents
 from services.orchestrator.rules.idle import resume, resumed, suspend, woken_by
-from services.orchestrator.rules.steps import RestartReason, advance, failed, restarted
+from services.orchestrator.rules.steps import RestartReason, failed, restarted
 from services.orchestrator.state import State, losses_in_a_row, newest_of
 from shared.commands import (
     Command,
@@ -113,7 +113,7 @@ def request(state: State, command: RequestPreview, config: OrchestratorConfig, k
         raise Invalid("project_without_files", "The project has no files yet.", "Upload its files first.")
     live = state.previews.get(project.live) if project.live is not None else None
     if live is not None:
-        return _share(project, live, command)
+        return _share(state, project, live, command)
     if project.live is not None or any(each.requested_by == command.id for each in state.previews.values()):
         return []
     limits.check(state, command.owner, config)
@@ -129,11 +129,14 @@ def request(state: State, command: RequestPreview, config: OrchestratorConfig, k
             app=command.app,
             prepare=command.prepare,
             private=command.private,
+            memory_mb=command.memory_mb,
+            region=command.region,
+            image=command.image,
         )
     ]
 
 
-def _share(project: Project, live: Preview, command: RequestPreview) -> Sequence[Event]:
+def _share(state: State, project: Project, live: Preview, command: RequestPreview) -> Sequence[Event]:
     """What the wish changes about the preview that lives already: awake, another app, or that somebody wants to see it."""
     if command.private and not live.private and live.wanted:
         raise Refused(
@@ -149,7 +152,9 @@ def _share(project: Project, live: Preview, command: RequestPreview) -> Sequence
         return []
     if not live.wanted:
         return [PreviewWanted(preview_id=live.preview_id, attempt=live.attempt, private=command.private)]
-    return advance(live) if live.status == "prepared" else []  # it was stored that it is wanted, and no more
+    return (
+        memory.go_on(state, live) if live.status == "prepared" else []
+    )  # it was stored that it is wanted, and no more
 
 
 def stop(state: State, command: StopPreview) -> Sequence[Event]:
@@ -206,6 +211,7 @@ def record_project(state: State, command: RecordProject) -> Sequence[Event]:
                 keeps=command.keeps,
                 ready_path=command.ready_path,
                 restart_on=command.restart_on,
+                memory_mb=command.memory_mb,
             )
         ]
     return [
@@ -235,6 +241,8 @@ def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
     if command.needs_restart and project is not None and preview.status == "syncing":
         # Edited since it was detected: the dependencies that were put into the VM are the version's before.
         return [restarted(preview, project, "edited", in_place=preview.in_place)]
+    if preview.status == "syncing" and (warned := memory.too_small(state, preview)):
+        return warned
     if preview.status == "syncing" or command.files_version > preview.files_version:
         return [
             FilesSynced(
@@ -249,7 +257,7 @@ def record_synced(state: State, command: RecordFilesSynced) -> Sequence[Event]:
                 build=command.build,
             )
         ]
-    return advance(preview)
+    return memory.go_on(state, preview)
 
 
 def record_installed(state: State, command: RecordInstallCompleted) -> Sequence[Event]:
@@ -258,7 +266,7 @@ def record_installed(state: State, command: RecordInstallCompleted) -> Sequence[
         return []
     if preview.status == "installing":
         return [InstallCompleted(preview_id=preview.preview_id, attempt=preview.attempt, install_s=command.install_s)]
-    return advance(preview)
+    return memory.go_on(state, preview)
 
 
 def record_install_failed(state: State, command: RecordInstallFailed) -> Sequence[Event]:
@@ -267,7 +275,7 @@ def record_install_failed(state: State, command: RecordInstallFailed) -> Sequenc
     if preview is None or command.job_id not in ("", preview.install_job):
         return []
     if preview.status != "installing":
-        return advance(preview)
+        return memory.go_on(state, preview)
     retry = preview.found.install_retry_command if preview.found is not None else ()
     if command.code == "lockfile_mismatch" and retry and not preview.install_job.endswith(INSTALL_RETRY):
         return _retry_install(preview, command, retry)
@@ -344,7 +352,7 @@ def record_dev_server_exited(state: State, command: RecordDevServerExited) -> Se
                 evidence=command.evidence,
             )
         ]
-    return advance(preview)
+    return memory.go_on(state, preview)
 
 
 def record_hmr(state: State, command: RecordHmr) -> Sequence[Event]:
@@ -396,7 +404,7 @@ def expire_step(state: State, command: ExpireStep) -> Sequence[Event]:
     if preview is None or command.step not in TIMED_BY.get(preview.status, (preview.status,)):
         return []
     if preview.status in ("install_failed", "exited"):
-        return advance(preview)
+        return memory.go_on(state, preview)
     if preview.status == "prepared":
         return [PreviewStopped(preview_id=preview.preview_id, reason="not_opened")]
     waited_s = command.at - preview.status_at

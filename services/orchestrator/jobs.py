@@ -12,6 +12,7 @@ from services.orchestrator.react import RunDevServer, RunInstall
 from services.orchestrator.rules.detection import BASE_ENV
 from services.orchestrator.rules.failures import Ended, Explanation, explain
 from services.orchestrator.rules.masking import masker
+from services.orchestrator.rules.memory import node_options
 from services.orchestrator.state import State
 from services.orchestrator.telling import TAIL_LINES, Job, Teller
 from services.orchestrator.watching import Watcher
@@ -91,7 +92,7 @@ class JobRunner:
         spec = JobSpec(
             argv=found.install_retry_command if retry else found.install_command,
             cwd=found.install_root,
-            env={**INSTALL_ENV, **found.install_env, **variables},
+            env={**node_options(vm.memory_mb), **INSTALL_ENV, **found.install_env, **variables},
             timeout_s=self._config.install_limit_s,
         )
         return Job(preview, vm, job_id, SECOND_INSTALL if retry else INSTALL, spec, masker(variables.values()))
@@ -146,7 +147,8 @@ class JobRunner:
 
     async def _dev_server_job(self, preview: Preview, found: Found, vm: Vm, job_id: str) -> Job:
         variables = await self._variables(preview)
-        spec = JobSpec(argv=found.dev_command, cwd=found.app_root, env={**BASE_ENV, **found.dev_env, **variables})
+        env = {**node_options(vm.memory_mb), **BASE_ENV, **found.dev_env, **variables}
+        spec = JobSpec(argv=found.dev_command, cwd=found.app_root, env=env)
         return Job(preview, vm, job_id, DEV_SERVER, spec, masker(variables.values()))
 
     async def _report_exit(self, job: Job, status: JobStatus, cause: Cause) -> None:

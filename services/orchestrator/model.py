@@ -48,13 +48,23 @@ STEP_OF: dict[str, str] = {
 
 
 class Vm(msgspec.Struct, frozen=True):
-    """The VM that a preview holds, and its agent's address. `lease`: the log's sequence since which it holds it."""
+    """The VM that a preview holds, and its agent's address. `lease`: the log's sequence since which it holds it;
+    `memory_mb`: 0 where that is unknown."""
 
     vm_id: VmId
     host: str
     port: int
     lease: int = 0
     reach: Reach = Reach()
+    memory_mb: int = 0
+
+
+class Size(msgspec.Struct, frozen=True):
+    """Of one of the pool's pools: what its VMs are."""
+
+    memory_mb: int
+    region: str = ""
+    image: str = ""
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -82,6 +92,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     keeps: bool
     ready_path: str
     restart_on: tuple[str, ...]
+    memory_mb: int = 0
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -110,7 +121,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     files that its VM holds, where that is known. `resident`: made ahead of need for a template; `template`: what was in the
     VM, and runs there, when this preview took it over from such a one. `install_job`: the newest install job of this
     attempt. `frozen_mb`: what its VM holds while it is suspended, once that is known. `left`: what the next holder of its
-    last VM may find there. A failed preview may hold its VM for a while, for the next try.
+    last VM may find there. `asked`: what somebody wants its VM to be; `grown_mb`: what it has to have since memory ran out.
+    A failed preview may hold its VM for a while, for the next try.
     """
 
     preview_id: PreviewId
@@ -154,12 +166,15 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     vm_losses: int = 0
     left: Left = Left()
+    asked: Size = Size(0)
+    grown_mb: int = 0
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
     """A project and its newest version. `previews` counts all that it ever had; `env` names its variables' object.
 
-    `residents`: how many VMs are to run it ahead of need, as a template; `residents_made`: ever.
+    `residents`: how many VMs are to run it ahead of need, as a template; `residents_made`: ever. `needs_mb`: memory that its
+    VM should have, by its last detection; `grown_mb`: what it has to have, since less has run out.
     """
 
     project_id: ProjectId
@@ -172,6 +187,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     newest: PreviewId = ""
     residents: int = 0
     residents_made: int = 0
+    needs_mb: int = 0
+    grown_mb: int = 0
 
 
 def step_of(preview: Preview) -> str:

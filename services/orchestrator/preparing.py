@@ -11,12 +11,12 @@ from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import Preview
 from services.orchestrator.ports import ProjectStore, Workspace
 from services.orchestrator.react import ClaimVm, Prepare
-from services.orchestrator.rules import detection, residents
+from services.orchestrator.rules import detection, memory, residents
 from services.orchestrator.state import State
 from services.orchestrator.telling import Teller
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.commands import AcquireVm, ClaimReply, Command, FailPreview, RecordProject
-from shared.errors import Refused, Unavailable
+from shared.errors import Invalid, Refused, Unavailable
 from shared.ids import derive
 from shared.ports import Cause
 from shared.project_files import Manifest
@@ -111,12 +111,16 @@ class Preparer:
         tries = 0
         while (preview := self._teller.running(effect.preview_id, effect.attempt)) is not None and preview.vm is None:
             resident = await self._fitting(preview)
+            need = memory.need(self._state(), preview)
             claim = AcquireVm(
                 preview_id=preview.preview_id,
                 owner=preview.owner,
                 timeout_s=self._config.acquire_limit_s,
                 resident=resident.preview_id if resident is not None else "",
                 key=preview.found.deps if preview.found is not None and preview.found.keeps else "",
+                memory_mb=need.memory_mb,
+                region=need.region,
+                image=need.image,
             )
             tries += 1
             claim = replace(claim, id=derive(cause.causation_id, "AcquireVm", tries))
@@ -125,6 +129,9 @@ class Preparer:
             except Unavailable as error:
                 tries -= 1
                 log.info("pool_unavailable", extra={"preview_id": effect.preview_id, "error": error.message})
+            except Invalid as refusal:  # there is no such VM
+                await self._send(_refusal(effect, refusal), cause)
+                return
             else:
                 if reply.vm_id is not None or reply.position > 0:
                     return
@@ -145,7 +152,9 @@ class Preparer:
         if preview is None:
             return
         state = self._state()
-        if preview.owner in state.kept.values() or residents.may_fit(state, preview):
+        if memory.depends_on_detection(state, preview):
+            await asyncio.wait({detect}, timeout=self._config.acquire_limit_s)
+        elif preview.owner in state.kept.values() or residents.may_fit(state, preview):
             await asyncio.wait({detect}, timeout=self._config.key_wait_s)
 
 
@@ -161,7 +170,7 @@ async def detect_in(
     )
 
 
-def _refusal(effect: Prepare, refusal: Refused) -> FailPreview:
+def _refusal(effect: Prepare | ClaimVm, refusal: Refused) -> FailPreview:
     return FailPreview(
         preview_id=effect.preview_id,
         attempt=effect.attempt,
@@ -192,6 +201,7 @@ def _record(effect: Prepare, found: detection.Detection) -> RecordProject:
         keeps=found.keeps,
         ready_path=found.ready_path,
         restart_on=found.restart_on,
+        memory_mb=found.memory_mb,
         warnings=found.warnings,
         evidence=found.evidence,
     )

@@ -13,6 +13,7 @@ from services.orchestrator.model import (
     Left,
     Preview,
     Project,
+    Size,
     Status,
     Template,
     Vm,
@@ -29,6 +30,7 @@ from shared.events import (
     InstallFailed,
     InstallSkipped,
     InstallStarted,
+    PoolResized,
     PreviewEvent,
     PreviewFailed,
     PreviewPrepared,
@@ -67,7 +69,7 @@ HISTORY_WEIGHT = 0.3
 
 class State(msgspec.Struct, kw_only=True):
     """Projects, their previews, and how long steps take by framework. `kept`: VMs that wait for their owner's next preview;
-    `residents`: an index into `previews`, for each request looks for one that fits."""
+    `residents`: an index into `previews`, for each request looks for one that fits; `sizes`: what VMs there are, by pool."""
 
     projects: dict[ProjectId, Project] = {}
     previews: dict[PreviewId, Preview] = {}
@@ -75,6 +77,7 @@ class State(msgspec.Struct, kw_only=True):
     history_s: dict[str, dict[str, float]] = {}
     kept: dict[VmId, OwnerId] = {}
     residents: dict[PreviewId, None] = {}
+    sizes: dict[str, Size] = {}
 
 
 def initial() -> State:
@@ -106,6 +109,10 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.kept[vm_id] = owner
         case VmRetired(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
             state.kept.pop(vm_id, None)
+        case PoolResized(pool=pool, maximum=maximum):
+            state.sizes.pop(pool, None)
+            if maximum and event.memory_mb:
+                state.sizes[pool] = Size(event.memory_mb, event.region, event.image)
         case ClaimQueued(preview_id=claimant) if claimant in state.previews:
             _set(state, state.previews[claimant], queued=True)
         case VmAcquired() | VmReleased() | VmLost() | VmFrozen():
@@ -132,6 +139,7 @@ def _request(state: State, event: PreviewRequested, recorded: Recorded) -> None:
         attempt_at=at,
         files_version=event.files_version,
         traceparent=recorded.meta.traceparent,
+        asked=Size(event.memory_mb, event.region, event.image),
     )
     if event.resident:
         state.residents[event.preview_id] = None
@@ -152,7 +160,7 @@ def _evolve_vm(state: State, event: VmAcquired | VmReleased | VmLost | VmFrozen,
         case VmAcquired(vm_id=vm_id, from_pool=from_pool, key=key):
             gave = _take_over(state, event) or {"installed": key, "installed_by": ""}
             if preview.vm is None and preview.status not in ENDED:
-                vm = Vm(vm_id, event.host, event.port, recorded.seq, event.reach)
+                vm = Vm(vm_id, event.host, event.port, recorded.seq, event.reach, event.memory_mb)
                 changed = msgspec.structs.replace(preview, vm=vm, from_pool=from_pool, queued=False, **gave)
                 state.previews[preview.preview_id] = _join(changed, recorded)
         case VmFrozen(memory_mb=memory_mb):
@@ -182,6 +190,7 @@ def _evolve_preview(state: State, preview: Preview, recorded: Recorded) -> None:
             expected_s = dict(state.history_s.get(event.framework, {}))
             changed = msgspec.structs.replace(preview, found=_found(event), expected_s=expected_s)
             state.previews[preview.preview_id] = _join(changed, recorded)
+            _change_project(state, preview.project_id, needs_mb=event.memory_mb)
         case PreviewWarningRaised(code=code):
             _set(state, preview, warned=(*preview.warned, code))
         case FilesSynced(files_version=version, restored=restored, restore_s=restore_s):
@@ -249,6 +258,7 @@ def _found(event: ProjectDetected) -> Found:
         keeps=event.keeps,
         ready_path=event.ready_path,
         restart_on=event.restart_on,
+        memory_mb=event.memory_mb,
     )
 
 
@@ -344,8 +354,13 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
         files_version=event.files_version,
         vm_losses=_losses(preview, event, at),
         traceparent=recorded.meta.traceparent or preview.traceparent,
+        asked=preview.asked,
+        grown_mb=max(preview.grown_mb, event.memory_mb),
     )
     _change_project(state, preview.project_id, live=preview.preview_id)
+    project = state.projects.get(preview.project_id)
+    if project is not None and event.memory_mb > project.grown_mb:
+        _change_project(state, preview.project_id, grown_mb=event.memory_mb)
 
 
 def newest_of(state: State, project: Project) -> Preview | None:

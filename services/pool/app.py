@@ -23,7 +23,8 @@ from services.pool.deps import Deps
 from services.pool.effects import HealthProbe, PoolEffects, VmCleaner
 from services.pool.ports import Provider
 from services.pool.react import Reconcile
-from shared.commands import MaintainPool, ResizePool, commands_of
+from services.pool.sizing import commands_for, pools_of
+from shared.commands import MaintainPool, commands_of
 from shared.definition import Definition
 from shared.errors import Invalid
 from shared.ids import ProjectId
@@ -81,17 +82,18 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
         kept = {"restore_deps": deps.restore, "publish_deps": deps.publish} if deps is not None else {}
-        answers = {**queries(runtime), "inventory": effects.inventory, **kept}
-        return Parts(effects.perform, answers, gauges=lambda: views.gauges(runtime.state))
+        answers = {**queries(runtime, config), "inventory": effects.inventory, **kept}
+        return Parts(effects.perform, answers, gauges=lambda: views.gauges(runtime.state, config, runtime.clock()))
 
+    pools_of(config)  # before anything begins
     return Wiring(definition(config), build)
 
 
-def queries(runtime: Runtime[state.State]) -> dict[str, Handler]:
+def queries(runtime: Runtime[state.State], config: PoolConfig | None = None) -> dict[str, Handler]:
     """What the pool answers beside commands."""
 
     async def summary(_body: bytes, _headers: object) -> bytes:
-        return msgspec.json.encode(views.summary(runtime.state))
+        return msgspec.json.encode(views.summary(runtime.state, config, runtime.clock()))
 
     return {"summary": summary}
 
@@ -123,14 +125,9 @@ def _deps(runtime: Runtime[state.State], config: PoolConfig, settings: Common, s
 
 
 async def _resize(runtime: Runtime[state.State], config: PoolConfig) -> None:
-    """Sizes from the environment count; what it leaves open stays as the log has it."""
-    if config.target is config.minimum is config.maximum is None:
-        return
-    now = runtime.state
-    maximum = now.maximum if config.maximum is None else config.maximum
-    target = min(now.target, maximum) if config.target is None else config.target
-    minimum = min(now.minimum, target) if config.minimum is None else config.minimum
-    await runtime.execute(ResizePool(target=target, minimum=minimum, maximum=maximum))
+    """The pools that are configured count, and their sizes; what is left open stays as the log has it."""
+    for command in tuple(commands_for(runtime.state, config)):
+        await runtime.execute(command)
 
 
 def _provider(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> tuple[Provider, HealthProbe]:

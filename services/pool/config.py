@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from services.pool.shapes import PoolShape
+
 
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Read once, in `app.py`."""
@@ -16,6 +18,9 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """VMs that stay warm while aged ones are replaced. Unset: what the log says, 1 at first."""
     maximum: int | None = None
     """VMs in all: warm, booting, in use, going away. Unset: what the log says, 5 at first."""
+    pools: dict[str, PoolShape] = {}
+    """Several pools, by name: as JSON `{"small": {"memory_mb": 1024, "maximum": 5}, "large": {"memory_mb": 4096}}`, with
+    `cpu_cores`, `pids_max`, `disk_mb`, `region`, `image`, `target`, `minimum`. Empty: one, `default`, of the other settings."""
     boot_timeout_s: float = 30.0
     """A boot that takes longer has failed. Local VMs boot in under a second, Fly machines in a few."""
     boot_lost_s: float = 120.0

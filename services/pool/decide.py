@@ -2,13 +2,15 @@
 stored, it gives the rest, and in the end nothing."""
 
 from collections.abc import Sequence
-from itertools import islice, takewhile
+from itertools import takewhile
 
 from msgspec.structs import replace
 
+from services.pool import placing
 from services.pool.config import PoolConfig
 from services.pool.keeping import in_turn, kept_for, record_clean_failed, record_cleaned, released, retire_kept
-from services.pool.state import ANSWERING, State, Vm
+from services.pool.sizing import resize
+from services.pool.state import ANSWERING, Need, Pool, State, Vm
 from shared.commands import (
     AcquireVm,
     CheckVm,
@@ -32,7 +34,6 @@ from shared.events import (
     ClaimQueued,
     ClaimWithdrawn,
     Event,
-    PoolResized,
     VmAcquired,
     VmBooted,
     VmBootFailed,
@@ -49,7 +50,6 @@ from shared.events import (
 )
 from shared.ids import is_token
 
-POOL_SIZE_MAX = 10_000
 CLAIM_TIMEOUT_MAX_S = 600.0
 
 
@@ -98,8 +98,10 @@ def acquire(state: State, command: AcquireVm, config: PoolConfig) -> Sequence[Ev
         )
     if command.preview_id in state.holders or command.preview_id in state.claims:
         return []
+    need = Need(command.memory_mb, command.region, command.image)
+    placing.check(state, need)
     resident = state.vms.get(state.holders.get(command.resident, ""))
-    if resident is not None and resident.owner == command.owner:
+    if resident is not None and resident.owner == command.owner and placing.serves(state, resident, need):
         return [
             replace(
                 _acquired(resident, command.preview_id, command.owner, from_pool=True, waited_s=0.0),
@@ -109,14 +111,23 @@ def acquire(state: State, command: AcquireVm, config: PoolConfig) -> Sequence[Ev
     kept = kept_for(state, command)
     if kept is not None:
         return [_acquired(kept, command.preview_id, command.owner, from_pool=True, waited_s=0.0)]
-    if state.ready and not state.claims:
-        free = (vm_id for vm_id in state.ready if f"pool.vm.{vm_id}" not in command.busy)
-        vm = state.vms[next(free, next(iter(state.ready)))]
+    vm = placing.at_once(state, need, command.busy, command.at, config) if state.ready else None
+    if vm is not None:
         return [_acquired(vm, command.preview_id, command.owner, from_pool=True, waited_s=0.0)]
     if len(state.claims) >= config.claims_max:
         raise Unavailable("claims_full", f"{config.claims_max} claims wait for a VM already.", retry_after_s=5.0)
-    deadline = command.at + command.timeout_s
-    return [ClaimQueued(preview_id=command.preview_id, owner=command.owner, deadline=deadline)]
+    home = placing.homes(state, [*(claim.need for claim in state.claims.values()), need], command.at, config)[-1]
+    return [
+        ClaimQueued(
+            preview_id=command.preview_id,
+            owner=command.owner,
+            deadline=command.at + command.timeout_s,
+            memory_mb=need.memory_mb,
+            region=need.region,
+            image=need.image,
+            pool=home.name if home is not None else "",
+        )
+    ]
 
 
 def release(state: State, command: ReleaseVm, config: PoolConfig) -> Sequence[Event]:
@@ -133,14 +144,18 @@ def release(state: State, command: ReleaseVm, config: PoolConfig) -> Sequence[Ev
 
 def maintain(state: State, command: MaintainPool, config: PoolConfig) -> Sequence[Event]:
     """Everything that the pool owes at this moment."""
+    claims = placing.demand(state, command.at, config)
+    pools = sorted(placing.active(state), key=lambda pool: not claims[pool.name])  # those that somebody waits for first
+    wanted = {pool.name: _wanted(state, pool, claims[pool.name], command.at, config) for pool in pools}
     return [
         *_expire_claims(state, command.at),
         *_fail_lost_boots(state, command.at, config),
         *_release_doubles(state),
-        *_hand_out(state, command.at),
-        *_create(state, command.at, config),
-        *_retire(state, command.at, config),
-        *retire_kept(state, _wanted(state, command.at, config), command.at, config),
+        *_hand_out(state, command.at, config),
+        *_create(state, pools, wanted, config),
+        *_drain(state),
+        *(event for pool in pools for event in _retire(state, pool, command.at, config)),
+        *retire_kept(state, wanted, command.at, config),
     ]
 
 
@@ -173,7 +188,7 @@ def _release_doubles(state: State) -> list[Event]:
     ]
 
 
-def _hand_out(state: State, at: float) -> list[Event]:
+def _hand_out(state: State, at: float, config: PoolConfig) -> list[Event]:
     living = in_turn(state, [claim for claim in state.claims.values() if claim.deadline > at]) if state.ready else []
     return [
         _acquired(
@@ -183,52 +198,67 @@ def _hand_out(state: State, at: float) -> list[Event]:
             from_pool=False,
             waited_s=round(at - claim.queued_at, 3),
         )
-        for claim, vm in zip(living, map(state.vms.__getitem__, state.ready), strict=False)
+        for claim, vm in placing.hand_out(state, living, at, config)
     ]
 
 
-def _create(state: State, at: float, config: PoolConfig) -> list[Event]:
+def _create(state: State, pools: Sequence[Pool], wanted: dict[str, int], config: PoolConfig) -> list[Event]:
     """The next VM, by number: two replicas that create at once mean the same one, and one of them loses. One at a time, for
     of several the later may be stored first: who sees that counts on, and the earlier one comes beyond the maximum."""
-    if min(_wanted(state, at, config), state.maximum - len(state.vms)) <= 0:
+    pool = next((each for each in pools if min(wanted[each.name], each.maximum - each.vms) > 0), None)
+    if pool is None:
         return []
     number = state.created + 1
-    return [VmCreationStarted(vm_id=vm_name(number), provider=config.provider, number=number)]
+    return [
+        VmCreationStarted(
+            vm_id=vm_name(number),
+            provider=config.provider,
+            number=number,
+            pool=pool.name,
+            memory_mb=pool.memory_mb,
+            region=pool.region,
+            image=pool.image,
+        )
+    ]
 
 
-def _wanted(state: State, at: float, config: PoolConfig) -> int:
+def _wanted(state: State, pool: Pool, claims: int, at: float, config: PoolConfig) -> int:
     """How many VMs should be made now, whether or not there is room; below 0 where there are too many."""
-    if at < _backoff_until(state, config):
-        return 0
-    booting = len(state.booting)
-    wanted = state.target + len(state.claims) - len(state.ready) - booting + _held_back(state, at, config)
-    if state.boot_failures:
-        wanted = min(wanted, 1 - booting)  # while boots fail, one at a time finds out whether they still do
-    return wanted
+    booting = sum(state.vms[vm_id].pool == pool.name for vm_id in state.booting)
+    ready = list(placing.warm(state, pool))
+    wanted = pool.target + claims - len(ready) - booting + _held_back(pool, ready, at, config)
+    at_once = placing.boots_at_once(pool, at, config)
+    return min(wanted, at_once - booting if at_once else 0) if pool.boot_failures else wanted
 
 
-def _retire(state: State, at: float, config: PoolConfig) -> list[Event]:
+def _drain(state: State) -> list[Event]:
+    """Warm VMs of a pool that is no more, or that makes others by now."""
+    ready = map(state.vms.__getitem__, state.ready)
+    return [VmRetired(vm_id=vm.vm_id, reason="drained") for vm in ready if placing.is_drained(state, vm)]
+
+
+def _retire(state: State, pool: Pool, at: float, config: PoolConfig) -> list[Event]:
     """Surplus first, the oldest ones; then the aged, while enough stay warm to replace them."""
-    if state.claims:
+    if placing.is_waited_for(state, pool.name):
         return []
-    surplus = [state.vms[vm_id] for vm_id in islice(state.ready, max(0, len(state.ready) - state.target))]
-    room = max(0, len(state.ready) - len(surplus) - state.minimum)
-    aged = _aged(state, at, config)[len(surplus) : len(surplus) + room]
+    ready = list(placing.warm(state, pool))
+    surplus = ready[: max(0, len(ready) - pool.target)]
+    room = max(0, len(ready) - len(surplus) - pool.minimum)
+    aged = _aged(ready, at, config)[len(surplus) : len(surplus) + room]
     return [
         *(VmRetired(vm_id=vm.vm_id, reason="surplus") for vm in surplus),
         *(VmRetired(vm_id=vm.vm_id, reason="aged") for vm in aged),
     ]
 
 
-def _aged(state: State, at: float, config: PoolConfig) -> list[Vm]:
+def _aged(oldest_first: Sequence[Vm], at: float, config: PoolConfig) -> list[Vm]:
     """The warm VMs that are too old, oldest first."""
-    oldest_first = map(state.vms.__getitem__, state.ready)
     return list(takewhile(lambda vm: at - vm.booted_at > config.warm_age_max_s, oldest_first))
 
 
-def _held_back(state: State, at: float, config: PoolConfig) -> int:
+def _held_back(pool: Pool, ready: Sequence[Vm], at: float, config: PoolConfig) -> int:
     """Aged VMs that can't go before their replacement is warm, since the minimum would not hold."""
-    return min(len(_aged(state, at, config)), max(0, state.minimum - (len(state.ready) - 1)))
+    return min(len(_aged(ready, at, config)), max(0, pool.minimum - (len(ready) - 1)))
 
 
 def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]:
@@ -243,23 +273,6 @@ def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]
         return [VmHealthCheckFailed(vm_id=vm.vm_id, failures=vm.failures + 1, detail=command.detail[:500])]
     # Only the report that was counted last may end the VM: an older one that is delivered again may not.
     return [_given_up(vm, command.detail)] if vm.failures >= config.health_failures_max else []
-
-
-def resize(state: State, command: ResizePool) -> Sequence[Event]:
-    """The size must make sense as a whole."""
-    if not 0 <= command.minimum <= command.target <= command.maximum <= POOL_SIZE_MAX or command.maximum == 0:
-        raise Invalid(
-            "bad_pool_size",
-            f"0 <= minimum <= target <= maximum must hold, with a maximum of 1 to {POOL_SIZE_MAX}; "
-            f"got {command.minimum}, {command.target}, {command.maximum}.",
-        )
-    if (state.target, state.minimum, state.maximum) == (
-        command.target,
-        command.minimum,
-        command.maximum,
-    ):
-        return []
-    return [PoolResized(target=command.target, minimum=command.minimum, maximum=command.maximum)]
 
 
 def record_booted(state: State, command: RecordVmBooted) -> Sequence[Event]:
@@ -320,6 +333,7 @@ def _acquired(vm: Vm, preview_id: str, owner: str, *, from_pool: bool, waited_s:
         port=vm.port,
         key=vm.key,
         reach=vm.reach,
+        memory_mb=vm.memory_mb,
     )
 
 
@@ -327,10 +341,3 @@ def _given_up(vm: Vm, detail: str) -> Event:
     if vm.preview_id is not None:
         return VmLost(vm_id=vm.vm_id, preview_id=vm.preview_id, detail=detail[:500])
     return VmRetired(vm_id=vm.vm_id, reason="unhealthy")
-
-
-def _backoff_until(state: State, config: PoolConfig) -> float:
-    if state.boot_failures == 0:
-        return 0.0
-    pause_s: float = config.boot_backoff_s * 2 ** min(state.boot_failures - 1, 30)
-    return state.boot_failed_at + min(pause_s, config.boot_backoff_max_s)

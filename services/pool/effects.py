@@ -12,7 +12,8 @@ from services.pool.config import PoolConfig
 from services.pool.ports import Provider, ProviderError, VmAddress, VmSpec
 from services.pool.react import CheckHealth, CleanVm, CreateVm, DestroyVm, ForgetProject, Reconcile, SettleVm
 from services.pool.reaping import Reaper
-from services.pool.state import State
+from services.pool.sizing import pools_of
+from services.pool.state import State, Vm
 from services.pool.suspending import Suspender
 from shared.commands import (
     CheckVm,
@@ -119,17 +120,10 @@ class PoolEffects:
                 raise AssertionError(f"not an effect of the pool: {type(effect).__name__}")
 
     async def _create(self, vm_id: VmId, cause: Cause) -> None:
-        spec = VmSpec(
-            vm_id=vm_id,
-            token=agent_token(self._secret, vm_id),
-            cpu_cores=self._config.vm_cpu_cores,
-            memory_mb=self._config.vm_memory_mb,
-            pids_max=self._config.vm_pids_max,
-            orphan_timeout_s=self._config.orphan_timeout_s,
-        )
         vm = self._state().vms.get(vm_id)
         if vm is None or vm.status != "booting":
             return  # another replica has made it, and told so: making it anew would end what runs in it
+        spec = self._spec(vm)
         begun = self._clock()
         try:
             async with asyncio.timeout(self._config.boot_timeout_s):
@@ -154,6 +148,21 @@ class PoolEffects:
         await self._send(
             RecordVmBooted(vm_id=vm_id, host=address.host, port=address.port, boot_s=boot_s, reach=address.reach),
             cause,
+        )
+
+    def _spec(self, vm: Vm) -> VmSpec:
+        """What the log says that it is; the rest as its pool is configured, here."""
+        shape = pools_of(self._config).get(vm.pool)
+        return VmSpec(
+            vm_id=vm.vm_id,
+            token=agent_token(self._secret, vm.vm_id),
+            cpu_cores=shape.cpu_cores if shape is not None else self._config.vm_cpu_cores,
+            memory_mb=vm.memory_mb or self._config.vm_memory_mb,
+            pids_max=shape.pids_max if shape is not None else self._config.vm_pids_max,
+            orphan_timeout_s=self._config.orphan_timeout_s,
+            disk_mb=shape.disk_mb if shape is not None else 0,
+            image=vm.image,
+            region=vm.region,
         )
 
     async def _destroy(self, vm_id: VmId, cause: Cause, *names: str) -> None:

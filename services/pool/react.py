@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from services.pool import placing
 from services.pool.state import ANSWERING, State, Vm
 from shared.codec import Recorded
 from shared.commands import MaintainPool
@@ -106,12 +107,20 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
             return [SettleVm(vm_id)] if vm_id in state.vms else []
         case ProjectDeleted(project_id=project_id):
             return [ForgetProject(project_id)]
-        case VmBooted() if not state.claims and len(state.ready) <= state.target:
+        case VmBooted(vm_id=vm_id) if not state.claims and not _is_surplus(state, vm_id):
             return []
         case VmBooted() | VmAcquired() | VmDestroyed() | ClaimQueued() | PoolResized():
             return [Send(MaintainPool())]
         case _:
             return []
+
+
+def _is_surplus(state: State, vm_id: VmId) -> bool:
+    vm = state.vms.get(vm_id)
+    if vm is None:
+        return False
+    pool = state.pools[vm.pool]
+    return placing.is_drained(state, vm) or sum(1 for _ in placing.warm(state, pool)) > pool.target
 
 
 def _let_go(vm: Vm | None) -> Sequence[Effect]:

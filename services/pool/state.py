@@ -34,6 +34,8 @@ ANSWERING: tuple[Status, ...] = ("ready", "acquired", "cleaning", "kept")
 """Statuses of a VM whose agent has to answer."""
 
 
+DEFAULT = "default"
+"""The pool that there is where none is configured, and of every VM from before there were several."""
 RELEASES_MAX = 1_000
 """Releases remembered, so that one that is heard again does nothing."""
 
@@ -61,6 +63,18 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     keep_job: str = ""
     kept_at: float = 0.0
     suspended: bool = False
+    pool: str = DEFAULT
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What a VM has to be; 0 and empty: any."""
+
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +84,23 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     owner: OwnerId
     queued_at: float
     deadline: float
+    need: Need = Need()
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """VMs of one size, region and image. `vms`: how many there are of it, whatever their status; `boot_failures`: in a row,
+    the last at `boot_failed_at`. `maximum` 0: it is no more, but for what is left of it."""
+
+    name: str
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""
+    target: int = 3
+    minimum: int = 1
+    maximum: int = 5
+    vms: int = 0
+    boot_failures: int = 0
+    boot_failed_at: float = 0.0
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -90,11 +121,7 @@ class State(msgspec.Struct, kw_only=True):
     holders: dict[PreviewId, VmId] = {}
     released_by: dict[PreviewId, str] = {}
     created: int = 0
-    target: int = 3
-    minimum: int = 1
-    maximum: int = 5
-    boot_failures: int = 0
-    boot_failed_at: float = 0.0
+    pools: dict[str, Pool] = msgspec.field(default_factory=lambda: {DEFAULT: Pool(name=DEFAULT)})
 
 
 def initial() -> State:
@@ -107,16 +134,13 @@ def evolve(state: State, recorded: Recorded) -> None:
     event = recorded.event
     at = recorded.meta.at
     match event:
-        case VmCreationStarted(vm_id=vm_id, number=number):
-            state.created = max(state.created, number)
-            state.vms[vm_id] = Vm(vm_id=vm_id, status="booting", created_at=at)
-            state.booting[vm_id] = None
+        case VmCreationStarted():
+            _begin(state, event, at)
         case VmBooted(vm_id=vm_id, host=host, port=port, reach=reach):
-            state.boot_failures = 0
+            _note_boot(state, vm_id, None)
             _change(state, vm_id, status="ready", booted_at=at, host=host, port=port, reach=reach)
         case VmBootFailed(vm_id=vm_id):
-            state.boot_failures += 1
-            state.boot_failed_at = at
+            _note_boot(state, vm_id, at)
             _change(state, vm_id, status="going")
         case VmAcquired():
             _acquire(state, event, recorded.seq)
@@ -143,15 +167,57 @@ def evolve(state: State, recorded: Recorded) -> None:
         case VmDestroyed(vm_id=vm_id):
             _let_go(state, vm_id)
             _unindex(state, vm_id)
-            state.vms.pop(vm_id, None)
+            vm = state.vms.pop(vm_id, None)
+            if vm is not None:
+                _change_pool(state, vm.pool, vms=state.pools[vm.pool].vms - 1)
         case ClaimQueued(preview_id=preview_id, owner=owner, deadline=deadline):
-            state.claims[preview_id] = Claim(preview_id=preview_id, owner=owner, queued_at=at, deadline=deadline)
+            need = Need(event.memory_mb, event.region, event.image)
+            state.claims[preview_id] = Claim(
+                preview_id=preview_id, owner=owner, queued_at=at, deadline=deadline, need=need
+            )
         case ClaimExpired(preview_id=preview_id) | ClaimWithdrawn(preview_id=preview_id):
             state.claims.pop(preview_id, None)
-        case PoolResized(target=target, minimum=minimum, maximum=maximum):
-            state.target, state.minimum, state.maximum = target, minimum, maximum
+        case PoolResized(pool=pool, target=target, minimum=minimum, maximum=maximum):
+            shape = {"memory_mb": event.memory_mb, "region": event.region, "image": event.image}
+            _change_pool(state, pool, target=target, minimum=minimum, maximum=maximum, **shape)
         case _:
             return  # another service's event
+
+
+def _begin(state: State, event: VmCreationStarted, at: float) -> None:
+    state.created = max(state.created, event.number)
+    known = event.vm_id in state.vms
+    state.vms[event.vm_id] = Vm(
+        vm_id=event.vm_id,
+        status="booting",
+        created_at=at,
+        pool=event.pool,
+        memory_mb=event.memory_mb,
+        region=event.region,
+        image=event.image,
+    )
+    state.booting[event.vm_id] = None
+    pool = _change_pool(state, event.pool)
+    if not known:
+        _change_pool(state, event.pool, vms=pool.vms + 1)
+
+
+def _note_boot(state: State, vm_id: VmId, failed_at: float | None) -> None:
+    """A row of failures goes on, or (None) ends."""
+    vm = state.vms.get(vm_id)
+    if vm is None:
+        return
+    failures = state.pools[vm.pool].boot_failures
+    if failed_at is not None:
+        _change_pool(state, vm.pool, boot_failures=failures + 1, boot_failed_at=failed_at)
+    elif failures:
+        _change_pool(state, vm.pool, boot_failures=0)
+
+
+def _change_pool(state: State, name: str, **changes: object) -> Pool:
+    pool = state.pools.get(name) or Pool(name=name, target=0, minimum=0, maximum=0)
+    state.pools[name] = msgspec.structs.replace(pool, **changes) if changes else pool
+    return state.pools[name]
 
 
 def _acquire(state: State, event: VmAcquired, seq: int) -> None:

@@ -1,20 +1,41 @@
 """What others may read of the pool. Pure."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 
-from services.pool.state import State
+from services.pool import placing
+from services.pool.config import PoolConfig
+from services.pool.state import Pool, State
 from shared.commands import AcquireVm, ClaimReply, Command, Reply
 from shared.gauges import Gauge
 
-POOL = "default"
-VM_STATES = ("booting", "ready", "in_use", "cleaning", "kept", "going")
+
+class PoolNumbers(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One of the pools. `waiting`: claims that it makes VMs for; `boot_failures`: in a row. Sizes of 0: it is no more, but
+    for the VMs that somebody holds."""
+
+    name: str
+    memory_mb: int
+    region: str
+    image: str
+    available: int
+    in_use: int
+    booting: int
+    kept: int
+    going: int
+    waiting: int
+    total: int
+    target: int
+    min: int
+    max: int
+    boot_failures: int
 
 
 class PoolSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """`GET /health/pool`. Counts of VMs; `suspended`: of those in use; `kept`: emptied, or being emptied, for their owner's
-    next preview; `waiting`: claims in the queue."""
+    """`GET /health/pool`. Counts of VMs of all `pools`, and of each; `suspended`: of those in use; `kept`: emptied, or being
+    emptied, for their owner's next preview; `waiting`: claims in the queue."""
 
     available: int
     in_use: int
@@ -28,11 +49,13 @@ class PoolSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     min: int
     max: int
     boot_failures: int
+    pools: tuple[PoolNumbers, ...] = ()
 
 
-def summary(state: State) -> PoolSummary:
-    """The pool in numbers."""
+def summary(state: State, config: PoolConfig | None = None, at: float = 0.0) -> PoolSummary:
+    """The pools in numbers, all together and each. `at`: seconds, UTC."""
     count = Counter(vm.status for vm in state.vms.values())
+    pools = [pool for pool in state.pools.values() if pool.maximum or pool.vms]
     return PoolSummary(
         available=count["ready"],
         in_use=count["acquired"],
@@ -42,31 +65,64 @@ def summary(state: State) -> PoolSummary:
         going=count["going"],
         waiting=len(state.claims),
         total=len(state.vms),
-        target=state.target,
-        min=state.minimum,
-        max=state.maximum,
-        boot_failures=state.boot_failures,
+        target=sum(pool.target for pool in pools),
+        min=sum(pool.minimum for pool in pools),
+        max=sum(pool.maximum for pool in pools),
+        boot_failures=max((pool.boot_failures for pool in pools), default=0),
+        pools=_each(state, pools, placing.demand(state, at, config or PoolConfig())),
     )
 
 
-def gauges(state: State) -> list[Gauge]:
-    """What whoever scales machines for VMs looks at. A state without VMs is 0, so that no series comes and goes."""
-    count = Counter("in_use" if vm.status == "acquired" else vm.status for vm in state.vms.values())
-    waiting = Gauge(
-        name="drape_pool_claims_waiting",
-        help="Claims that wait for a VM.",
-        value=len(state.claims),
-        labels={"pool": POOL},
+def _each(state: State, pools: Sequence[Pool], waiting: Counter[str]) -> tuple[PoolNumbers, ...]:
+    count = Counter((vm.pool, vm.status) for vm in state.vms.values())
+    return tuple(
+        PoolNumbers(
+            name=pool.name,
+            memory_mb=pool.memory_mb,
+            region=pool.region,
+            image=pool.image,
+            available=count[pool.name, "ready"],
+            in_use=count[pool.name, "acquired"],
+            booting=count[pool.name, "booting"],
+            kept=count[pool.name, "cleaning"] + count[pool.name, "kept"],
+            going=count[pool.name, "going"],
+            waiting=waiting[pool.name],
+            total=pool.vms,
+            target=pool.target,
+            min=pool.minimum,
+            max=pool.maximum,
+            boot_failures=pool.boot_failures,
+        )
+        for pool in pools
     )
-    states = sorted({*VM_STATES, *count})
-    help_text = "VMs by state; ready ones are warm."
+
+
+def gauges(state: State, config: PoolConfig, at: float) -> list[Gauge]:
+    """What whoever scales machines for VMs looks at, of each pool. A state without VMs is 0, so that no series comes and
+    goes."""
+    pools = summary(state, config, at).pools
+    waiting, vms = "Claims that wait for a VM.", "VMs by state; ready ones are warm."
     return [
-        waiting,
         *(
-            Gauge(name="drape_pool_vms", help=help_text, value=count[each], labels={"pool": POOL, "state": each})
-            for each in states
+            Gauge(name="drape_pool_claims_waiting", help=waiting, value=each.waiting, labels={"pool": each.name})
+            for each in pools
+        ),
+        *(
+            Gauge(name="drape_pool_vms", help=vms, value=value, labels={"pool": each.name, "state": name})
+            for each in pools
+            for name, value in _by_state(each).items()
         ),
     ]
+
+
+def _by_state(pool: PoolNumbers) -> dict[str, int]:
+    return {
+        "booting": pool.booting,
+        "ready": pool.available,
+        "in_use": pool.in_use,
+        "kept": pool.kept,
+        "going": pool.going,
+    }
 
 
 def answer(state: State, command: Command) -> Reply:

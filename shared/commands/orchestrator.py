@@ -27,6 +27,7 @@ class RequestPreview(OrchestratorCommand, frozen=True, kw_only=True):
     """Show this project, or (`prepare`) do all that can be done before somebody asks for it.
 
     A project whose preview is live gets that preview back. `app`: the folder of the app to show, where it matters.
+    `memory_mb`, `region`, `image`: of the VM; 0 and empty: as the project needs, and any.
     """
 
     verb: ClassVar[str] = "request"
@@ -36,6 +37,9 @@ class RequestPreview(OrchestratorCommand, frozen=True, kw_only=True):
     prepare: bool = False
     private: bool = False
     """Only who has a signed link may see it."""
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""
 
 
 class StopPreview(OrchestratorCommand, frozen=True, kw_only=True):
@@ -99,6 +103,7 @@ class RecordProject(OrchestratorCommand, frozen=True, kw_only=True):
     keeps: bool = False
     ready_path: str = "/"
     restart_on: tuple[str, ...] = ()
+    memory_mb: int = 0
     warnings: tuple[PreviewWarning, ...] = ()
 
 

@@ -15,7 +15,8 @@ class AcquireVm(PoolCommand, frozen=True, kw_only=True):
     """Give this preview a warm VM, or queue its claim for `timeout_s`.
 
     `key`: the fingerprint of the dependencies that it needs; a VM that holds them for this owner is better than a new one.
-    `resident`: a preview of the same owner's that gives up its VM for this one, if it still holds it.
+    `resident`: a preview of the same owner's that gives up its VM for this one, if it still holds it. `memory_mb`, `region`,
+    `image`: what the VM has to be; 0 and empty: any. The smallest that fits is given, or the largest where none does.
 
     `busy` is stamped by the runtime: aggregates that it is writing to at this moment. Another VM is better then, or
     claims that come at once would all wait for the same one.
@@ -28,6 +29,9 @@ class AcquireVm(PoolCommand, frozen=True, kw_only=True):
     resident: PreviewId = ""
     busy: frozenset[str] = frozenset()
     key: str = ""
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""
 
 
 class ReleaseVm(PoolCommand, frozen=True, kw_only=True):
@@ -83,12 +87,18 @@ class MaintainPool(PoolCommand, frozen=True, kw_only=True):
 
 
 class ResizePool(PoolCommand, frozen=True, kw_only=True):
-    """Set the pool's size."""
+    """Set a pool's size; and (`memory_mb` above 0) what its VMs are, by which a new pool begins. `drain`: the pool is to be
+    no more."""
 
     verb: ClassVar[str] = "resize"
     target: int
     minimum: int
     maximum: int
+    pool: str = "default"
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""
+    drain: bool = False
 
 
 class RecordVmBooted(PoolCommand, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ class PreviewRequested(PreviewEvent, frozen=True, kw_only=True):
 
     `app`: the folder of the app to show, where the project holds several; empty: whichever detection finds. `resident`:
     nobody will see it; its VM, with the dev server that runs there, goes to the next project that fits. `private`: only
-    who has a signed link may see it.
+    who has a signed link may see it. `memory_mb`, `region`, `image`: of the VM that was asked for; 0 and empty: any that fits.
     """
 
     project_id: ProjectId
@@ -43,6 +43,9 @@ class PreviewRequested(PreviewEvent, frozen=True, kw_only=True):
     prepare: bool = False
     resident: bool = False
     private: bool = False
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""
 
 
 class PreviewPrepared(PreviewEvent, frozen=True, kw_only=True):
@@ -61,14 +64,16 @@ class PreviewWanted(PreviewEvent, frozen=True, kw_only=True):
 class PreviewRestarted(PreviewEvent, frozen=True, kw_only=True):
     """The preview begins anew. `in_place`: in the VM that it holds, where what is installed serves again.
 
-    `reason`: somebody asked, its VM was lost, or an edit that the dev server can't take in while it runs.
+    `reason`: somebody asked, its VM was lost, an edit that the dev server can't take in while it runs, or its VM's memory
+    ran out: then `memory_mb` is what the next one is to have at least.
     """
 
     attempt: int
-    reason: Literal["asked", "vm_lost", "edited"]
+    reason: Literal["asked", "vm_lost", "edited", "out_of_memory"]
     files_version: int
     in_place: bool = False
     app: str = ""
+    memory_mb: int = 0
 
 
 class ProjectDetected(PreviewEvent, frozen=True, kw_only=True):
@@ -76,7 +81,7 @@ class ProjectDetected(PreviewEvent, frozen=True, kw_only=True):
 
     `app_root` and `install_root` are where the dev server and the install run; `deps` is a fingerprint of all that
     decides what an install gives; `keeps`: that is in `node_modules` alone, so that it can be kept for other VMs;
-    `restart_on`: globs below `app_root` of files whose edit needs a restart.
+    `restart_on`: globs below `app_root` of files whose edit needs a restart; `memory_mb`: what its VM should have; 0: unknown.
     """
 
     attempt: int
@@ -97,6 +102,7 @@ class ProjectDetected(PreviewEvent, frozen=True, kw_only=True):
     ready_path: str = "/"
     keeps: bool = False
     restart_on: tuple[str, ...] = ()
+    memory_mb: int = 0
 
 
 class PreviewWarningRaised(PreviewEvent, frozen=True, kw_only=True):

@@ -20,10 +20,15 @@ class VmEvent(Event, frozen=True, kw_only=True):
 
 
 class VmCreationStarted(VmEvent, frozen=True, kw_only=True):
-    """The provider will be asked for a VM. It counts against the pool's maximum from here on."""
+    """The provider will be asked for a VM. It counts against the pool's maximum from here on. `memory_mb`, `region`,
+    `image`: what it is to be; 0 and empty: what the provider is configured with."""
 
     provider: str
     number: int
+    pool: str = "default"
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""
 
 
 class VmBooted(VmEvent, frozen=True, kw_only=True):
@@ -46,7 +51,8 @@ class VmAcquired(VmEvent, frozen=True, kw_only=True):
     """The VM belongs to one preview now. `from_pool`: it was warm when the claim came; `waited_s`: since the claim;
     `key`: the fingerprint of the dependencies that an earlier preview of this owner has left in it; empty: it is new.
 
-    `resident`: the preview of the same owner's template that gave it up, with its dev server running.
+    `resident`: the preview of the same owner's template that gave it up, with its dev server running. `memory_mb`: what
+    the VM has, which is less than was asked for where no pool has as much; 0: unknown.
     """
 
     preview_id: PreviewId
@@ -58,6 +64,7 @@ class VmAcquired(VmEvent, frozen=True, kw_only=True):
     resident: PreviewId = ""
     key: str = ""
     reach: Reach = Reach()
+    memory_mb: int = 0
 
 
 class VmReleased(VmEvent, frozen=True, kw_only=True):
@@ -139,10 +146,15 @@ class ClaimEvent(Event, frozen=True, kw_only=True):
 
 
 class ClaimQueued(ClaimEvent, frozen=True, kw_only=True):
-    """No VM was free: the claim waits in order until `deadline`."""
+    """No VM was free: the claim waits in order until `deadline`. It needs at least `memory_mb`, in this region and of this
+    image (0 and empty: any). `pool`: where it waited at first; it may be served by any that fits."""
 
     owner: OwnerId
     deadline: float
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""
+    pool: str = "default"
 
 
 class ClaimExpired(ClaimEvent, frozen=True, kw_only=True):
@@ -170,8 +182,13 @@ class PoolEvent(Event, frozen=True, kw_only=True):
 
 
 class PoolResized(PoolEvent, frozen=True, kw_only=True):
-    """The pool keeps `target` VMs warm; never fewer than `minimum` in all, never more than `maximum`."""
+    """The pool keeps `target` VMs warm; never fewer than `minimum` in all, never more than `maximum`. A `maximum` of 0: the
+    pool is no more, and what it has goes as soon as nobody holds it. `memory_mb`, `region`, `image`: of its VMs; 0 and
+    empty: what the provider is configured with."""
 
     target: int
     minimum: int
     maximum: int
+    memory_mb: int = 0
+    region: str = ""
+    image: str = ""

@@ -28,6 +28,7 @@ from services.orchestrator.model import Vm
 from services.pool.adapters.cleaning import SimulatedVmCleaner
 from services.pool.adapters.health import SimulatedHealthProbe
 from services.pool.config import PoolConfig
+from services.pool.shapes import PoolShape
 from shared.codec import Recorded
 from shared.commands import (
     Command,
@@ -285,9 +286,10 @@ async def staged(
     warm: bool = True,
     replicas: tuple[str, ...] = SERVICES,
     orchestrator: OrchestratorConfig | None = None,
+    pools: dict[str, PoolShape] | None = None,
 ) -> AsyncIterator[Stage]:
     """A stage with every service up and, unless `warm` is off, the pool full."""
-    pool = PoolConfig(provider="simulated", target=target, minimum=minimum, maximum=maximum)
+    pool = PoolConfig(provider="simulated", target=target, minimum=minimum, maximum=maximum, pools=pools or {})
     stage = Stage(pool, orchestrator or OrchestratorConfig(), boot_s)
     logger = logging.getLogger("drape")
     logger.addHandler(stage.complaints)

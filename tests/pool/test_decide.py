@@ -5,7 +5,8 @@ import pytest
 
 from services.pool.app import definition
 from services.pool.config import PoolConfig
-from services.pool.decide import CLAIM_TIMEOUT_MAX_S, POOL_SIZE_MAX
+from services.pool.decide import CLAIM_TIMEOUT_MAX_S
+from services.pool.sizing import POOL_SIZE_MAX
 from services.pool.state import State
 from shared.commands import (
     AcquireVm,

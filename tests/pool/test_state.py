@@ -206,7 +206,7 @@ class Pool:
     def check(self) -> None:
         """What holds after every command."""
         state = self.state
-        assert len(state.vms) <= state.maximum
+        assert len(state.vms) <= state.pools["default"].maximum
         held = [each.preview_id for each in state.vms.values() if each.status == "acquired"]
         assert set(state.holders) <= set(held)
         assert all(state.vms[vm_id].preview_id == preview for preview, vm_id in state.holders.items())

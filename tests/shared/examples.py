@@ -55,7 +55,9 @@ PREVIEW, RESIDENT, PROJECT = "01m85ea33eaz0eb705bndx9q4g", "01m85ea33e0wq8f1r3d8
 VM, KEY = "vm-000042", "0f7c2d1e"
 
 _POOL: tuple[Event, ...] = (
-    VmCreationStarted(vm_id=VM, provider="local", number=42),
+    VmCreationStarted(
+        vm_id=VM, provider="local", number=42, pool="large", memory_mb=4096, region="ams", image="drape-vm:1"
+    ),
     VmBooted(vm_id=VM, host="127.0.0.1", port=40123, boot_s=0.25),
     VmBootFailed(vm_id=VM, code="provider_failed", message="No room."),
     VmAcquired(
@@ -68,6 +70,7 @@ _POOL: tuple[Event, ...] = (
         port=40123,
         resident=RESIDENT,
         key=KEY,
+        memory_mb=4096,
     ),
     VmReleased(vm_id=VM, preview_id=PREVIEW, reason="ended", keep=KEY, keep_job="install-1"),
     VmRetired(vm_id=VM, reason="unclean", detail="links_out"),
@@ -79,10 +82,18 @@ _POOL: tuple[Event, ...] = (
     VmHealthCheckRecovered(vm_id=VM),
     VmLost(vm_id=VM, preview_id=PREVIEW, detail="silent"),
     VmDestroyed(vm_id=VM),
-    ClaimQueued(preview_id=PREVIEW, owner="ann", deadline=1795479220.5),
+    ClaimQueued(
+        preview_id=PREVIEW,
+        owner="ann",
+        deadline=1795479220.5,
+        memory_mb=4096,
+        region="ams",
+        image="drape-vm:1",
+        pool="large",
+    ),
     ClaimExpired(preview_id=PREVIEW, waited_s=60.5),
     ClaimWithdrawn(preview_id=PREVIEW, reason="ended"),
-    PoolResized(pool="other", target=3, minimum=1, maximum=8),
+    PoolResized(pool="other", target=3, minimum=1, maximum=8, memory_mb=4096, region="ams", image="drape-vm:1"),
 )
 
 _ORCHESTRATOR: tuple[Event, ...] = (
@@ -95,10 +106,21 @@ _ORCHESTRATOR: tuple[Event, ...] = (
         prepare=True,
         resident=True,
         private=True,
+        memory_mb=4096,
+        region="ams",
+        image="drape-vm:1",
     ),
     PreviewPrepared(preview_id=PREVIEW, attempt=2),
     PreviewWanted(preview_id=PREVIEW, attempt=2, private=True),
-    PreviewRestarted(preview_id=PREVIEW, attempt=2, reason="edited", files_version=4, in_place=True, app="apps/shop"),
+    PreviewRestarted(
+        preview_id=PREVIEW,
+        attempt=2,
+        reason="edited",
+        files_version=4,
+        in_place=True,
+        app="apps/shop",
+        memory_mb=4096,
+    ),
     ProjectDetected(
         preview_id=PREVIEW,
         attempt=2,
@@ -119,6 +141,7 @@ _ORCHESTRATOR: tuple[Event, ...] = (
         ready_path="/shop/",
         keeps=True,
         restart_on=("vite.config.*",),
+        memory_mb=1024,
     ),
     PreviewWarningRaised(
         preview_id=PREVIEW,

@@ -20,7 +20,7 @@ NOT_PERSONAL: dict[str, set[str]] = {
     "ProjectCreated": {"owner"},
     "ProjectFilesChanged": {"manifest"},
     "ProjectEnvChanged": {"env"},
-    "PreviewRequested": {"owner"},
+    "PreviewRequested": {"owner", "region", "image"},
     "PreviewRestarted": {"reason"},
     "ProjectDetected": {"framework", "version", "package_manager", "package_manager_version", "node_version", "deps"},
     "PreviewWarningRaised": {"code", "version", "link"},

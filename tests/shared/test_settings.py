@@ -6,6 +6,7 @@ import pytest
 from services.gateway.config import GatewayConfig
 from services.orchestrator.config import OrchestratorConfig
 from services.pool.config import PoolConfig
+from services.pool.shapes import PoolShape
 from shared.errors import Invalid
 from shared.settings import Common, common, from_env, places
 
@@ -27,8 +28,21 @@ def test_every_setting_can_be_set(kind: type[msgspec.Struct]) -> None:
         text = {str: "text", bool: "false"}.get(field.type, "7")
         if field.name in ("provider", "sandbox"):
             text = {"provider": "simulated", "sandbox": "none"}[field.name]
+        if field.name == "pools":
+            continue  # a table, see below
         config = from_env(kind, "DRAPE_X", {place.variable: text})
         assert str(getattr(config, field.name)).lower() in (text, f"{text}.0")
+
+
+def test_a_table_is_json() -> None:
+    """And what is wrong in it is named by its place."""
+    pools = '{"small": {"memory_mb": 1024}, "large": {"memory_mb": 4096, "region": "ams", "maximum": 2}}'
+    config = from_env(PoolConfig, "DRAPE_POOL", {"DRAPE_POOL_POOLS": pools})
+    large = PoolShape(memory_mb=4096, region="ams", maximum=2)
+    assert config.pools == {"small": PoolShape(memory_mb=1024), "large": large}
+    for wrong in ('{"small": {"memory_mb": 1, "memory": 2}}', '{"small": {}}', "{", "small", '{"small": 1}'):
+        with pytest.raises(Invalid, match="DRAPE_POOL_POOLS"):
+            from_env(PoolConfig, "DRAPE_POOL", {"DRAPE_POOL_POOLS": wrong})
 
 
 def test_numbers_are_numbers() -> None:

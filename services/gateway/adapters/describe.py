@@ -171,7 +171,9 @@ def _residents_paths(problem: Json) -> Json:
 def _preview_paths(problem: Json) -> Json:
     preview = {"$ref": "#/components/schemas/Preview"}
     many = {"type": "object", "properties": {"previews": {"type": "array", "items": preview}}}
-    wanted = {**_properties(project_id="string", app="string", private="boolean"), "required": ["project_id"]}
+    vm = _properties(memory_mb="integer", region="string", image="string")
+    wanted = _properties(project_id="string", app="string", private="boolean")
+    wanted = {**wanted, "properties": {**wanted["properties"], **vm["properties"]}, "required": ["project_id"]}
     app = {"content": {"application/json": {"schema": _properties(app="string")}}}
     stream = {"type": "string"}
     return {

@@ -1,6 +1,7 @@
 """Routes of previews: ask, look, restart, stop, read their output, follow them."""
 
 import time
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -11,14 +12,21 @@ from services.gateway.adapters.context import Context, answer, checked_app, comm
 from services.gateway.state import ENDED
 from shared.commands import PreviewReply, RequestPreview, RestartPreview, StopPreview
 
+MEMORY_MB_MAX = 1_048_576
+NAME_CHARS_MAX = 200
+
 
 class NewPreview(msgspec.Struct, forbid_unknown_fields=True):
     """Body of `POST /api/previews`. `app`: the folder of the app to show, where the project holds several;
-    `private`: only who has a signed link may see it."""
+    `private`: only who has a signed link may see it. `memory_mb`, `region`, `image`: of its VM; 0 and empty: as the project
+    needs, and any."""
 
     project_id: str
     app: str = ""
     private: bool = False
+    memory_mb: Annotated[int, msgspec.Meta(ge=0, le=MEMORY_MB_MAX)] = 0
+    region: Annotated[str, msgspec.Meta(max_length=NAME_CHARS_MAX)] = ""
+    image: Annotated[str, msgspec.Meta(max_length=NAME_CHARS_MAX)] = ""
 
 
 class Restart(msgspec.Struct, forbid_unknown_fields=True):
@@ -59,6 +67,9 @@ class PreviewRoutes:
             owner=owner,
             app=checked_app(wanted.app),
             private=wanted.private,
+            memory_mb=wanted.memory_mb,
+            region=wanted.region,
+            image=wanted.image,
         )
         reply = await self._context.send(command, PreviewReply)
         headers = {"Location": f"/api/previews/{reply.preview_id}"}

@@ -43,7 +43,8 @@ class Framework(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     them; what it merely generates is not among them. `restart_on`: globs below the app of files whose edit the dev server
     does not take in. `holds_first_request`: it listens long before its first page has compiled. `bundler`: serves a page of
     its own, or is a library's tool: a script has to run it. `secondary`: shows parts of an app, counts only where there is
-    no other. `docs`: its pages may be in `docs/`. `source`, `needs_package`: see the table.
+    no other. `docs`: its pages may be in `docs/`. `memory_mb`: what its VM should have, for package manager and dev server.
+    `source`, `needs_package`: see the table.
     """
 
     slug: str
@@ -67,6 +68,7 @@ class Framework(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     docs: bool = False
     source: str = ""
     needs_package: str = ""
+    memory_mb: int = 1024
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

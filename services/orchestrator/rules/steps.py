@@ -16,7 +16,7 @@ from shared.events import (
     PreviewRestarted,
 )
 
-RestartReason = Literal["asked", "vm_lost", "edited"]
+RestartReason = Literal["asked", "vm_lost", "edited", "out_of_memory"]
 
 
 def restarted(

@@ -35,7 +35,8 @@ class SimulatedBackend:
 class SimulatedProvider:
     """Boots after `boot_s`. `…_faults` may be set to make verbs fail: codes are taken from the front. So many next
     destroys as `ignored_destroys` says are answered and do nothing. `fault` is what is wrong with its backend, all the
-    time: `down`, `rate_limited`, `slow` (no answer within `answer_timeout_s`) or `rubbish`."""
+    time: `down`, `rate_limited`, `slow` (no answer within `answer_timeout_s`) or `rubbish`. Nothing boots in
+    `full_regions`; `specs`: of all VMs that were ever asked for."""
 
     name = "simulated"
 
@@ -56,6 +57,8 @@ class SimulatedProvider:
         self.resume_faults: list[str] = []
         self.destroy_faults: list[str] = []
         self.list_faults: list[str] = []
+        self.full_regions: set[str] = set()
+        self.specs: dict[str, VmSpec] = {}
         self.ignored_destroys = 0
         self.fault = ""
         self.backend = backend or SimulatedBackend()
@@ -70,6 +73,7 @@ class SimulatedProvider:
     async def create(self, spec: VmSpec) -> VmAddress:
         check_vm_id(spec.vm_id)
         check_spec(spec)
+        self.specs[spec.vm_id] = spec
         await self._asked(self.boot_faults, "boot")
         self.vms.pop(spec.vm_id, None)
         self.backend.booting.add(spec.vm_id)
@@ -80,6 +84,8 @@ class SimulatedProvider:
         if self.boot_s > self.boot_timeout_s:
             message = f"VM {spec.vm_id} did not boot within {self.boot_timeout_s:g} s."
             raise ProviderError("boot_timeout", message, retryable=True)
+        if spec.region in self.full_regions:
+            raise ProviderError("region_full", f"There is no room in {spec.region}.", retryable=True)
         address = self.backend.address()
         self.vms[spec.vm_id] = VmListing(
             vm_id=spec.vm_id,

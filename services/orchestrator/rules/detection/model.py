@@ -31,7 +31,7 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
     project itself. `install_retry_command`: for a lockfile that does not fit; empty: no second try. `node_version`: the
     major to run on where the default does not serve; empty: the default. `deps`: a fingerprint of all that decides what
     an install gives; `keeps`: that is in `node_modules` alone, so that it may be kept for other VMs. `restart_on`: globs
-    below `app_root` of files whose edit the dev server can't take in while it runs.
+    below `app_root` of files whose edit the dev server can't take in while it runs. `memory_mb`: what the VM should have.
     """
 
     framework: str
@@ -50,6 +50,7 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
     keeps: bool = False
     ready_path: str = "/"
     restart_on: tuple[str, ...] = ()
+    memory_mb: int = 0
     warnings: tuple[PreviewWarning, ...] = ()
     evidence: tuple[str, ...]
 

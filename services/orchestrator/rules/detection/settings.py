@@ -14,6 +14,7 @@ NAME = "drape.toml"
 Argv = Annotated[list[str], msgspec.Meta(min_length=1, max_length=200)]
 Line = Annotated[str, msgspec.Meta(min_length=1, max_length=4_000)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+MemoryMb = Annotated[int, msgspec.Meta(ge=64, le=1_048_576)]
 ENV_MAX = 200
 
 
@@ -21,7 +22,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The keys of `drape.toml`. Empty ones leave the matter to detection.
 
     `install`: a shell line, an argv, or false for no install; `dev`: a shell line or an argv, "{port}" and $PORT stand for
-    the port; `port`: the one that the server takes whatever it is told; `node`: a major or a range; `env`: the dev server's.
+    the port; `port`: the one that the server takes whatever it is told; `node`: a major or a range; `env`: the dev server's;
+    `memory_mb`: what its VM should have at least.
     """
 
     framework: str = ""
@@ -32,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Port | None = None
     ready_path: str = ""
     node: str | int = ""
+    memory_mb: MemoryMb | None = None
     env: dict[str, Any] = {}
 
 

@@ -74,7 +74,8 @@ def describe(tree: Tree, app: App, settings: Settings, default_node: int) -> Det
             found = _javascript(tree, app, settings, default_node)
         case _:
             found = _static(tree, app, settings, default_node)
-    return _overridden(found, settings)
+    memory_mb = settings.memory_mb or FRAMEWORKS[found.framework].memory_mb
+    return msgspec.structs.replace(_overridden(found, settings), memory_mb=memory_mb)
 
 
 def _static(tree: Tree, app: App, settings: Settings, default_node: int) -> Detection:
