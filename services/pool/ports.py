@@ -65,7 +65,8 @@ class ProviderError(Exception):
 
     `retryable`: the same call may work later. Codes that every provider uses: `invalid_vm_id`, `invalid_spec`,
     `vm_not_found`, `vm_stopped`, `boot_timeout`, `boot_failed`, `suspend_failed`, `resume_failed`, `destroy_failed`,
-    `provider_unavailable` (nobody answers, or with rubbish), `provider_closed`. Those of a provider behind an API too:
+    `provider_unavailable` (nobody answers, or with rubbish), `provider_closed`; and the pool's own of a VM
+    whose agent speaks no version of the wire that it does: `agent_version_unsupported`. Those of a provider behind an API too:
     `provider_unauthorized`, `provider_rate_limited`, `provider_too_old`, `image_missing`, `image_unusable` (another
     architecture, no agent in it), `region_full`, `vm_stuck` (in a state that it does not leave).
     """

@@ -46,6 +46,9 @@ ROUTES = (
     "/jobs/%ff",
     "/x",
     "/jobs/" + "a" * 100,
+    "/tunnel/1",
+    "/tunnel/65536",
+    "/tunnel/%00",
 )
 QUERIES = (
     "",
@@ -65,6 +68,7 @@ LEASES = (
     b"X-Drape-Lease: 1",
     b"X-Drape-Lease: \xff",
 )
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: drape-tunnel"
 BODIES: tuple[dict[str, Any], ...] = (
     {"argv": ["{python}", "-c", "pass"], "cwd": ".", "env": {"A": "b"}, "timeout_s": 5},
     {"argv": ["nothing-of-this-name"], "cwd": "../.."},
@@ -136,7 +140,7 @@ def request(rng: random.Random) -> bytes:
         b"Host: agent",
         f"Authorization: Bearer {TOKEN}".encode(),
         b"Content-Length: %d" % length,
-        *rubbish.some(rng, (*LEASES, *HEADERS), 1),
+        *rubbish.some(rng, (*LEASES, *HEADERS, UPGRADE), 1),
     ]
     line = f"{method} {route}{rng.choice(QUERIES) if rng.random() < 0.3 else ''} HTTP/1.1\r\n".encode()
     raw = line + b"\r\n".join(headers) + b"\r\n\r\n" + body

@@ -214,12 +214,17 @@ def test_an_agent_behind_tls(
     run: Callable[..., None], certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    run(over_tls(certificate))
+    tunnels.trusted.cache_clear()
+    try:
+        run(over_tls(certificate))
+    finally:
+        tunnels.trusted.cache_clear()
 
 
 def test_an_agent_behind_a_certificate_that_nobody_vouches_for(
     certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    tunnels.trusted.cache_clear()
     with pytest.raises(aiohttp.ClientOSError, match="CERTIFICATE_VERIFY_FAILED"):
         asyncio.run(over_tls(certificate))

@@ -4,6 +4,7 @@ To aiohttp's client they are connections like any other: kept open, used again, 
 """
 
 import asyncio
+import functools
 import http.client
 import io
 import logging
@@ -42,8 +43,7 @@ class TunnelConnector(aiohttp.BaseConnector):
         super().__init__(limit=0, keepalive_timeout=config.upstream_keepalive_s)
         self._through = through
         self._connect_timeout_s = config.connect_timeout_s
-        # By default certificates are checked; made once, since it reads them from the disk.
-        self._tls = ssl.create_default_context() if through.reach.tls else None
+        self._tls = trusted() if through.reach.tls else None
         own = {
             "Host": f"{bracketed(through.host)}:{through.port}",
             **dict(through.reach.headers),
@@ -91,6 +91,12 @@ class TunnelConnector(aiohttp.BaseConnector):
             protocol.data_received(handshake.rest)
         transport.resume_reading()
         return protocol
+
+
+@functools.cache
+def trusted() -> ssl.SSLContext:
+    """Checks certificates by what this machine trusts, or `SSL_CERT_FILE` names. Made once: it reads them from the disk."""
+    return ssl.create_default_context()
 
 
 class _Handshake(asyncio.Protocol):
