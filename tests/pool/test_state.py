@@ -262,7 +262,8 @@ def test_the_sequences_get_where_it_matters(reached: str) -> None:
             case _:
                 return any(isinstance(each.event, VmAcquired) and not each.event.from_pool for each in pool.log)
 
-    find(STEPS, there, settings=settings(max_examples=100, derandomize=True, database=None, phases=[Phase.generate]))
+    exploring = settings(max_examples=100, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
+    find(STEPS, there, settings=exploring)
 
 
 @settings(max_examples=40, deadline=None)
