@@ -10,18 +10,21 @@ import contextlib
 import logging
 import socket
 import struct
+import time
 from collections.abc import Callable, Collection
+from typing import TypeAlias
 
 import msgspec
 import psutil
 from aiohttp import web
 
-from .ports import PortScanner
+from .ports import Listener, PortScanner
 from .protocol import TUNNEL_UPGRADE, AgentProblem
 
 log = logging.getLogger("drape.agent.tunnel")
 
 _ACCEPTED = f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {TUNNEL_UPGRADE}\r\n\r\n".encode()
+Ends: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for 0 s
 
 
@@ -31,6 +34,8 @@ class TunnelLimits(msgspec.Struct, frozen=True, kw_only=True):
     tunnels_max: int = 384
     """Each takes two descriptors; more than what one gateway opens to one preview (256)."""
     connect_timeout_s: float = 5.0
+    found_for_s: float = 5.0
+    """A port that a job was found to listen on may be reached so long without another look; a look costs milliseconds."""
     idle_timeout_s: float = 7200.0
     """Without a byte in either direction. Longer than the gateway's own limit, which is the one that is meant to end it."""
     half_closed_idle_s: float = 30.0
@@ -56,6 +61,8 @@ class Tunnels:
         self._heard = heard
         self._limits = limits or TunnelLimits()
         self._open = 0
+        self._found: tuple[Listener, ...] = ()
+        self._found_s = float("-inf")
 
     async def serve(self, request: web.Request, still_held: Callable[[], None]) -> web.StreamResponse:
         """Serve one tunnel to its end. `still_held`: raises once the VM is no longer held by who asks.
@@ -82,31 +89,36 @@ class Tunnels:
         finally:
             self._open -= 1
 
-    async def _dial(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        async with self._scanning:
-            found = await asyncio.to_thread(self._scanner.scan)
-        hosts = next((each.hosts for each in found if each.port == port), ())
-        if not hosts:
-            raise AgentProblem(
-                409,
-                "port_not_listening",
-                f"No job of this VM listens on port {port}.",
-                "Look at the preview's log: its dev server may have ended, or listen elsewhere.",
-            )
-        reason = ""
-        for host in hosts:
-            try:
-                async with asyncio.timeout(self._limits.connect_timeout_s):
-                    return await asyncio.open_connection(host, port, limit=self._limits.buffer_bytes)
-            except OSError as error:  # TimeoutError too
-                reason = str(error) or type(error).__name__
+    async def _dial(self, port: int) -> Ends:
+        stale = time.monotonic() - self._found_s > self._limits.found_for_s
+        for look in (True,) if stale else (False, True):
+            listeners = await self._scan() if look else self._found
+            hosts = next((each.hosts for each in listeners if each.port == port), ())
+            for host in hosts:
+                with contextlib.suppress(OSError):  # TimeoutError too
+                    async with asyncio.timeout(self._limits.connect_timeout_s):
+                        return await asyncio.open_connection(host, port, limit=self._limits.buffer_bytes)
+        if hosts:
+            raise AgentProblem(502, "port_unreachable", f"Port {port} takes no connection.", "Try again in a moment.")
         raise AgentProblem(
-            502, "port_unreachable", f"Port {port} took no connection: {reason}.", "Try again in a moment."
+            409,
+            "port_not_listening",
+            f"No job of this VM listens on port {port}.",
+            "Look at the preview's log: its dev server may have ended, or listen elsewhere.",
         )
 
-    async def _serve(
-        self, request: web.Request, server: tuple[asyncio.StreamReader, asyncio.StreamWriter], port: int
-    ) -> web.StreamResponse:
+    async def _scan(self) -> tuple[Listener, ...]:
+        begun_s = time.monotonic()
+        async with self._scanning:
+            if (
+                self._found_s < begun_s
+            ):  # where we waited for another's look, that one will do if it began after we asked
+                looked_s = time.monotonic()
+                self._found = await asyncio.to_thread(self._scanner.scan)
+                self._found_s = looked_s
+            return self._found
+
+    async def _serve(self, request: web.Request, server: Ends, port: int) -> web.StreamResponse:
         transport = request.transport
         answer = web.StreamResponse(status=101)
         if transport is None or transport.is_closing():
@@ -127,8 +139,8 @@ class Tunnels:
 
     async def _join(
         self,
-        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        client: Ends,
+        server: Ends,
     ) -> bool:
         """Pass bytes both ways until both sides have ended; False where one broke off, or nothing has moved for too long."""
         loop = asyncio.get_running_loop()
@@ -189,7 +201,7 @@ class _TakenOver(asyncio.StreamReaderProtocol):
         self._before.connection_lost(exc)
 
 
-def _taken_over(transport: asyncio.Transport, buffer_bytes: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+def _taken_over(transport: asyncio.Transport, buffer_bytes: int) -> Ends:
     reader = asyncio.StreamReader(limit=buffer_bytes)
     protocol = _TakenOver(reader, transport.get_protocol())
     transport.set_protocol(protocol)
