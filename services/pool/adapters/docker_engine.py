@@ -124,7 +124,7 @@ class Engine:
             raise self._away(f"could not {what}: no answer within {limit_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._away(f"could not {what}: {error}") from None
-        except (ValueError, KeyError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        except (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
             raise self._away(f"could not {what}: its answer is not one of a Docker engine ({error})") from None
 
     async def rows(self, labels: dict[str, str]) -> list[Container]:
@@ -132,8 +132,9 @@ class Engine:
         wanted = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
 
         async def call(docker: Docker) -> list[Container]:
-            found = await docker.containers.list(all="true", filters=wanted)
-            return msgspec.convert([each._container for each in found], list[Container])
+            # aiodocker's own `list` takes an empty object for no containers.
+            found = await docker._query_json("containers/json", params={"all": "true", "filters": wanted})
+            return msgspec.convert(found, list[Container])
 
         return await self.ask("list containers", call)
 
@@ -141,10 +142,15 @@ class Engine:
         """What the engine is. Raises ProviderError, also `provider_too_old`."""
         async with self._looking:
             if self._info is None:
-                version = msgspec.convert(await self.ask("tell its version", lambda d: d.version()), Version)
-                check_api(version, self.url)
+                check_api(await self._version(), self.url)
                 self._info = await self.info()
             return self._info
+
+    async def _version(self) -> Version:
+        async def call(docker: Docker) -> Version:
+            return msgspec.convert(await docker.version(), Version)
+
+        return await self.ask("tell its version", call)
 
     async def info(self) -> Info:
         async def call(docker: Docker) -> Info:
