@@ -254,7 +254,11 @@ def preview_ready(attempt: int = 1, total_s: float = 0.0) -> PreviewReady:
 
 
 def preview_restarted(
-    attempt: int = 2, reason: Literal["asked", "vm_lost", "edited"] = "asked", *, in_place: bool = False, app: str = ""
+    attempt: int = 2,
+    reason: Literal["asked", "vm_lost", "edited", "out_of_memory"] = "asked",
+    *,
+    in_place: bool = False,
+    app: str = "",
 ) -> PreviewRestarted:
     return PreviewRestarted(
         preview_id=PREVIEW, attempt=attempt, reason=reason, files_version=1, in_place=in_place, app=app

@@ -1,4 +1,4 @@
-"""`ps`, `logs`, `stop`, `restart`, `pool`, `stats`, `events`: look at what runs, and act on one preview."""
+"""`ps`, `logs`, `stop`, `restart`, `stats`, `events`: look at what runs, and act on one preview."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -140,32 +140,6 @@ async def restart(output: Output, preview_id: str, app: str) -> int:
         return 0 if await conclude(output, api, view, running.gateway, await link_of(api, view)) else 1
 
 
-def _pool_line(pool: dict[str, Any]) -> str:
-    where = " ".join(filter(None, (f"{pool['memoryMb']} MB", pool["region"], pool["image"])))
-    failing = f", {pool['bootFailures']} boots in a row failed" if pool["bootFailures"] else ""
-    return (
-        f"  {pool['name']} ({where}): {pool['available']} warm, {pool['booting']} booting, {pool['inUse']} in use, "
-        f"{pool['waiting']} waiting (target {pool['target']}, at most {pool['max']}){failing}"
-    )
-
-
-@click.command()
-@command
-async def pool(output: Output) -> int:
-    """The pool in numbers."""
-    async with _api() as api:
-        numbers = (await api.call("GET", "/health/pool"))["pool"]
-    text = (
-        f"{numbers['available']} warm, {numbers['booting']} booting, {numbers['inUse']} in use, "
-        f"{numbers['suspended']} of them asleep, {numbers['kept']} kept, {numbers['waiting']} waiting "
-        f"(target {numbers['target']}, at least {numbers['min']}, at most {numbers['max']})"
-    )
-    if len(numbers["pools"]) > 1:
-        text = "\n".join((text, *map(_pool_line, numbers["pools"])))
-    output.result({"type": "pool", **numbers}, text)
-    return 0
-
-
 @click.command()
 @click.option("--days", type=click.IntRange(1, 365), default=7, show_default=True)
 @command
@@ -245,4 +219,4 @@ async def _print_event(output: Output, recorded: Recorded, seals: Seals) -> None
     output.say(f"{recorded.seq:>6} {at} {recorded.type:<22} {fields[:160]}")
 
 
-COMMANDS = (ps, logs, stop, restart, pool, stats, events)
+COMMANDS = (ps, logs, stop, restart, stats, events)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from services.telemetry.config import TelemetryConfig
-from services.telemetry.state import State
+from services.telemetry.state import DEFAULT, Pool, State
 from shared.commands import Command, EvaluateAlerts
 from shared.events import AlertCleared, AlertRaised, Event
 
@@ -38,35 +38,47 @@ def decide(state: State, command: Command, config: TelemetryConfig) -> Sequence[
 
 def evaluate_alerts(state: State, command: EvaluateAlerts, config: TelemetryConfig) -> Sequence[Event]:
     """Each alert is raised once when it is due, and cleared once when its condition has been gone for a while."""
-    conditions = [_pool_empty(state, command.at, config), _vm_boots_failing(state, config)]
+    conditions: list[Condition] = []
+    for name, pool in state.pools.items():
+        conditions += [_pool_empty(state, name, pool, command.at, config), _vm_boots_failing(name, pool, config)]
     if command.parked is not None:
         conditions.append(_reactions_parked(command.parked, command.at))
     return [event for condition in conditions for event in _change(state, condition, command.at, config)]
 
 
-def _pool_empty(state: State, at: float, config: TelemetryConfig) -> Condition:
-    since = state.short_since
+def _pool_empty(state: State, name: str, pool: Pool, at: float, config: TelemetryConfig) -> Condition:
+    since = pool.short_since
     empty_s = 0.0 if since is None else at - since
-    waiting = len(state.waiting)
+    waiting = sum(each == name for each in state.waiting.values())
     claims = f"{waiting} preview{'' if waiting == 1 else 's'} waiting"
     return Condition(
-        alert=POOL_EMPTY,
+        alert=_of(POOL_EMPTY, name),
         due=since is not None and empty_s >= config.pool_empty_s,
         since=since or 0.0,
-        over_since=None if since is not None else state.short_until,
-        message=f"The pool has had no warm VM for {empty_s:.0f} s (target {state.target}, {claims}).",
+        over_since=None if since is not None else pool.short_until,
+        message=f"The pool{_named(name)} has had no warm VM for {empty_s:.0f} s (target {pool.target}, {claims}).",
     )
 
 
-def _vm_boots_failing(state: State, config: TelemetryConfig) -> Condition:
-    failing = state.boot_failures >= config.boot_failures_min
+def _vm_boots_failing(name: str, pool: Pool, config: TelemetryConfig) -> Condition:
+    failing = pool.boot_failures >= config.boot_failures_min
+    of = f" of the pool{_named(name)}" if name != DEFAULT else ""
     return Condition(
-        alert=VM_BOOTS_FAILING,
+        alert=_of(VM_BOOTS_FAILING, name),
         due=failing,
-        since=state.boots_fail_since or 0.0,
-        over_since=None if failing else state.boots_failed_until,
-        message=f"The last {state.boot_failures} VM boots failed; the pool's log says why.",
+        since=pool.boots_fail_since or 0.0,
+        over_since=None if failing else pool.boots_failed_until,
+        message=f"The last {pool.boot_failures} VM boots{of} failed; the pool's log says why.",
     )
+
+
+def _of(alert: str, pool: str) -> str:
+    """Each pool has alerts of its own: `pool_empty`, and `pool_empty-large` of one that is called large."""
+    return alert if pool == DEFAULT else f"{alert}-{pool}"
+
+
+def _named(pool: str) -> str:
+    return "" if pool == DEFAULT else f" {pool}"
 
 
 def _reactions_parked(count: int, at: float) -> Condition:

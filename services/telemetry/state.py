@@ -22,8 +22,10 @@ from shared.events import (
 )
 from shared.ids import PreviewId, VmId
 
+DEFAULT = "default"
+"""The pool that there is where none is configured."""
 TARGET_AT_FIRST = 3
-"""The pool's own target before its first `PoolResized`."""
+"""Its own target before its first `PoolResized`."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,21 +36,29 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class State(msgspec.Struct, kw_only=True):
-    """Times are seconds, UTC; None where it never was so."""
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the pools. Times are seconds, UTC; None where it never was so.
 
-    booting: set[VmId] = set()
-    warm: set[VmId] = set()
-    waiting: set[PreviewId] = set()
-    target: int = TARGET_AT_FIRST
+    `short_since`: no VM is warm although one is wanted; None: not so now. `boot_failures`: in a row, up to now;
+    `boots_failed_until`: the boot that ended the last row of failures.
+    """
+
+    target: int = 0
     short_since: float | None = None
-    """No VM is warm although one is wanted. None: not so now, or nothing was ever heard of the pool."""
     short_until: float | None = None
     boot_failures: int = 0
-    """In a row, up to now."""
     boots_fail_since: float | None = None
     boots_failed_until: float | None = None
-    """The boot that ended the last row of failures."""
+
+
+class State(msgspec.Struct, kw_only=True):
+    """`vms`: the pool of each that boots or is warm; `waiting`: of each claim, where it waited at first."""
+
+    vms: dict[VmId, str] = {}
+    booting: set[VmId] = set()
+    warm: set[VmId] = set()
+    waiting: dict[PreviewId, str] = {}
+    pools: dict[str, Pool] = msgspec.field(default_factory=lambda: {DEFAULT: Pool(target=TARGET_AT_FIRST)})
     alerts: dict[str, Alert] = {}
 
 
@@ -74,25 +84,29 @@ def evolve(state: State, recorded: Recorded) -> None:
 def _evolve_pool(state: State, event: Event | None, at: float) -> bool:
     """True when the event may have changed how many VMs are warm or wanted."""
     match event:
-        case VmCreationStarted(vm_id=vm_id):
+        case VmCreationStarted(vm_id=vm_id, pool=pool):
             state.booting.add(vm_id)
+            state.vms[vm_id] = pool
+            _change(state, pool)
         case VmBooted(vm_id=vm_id):
             _booted(state, vm_id, at)
         case VmBootFailed(vm_id=vm_id):
+            pool = state.vms.get(vm_id, DEFAULT)
             _forget(state, vm_id)
-            state.boot_failures += 1
-            state.boots_fail_since = at if state.boots_fail_since is None else state.boots_fail_since
+            before = _change(state, pool)
+            since = at if before.boots_fail_since is None else before.boots_fail_since
+            _change(state, pool, boot_failures=before.boot_failures + 1, boots_fail_since=since)
         case VmAcquired(vm_id=vm_id, preview_id=preview_id):
             _forget(state, vm_id)
-            state.waiting.discard(preview_id)
+            state.waiting.pop(preview_id, None)
         case VmReleased(vm_id=vm_id) | VmRetired(vm_id=vm_id) | VmLost(vm_id=vm_id) | VmDestroyed(vm_id=vm_id):
             _forget(state, vm_id)
-        case ClaimQueued(preview_id=preview_id):
-            state.waiting.add(preview_id)
+        case ClaimQueued(preview_id=preview_id, pool=pool):
+            state.waiting[preview_id] = pool
         case ClaimExpired(preview_id=preview_id) | ClaimWithdrawn(preview_id=preview_id):
-            state.waiting.discard(preview_id)
-        case PoolResized(target=target):
-            state.target = target
+            state.waiting.pop(preview_id, None)
+        case PoolResized(pool=pool, target=target):
+            _change(state, pool, target=target)
         case _:
             return False
     return True
@@ -102,21 +116,29 @@ def _booted(state: State, vm_id: VmId, at: float) -> None:
     if vm_id in state.booting:  # else it was given up before
         state.booting.discard(vm_id)
         state.warm.add(vm_id)
-    if state.boot_failures:
-        state.boot_failures = 0
-        state.boots_fail_since = None
-        state.boots_failed_until = at
+    pool = state.vms.get(vm_id, DEFAULT)
+    if _change(state, pool).boot_failures:
+        _change(state, pool, boot_failures=0, boots_fail_since=None, boots_failed_until=at)
 
 
 def _forget(state: State, vm_id: VmId) -> None:
     state.booting.discard(vm_id)
     state.warm.discard(vm_id)
+    state.vms.pop(vm_id, None)
 
 
 def _note_shortage(state: State, at: float) -> None:
-    short = not state.warm and (bool(state.waiting) or state.target > 0)
-    if short and state.short_since is None:
-        state.short_since = at
-    elif not short and state.short_since is not None:
-        state.short_since = None
-        state.short_until = at
+    warm = {state.vms.get(vm_id, DEFAULT) for vm_id in state.warm}
+    wanted = set(state.waiting.values())
+    for name, pool in state.pools.items():
+        short = name not in warm and (name in wanted or pool.target > 0)
+        if short and pool.short_since is None:
+            _change(state, name, short_since=at)
+        elif not short and pool.short_since is not None:
+            _change(state, name, short_since=None, short_until=at)
+
+
+def _change(state: State, name: str, **changes: object) -> Pool:
+    pool = state.pools.get(name) or Pool()
+    state.pools[name] = msgspec.structs.replace(pool, **changes) if changes else pool
+    return state.pools[name]

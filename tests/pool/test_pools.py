@@ -171,11 +171,7 @@ def test_a_region_is_kept_to() -> None:
     ],
 )
 def test_what_does_not_exist_is_refused_by_name(need: dict[str, str], code: str, known: str) -> None:
-    spec = (
-        given(definition(CONFIG), *REGIONS)
-        .when(ask(region=need.get("region", ""), image=need.get("image", "")))
-        .refuses(code)
-    )
+    spec = given(definition(CONFIG), *REGIONS).when(ask(0, **need)).refuses(code)
     assert isinstance(spec.outcome, Invalid)
     assert spec.outcome.hint.endswith(f": {known}.")
 

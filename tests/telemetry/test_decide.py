@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from services.telemetry.app import definition
@@ -298,6 +299,17 @@ def test_a_count_that_nobody_knows_changes_nothing() -> None:
 # --- the rest -----------------------------------------------------------------------------------------------------
 
 
+def test_each_pool_has_alerts_of_its_own() -> None:
+    """One that has warm VMs says nothing of another that has none, nor of its boots."""
+    large = msgspec.structs.replace(creating("v2"), pool="large")
+    story = warm().tell(msgspec.structs.replace(resized(1), pool="large"))
+    for number in range(CONFIG.boot_failures_min):
+        story.tell(msgspec.structs.replace(large, vm_id=f"l{number}"), boot_failed(f"l{number}"))
+    alerts = [event for event in evaluated(story, at=2_000) if isinstance(event, AlertRaised)]
+    assert [each.alert for each in alerts] == ["pool_empty-large", "vm_boots_failing-large"]
+    assert all("the pool large" in each.message.lower() for each in alerts)
+
+
 def test_another_services_command_is_a_bug() -> None:
     """Nothing is decided about what telemetry does not own."""
     with pytest.raises(AssertionError, match="ResizePool"):
@@ -311,9 +323,10 @@ def test_the_state_has_one_fingerprint() -> None:
         story.tell(creating(f"v{number}"), booted(f"v{number}"), queued(f"p{number}"))
 
     state = after(story)
-    other = State(short_since=state.short_since, short_until=state.short_until)
+    other = State(pools=state.pools)
     for number in reversed(range(50)):
         other.warm.add(f"v{number}")
-        other.waiting.add(f"p{number}")
+        other.vms[f"v{number}"] = "default"
+        other.waiting[f"p{number}"] = "default"
 
     assert digest(other) == digest(state)
