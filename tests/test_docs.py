@@ -8,16 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import msgspec
 import pytest
 
 from deploy import settings_docs
 from deploy.cli.main import MODULES, cli
+from deploy.settings import everything
 from shared.commands import COMMAND_TYPES
 from shared.events import EVENT_TYPES
+from shared.settings import ELSEWHERE, places
 from tests.parsing import parsed
 
 ROOT = Path(__file__).parents[1]
+SETTING_ROW = re.compile(r"^\| (?:`([A-Z][A-Z0-9_]+)`)? ?\| `([^`]+)` \|", re.MULTILINE)
+SYSTEM = {"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "GATEWAY"}
+"""Variables of the machine, which are none of ours to describe, and what a bench tells its own child."""
 INSTRUMENT = re.compile(r"create_(?:observable_)?(?:counter|gauge|histogram|up_down_counter)")
 
 
@@ -38,6 +42,10 @@ def _metrics() -> Iterator[str]:
                 if isinstance(node, ast.Call) and INSTRUMENT.fullmatch(called):
                     assert isinstance(node.args[0], ast.Constant), f"{path}: the instrument's name is not written out"
                     yield str(node.args[0].value)
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "Gauge":
+                    [name] = [each.value for each in node.keywords if each.arg == "name"]
+                    assert isinstance(name, ast.Constant), f"{path}: the gauge's name is not written out"
+                    yield str(name.value)
 
 
 def _commands() -> dict[str, click.Command]:
@@ -88,22 +96,77 @@ def test_stale_settings_page_is_noticed(
     assert "| Port. |" in page.read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", ["pool", "orchestrator", "gateway", "telemetry"])
-def test_every_setting_is_on_its_page(name: str) -> None:
-    """The page lists each field of the service's config as the environment spells it, with what it is for."""
-    module = __import__(f"services.{name}.config", fromlist=["config"])
-    config = getattr(module, f"{name.capitalize()}Config")
-    page = _text("docs/settings.md")
+@pytest.mark.parametrize("prefix", sorted(everything()))
+def test_every_setting_is_on_its_page(prefix: str) -> None:
+    """The page lists each field of each Struct as the environment and the file spell it, with its file if it is a secret, and
+    what it is for; and has no other rows."""
+    rows = {row[0]: row[1] for row in SETTING_ROW.findall(_text("docs/settings.md")) if row[0]}
+    expected = {place.variable: place for place in places(everything()[prefix], prefix)}
 
-    for field in msgspec.structs.fields(config):
-        assert re.search(rf"\| `DRAPE_{name}_{field.name}` \|.*\| \S.*\|\n", page, re.IGNORECASE), field.name
+    for variable, place in expected.items():
+        row = re.search(rf"^\| `{variable}` \|.*", _text("docs/settings.md"), re.MULTILINE)
+        assert row is not None, variable
+        assert rows[variable] == f"[{place.table}] {place.key}"
+        assert (f"`{variable}_FILE`" in row[0]) is place.twin, variable
+        assert re.search(r"\| \S[^|]*\|$", row[0]), variable
+
+
+def test_the_settings_page_has_no_rows_of_its_own() -> None:
+    """Each is a field of a Struct, or is said to be read elsewhere."""
+    known = {place.variable for prefix, kind in everything().items() for place in places(kind, prefix)}
+    rows = set(re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \|", _text("docs/settings.md"), re.MULTILINE))
+
+    assert rows == known | set(ELSEWHERE)
+
+
+def _calls() -> Iterator[tuple[Path, ast.Call]]:
+    for folder in ("shared", "services", "deploy"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield from ((path, node) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
+
+
+def test_every_config_is_registered() -> None:
+    """What `from_env` reads is in a service's `SETTINGS`, by the same prefix: so it is checked and described."""
+    read = {
+        str(call.args[1].value): ast.unparse(call.args[0])
+        for _, call in _calls()
+        if ast.unparse(call.func).endswith("from_env") and len(call.args) > 1 and isinstance(call.args[1], ast.Constant)
+    }
+
+    assert read == {prefix: kind.__name__ for prefix, kind in everything().items()}
+
+
+def _variables_read() -> Iterator[tuple[str, str]]:
+    """File and name of each environment variable that is read by its name."""
+    for folder in ("shared", "services", "deploy"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(parsed(path)):
+                if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+                    source, name = node.value, node.slice
+                elif isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Attribute):
+                    source, name = node.func.value, node.args[0]
+                    if node.func.attr not in ("get", "pop", "getenv"):
+                        continue
+                else:
+                    continue
+                if isinstance(name, ast.Constant) and ast.unparse(source) in ("os.environ", "environ", "env", "os"):
+                    yield str(path.relative_to(ROOT)), str(name.value)
+
+
+def test_every_variable_that_is_read_is_described() -> None:
+    """Beside the Structs' own, docs/settings.md has those that are read by their names; the system's are named here."""
+    page = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", _text("docs/settings.md")))
+    read = set(_variables_read())
+
+    assert {(path, name) for path, name in read if name not in page | SYSTEM} == set()
+    assert SYSTEM - {name for _, name in read} == set()
 
 
 def test_settings_that_documents_name_exist() -> None:
     """A `DRAPE_…` in README.md or ARCHITECTURE.md is a setting, a stream or a bucket of ours."""
     known = set(re.findall(r"`(DRAPE_\w+)`", _text("docs/settings.md"))) | {
         *("DRAPE_EVENTS", "DRAPE_TIMERS", "DRAPE_LOGS", "DRAPE_PARKED"),
-        *("DRAPE_POOL_", "DRAPE_ORCHESTRATOR_", "DRAPE_GATEWAY_", "DRAPE_TELEMETRY_"),
+        *("DRAPE_POOL_", "DRAPE_ORCHESTRATOR_", "DRAPE_GATEWAY_", "DRAPE_TELEMETRY_", "DRAPE_HEALTH_", "DRAPE_"),
     }
     named = set(re.findall(r"\bDRAPE_\w*", _text("README.md") + _text("ARCHITECTURE.md")))
 
