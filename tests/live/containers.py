@@ -22,7 +22,7 @@ from deploy.local import nats as local_nats
 from deploy.local import postgres as local_postgres
 from deploy.local.ports import LOOPBACK, free_port
 from tests.deploy.waiting import eventually
-from tests.live.nodes import PASSWORD, SIZE, Cluster, Place
+from tests.live.nodes import PASSWORD, ROUTES_SECRET, SIZE, Cluster, Place
 
 USER = "drape"
 LABEL = "dev.drape.tests"
@@ -159,7 +159,9 @@ class ContainerNodes(Cluster):
         labels = {"labels": {LABEL: _mark()}}
         self._clients = Network(docker_network_kw=labels)
         self._routes = Network(docker_network_kw={**labels, "internal": True})
-        more = {"NATS_ROUTES_PASSWORD": "between-the-nodes"}
+        more = {"NATS_ROUTES_PASSWORD": ROUTES_SECRET}
+        for number in range(1, SIZE + 1):
+            more[f"NATS_ROUTE_{number}"] = f"nats://node:{ROUTES_SECRET}@nats-{number}:6222"
         self._servers = {
             number: NatsContainer(f"nats-{number}", more, "/etc/nats/cluster.conf") for number in range(1, SIZE + 1)
         }
