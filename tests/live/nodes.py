@@ -12,7 +12,7 @@ import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from shared.jetstream.connection import connect
 from shared.jetstream.outages import passing
 from shared.jetstream.topology import EVENTS
 from tests.deploy.waiting import eventually
+from tests.live.bridged import let_through
 
 SIZE = 3
 PASSWORD = "correct-horse_battery"
@@ -46,7 +47,7 @@ class Network:
         self._tag = f"dr{os.getpid() % 100_000}"
         self._net = f"10.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250}"
         self.real = os.geteuid() == 0 and shutil.which("ip") is not None
-        self.cut_off: set[int] = set()
+        self._opened = ExitStack()
 
     def open(self) -> None:
         try:
@@ -61,6 +62,7 @@ class Network:
         self._ip("link", "add", self._tag, "type", "bridge")
         self._ip("addr", "add", f"{self._net}.254/24", "dev", self._tag)
         self._ip("link", "set", self._tag, "up")
+        self._opened.enter_context(let_through(self._tag))
         for number in range(1, SIZE + 1):
             space, ours, theirs = self._space(number), f"{self._tag}v{number}", f"{self._tag}p{number}"
             self._ip("netns", "add", space)
@@ -73,6 +75,7 @@ class Network:
     def close(self) -> None:
         if not self.real:
             return
+        self._opened.close()
         for words in (
             *(("netns", "del", self._space(number)) for number in range(1, SIZE + 1)),
             ("link", "del", self._tag),
