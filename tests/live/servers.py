@@ -7,8 +7,8 @@ import asyncio
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,10 @@ from deploy.local.postgres import PostgresOptions, PostgresServer, start_postgre
 from deploy.provision import provision
 from tests.live.choice import CONTAINERS, choice
 from tests.live.nodes import PASSWORD, SIZE, Cluster, Nodes
+from tests.live.platform import Platform
 
 if TYPE_CHECKING:
-    from tests.live.containers import NatsContainer
+    from tests.live.containers import NatsContainer, Server
 
 
 class LogServer(ABC):
@@ -171,3 +172,139 @@ class _ContainedDatabase(Database):
 def database(folder: Path, password: str = PASSWORD) -> Database:
     """A PostgreSQL of the session's kind, not yet started."""
     return _ContainedDatabase(password) if choice().kind == CONTAINERS else _EmbeddedDatabase(folder, password)
+
+
+class Broken(ABC):
+    """A platform, and how its servers are taken from it."""
+
+    platform: Platform
+
+    @abstractmethod
+    def kill_everything(self) -> None:
+        """SIGKILL to NATS, to PostgreSQL, and to all that runs beside them."""
+
+    @abstractmethod
+    def up_again(self) -> None:
+        """All of it, after `kill_everything`."""
+
+    @abstractmethod
+    def without_nats(self) -> AbstractContextManager[None]:
+        """NATS is killed, stays away during the block, and comes back by itself afterwards."""
+
+    @abstractmethod
+    def without_postgres(self) -> AbstractContextManager[None]:
+        """The same for PostgreSQL."""
+
+
+class _EmbeddedBroken(Broken):
+    """The supervisor holds still while a server is away, and restarts it once it is let go."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+
+    def kill_everything(self) -> None:
+        self.platform.kill_everything()
+
+    def up_again(self) -> None:
+        self.platform.up()
+
+    @contextmanager
+    def without_nats(self) -> Iterator[None]:
+        with self.platform.supervisor_paused():
+            self.platform.kill("nats")
+            yield
+
+    @contextmanager
+    def without_postgres(self) -> Iterator[None]:
+        with self.platform.supervisor_paused():
+            self.platform.kill_postgres()
+            yield
+
+
+class _ContainedBroken(Broken):
+    """Servers that the platform was told the addresses of."""
+
+    def __init__(self, platform: Platform, beside: "Beside") -> None:
+        self.platform = platform
+        self._beside = beside
+
+    def kill_everything(self) -> None:
+        self.platform.kill_services()
+        self._beside.nats.kill()
+        self._beside.postgres.kill()
+
+    def up_again(self) -> None:
+        self._beside.start()
+        self.platform.up()
+
+    def without_nats(self) -> AbstractContextManager[None]:
+        return _away(self._beside.nats)
+
+    def without_postgres(self) -> AbstractContextManager[None]:
+        return _away(self._beside.postgres)
+
+
+@contextmanager
+def _away(server: "Server") -> Iterator[None]:
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+class Beside:
+    """NATS and PostgreSQL in containers, for one platform."""
+
+    def __init__(self) -> None:
+        from tests.live.containers import NatsContainer, PostgresContainer
+
+        self.nats, self.postgres = NatsContainer(), PostgresContainer()
+        self.env = {"NATS_URL": self.nats.url, "DATABASE_URL": self.postgres.url}
+        """What tells a platform of them."""
+
+    def start(self) -> None:
+        """Returns once both answer."""
+        from tests.live.containers import started
+
+        asyncio.run(started(self.nats, self.postgres))
+
+    def remove(self) -> None:
+        """Both, for good."""
+        self.nats.remove()
+        self.postgres.remove()
+
+
+@contextmanager
+def servers_beside() -> Iterator[dict[str, str]]:
+    """The environment of a platform that uses servers of the session's kind: empty where it starts its own."""
+    if choice().kind != CONTAINERS:
+        yield {}
+        return
+    beside = Beside()
+    try:
+        beside.start()
+        yield beside.env
+    finally:
+        beside.remove()
+
+
+@contextmanager
+def broken_in_containers(folder: Path) -> Iterator[Broken]:
+    """A platform whose servers are containers of its own."""
+    beside = Beside()
+    try:
+        beside.start()
+        platform = Platform(folder / "home", beside.env)
+        try:
+            platform.up()
+            yield _ContainedBroken(platform, beside)
+        finally:
+            platform.down()
+    finally:
+        beside.remove()
+
+
+def broken_embedded(platform: Platform) -> Broken:
+    """The platform itself, which starts its own servers."""
+    return _EmbeddedBroken(platform)

@@ -23,15 +23,21 @@ from tests.live.writing import Writers, event, meta
 WRITERS = 4
 
 
-BOTH = pytest.mark.parametrize("nodes", kinds(), indirect=True)
+BOTH = ("test_everything_is_on_three_nodes", "test_the_leader_dies")
 """Tests that run on processes and on containers, where there are both; the others run on the session's kind."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Which clusters a test runs on."""
+    if "nodes" in metafunc.fixturenames:
+        on = kinds() if metafunc.function.__name__ in BOTH else (choice().kind,)
+        metafunc.parametrize("nodes", on, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
 def nodes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with the streams of a platform."""
-    kind = getattr(request, "param", choice().kind)
-    cluster = provisioned_cluster(kind, Path(tmp_path_factory.mktemp("nodes")))
+    cluster = provisioned_cluster(request.param, Path(tmp_path_factory.mktemp("nodes")))
     try:
         yield cluster
     finally:
@@ -60,7 +66,6 @@ async def writers(nodes: Cluster) -> AsyncIterator[Writers]:
         await nodes.same()
 
 
-@BOTH
 async def test_everything_is_on_three_nodes(nodes: Cluster, client: Client) -> None:
     """Streams, bucket and durable consumers have three replicas each, and blocks are not compressed."""
     js = client.jetstream(timeout=5)
@@ -77,7 +82,6 @@ def _followers(cluster: ClusterInfo | None) -> int:
     return len(cluster.replicas or [])
 
 
-@BOTH
 async def test_the_leader_dies(nodes: Cluster, client: Client) -> None:
     """kill -9 of the node that leads the events, under writers: they go on with the next leader."""
     async with writers(nodes) as under_way:

@@ -19,6 +19,7 @@ from shared.jetstream.connection import connect
 from tests.deploy.waiting import eventually
 from tests.live.client import READY_TIMEOUT_S, Client, node_project
 from tests.live.platform import Platform
+from tests.live.servers import servers_beside
 
 SCRIPT = """
 import http from "node:http";
@@ -34,15 +35,17 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """Two of each service, one warm VM."""
-    platform = Platform(tmp_path_factory.mktemp("twice") / "home", {"DRAPE_ORCHESTRATOR_SUSPEND_AFTER_S": "0"})
-    try:
-        # Twice as many processes as elsewhere start at once.
-        ran = platform.run("up", "--detach", "--json", "--port", "0", "--replicas", "2", timeout_s=START_TIMEOUT_S)
-        assert ran.code == 0, f"{ran.out}\n{ran.err}"
-        yield platform
-    finally:
-        platform.down()
+    """Two of each service, one warm VM, on servers of the session's kind."""
+    with servers_beside() as servers:
+        env = {"DRAPE_ORCHESTRATOR_SUSPEND_AFTER_S": "0", **servers}
+        platform = Platform(tmp_path_factory.mktemp("twice") / "home", env)
+        try:
+            # Twice as many processes as elsewhere start at once.
+            ran = platform.run("up", "--detach", "--json", "--port", "0", "--replicas", "2", timeout_s=START_TIMEOUT_S)
+            assert ran.code == 0, f"{ran.out}\n{ran.err}"
+            yield platform
+        finally:
+            platform.down()
 
 
 @pytest.fixture
