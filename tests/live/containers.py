@@ -20,6 +20,7 @@ from testcontainers.core.network import Network
 from deploy.images import servers as images
 from deploy.local import nats as local_nats
 from deploy.local import postgres as local_postgres
+from deploy.local.nats_health import health
 from deploy.local.ports import LOOPBACK, free_port
 from tests.deploy.waiting import eventually
 from tests.live.nodes import PASSWORD, ROUTES_SECRET, SIZE, Cluster, Place
@@ -71,16 +72,23 @@ def _end_leftovers() -> None:
 
 
 class Server:
-    """One container. `ports`: those inside, by name; where they are on this machine is told by `port`."""
+    """One container. `ports`: those inside, by name; where they are on this machine is told by `port`. `files`: what is put in the
+    place of what the image holds."""
 
     def __init__(
-        self, name: str, ports: dict[str, int], env: dict[str, str], *, command: str = "", data: str = ""
+        self,
+        name: str,
+        ports: dict[str, int],
+        env: dict[str, str],
+        *,
+        command: str = "",
+        files: dict[str, bytes] | None = None,
     ) -> None:
         self._image = image(name)
         self._inside = ports
         self._env = env
         self._command = command
-        self._data = data
+        self._files = files or {}
         self._outside = {each: free_port() for each in ports}
         self._container: DockerContainer | None = None
         self.network: Network | None = None
@@ -107,6 +115,8 @@ class Server:
             made.with_command([self._command])
         if self.network is not None:
             made.with_network(self.network)
+        for path, content in self._files.items():
+            made.with_copy_into_container(content, path, 0o644)
         # The processes inside are nobody's; they need no rights at all.
         made.with_kwargs(labels={LABEL: _mark()}, cap_drop=["ALL"], security_opt=["no-new-privileges"])
         self._container = made
@@ -127,10 +137,26 @@ class Server:
 class NatsContainer(Server):
     """One NATS with JetStream, by password."""
 
-    def __init__(self, name: str = "nats", more: dict[str, str] | None = None, command: str = "") -> None:
+    def __init__(
+        self,
+        name: str = "nats",
+        more: dict[str, str] | None = None,
+        command: str = "",
+        files: dict[str, bytes] | None = None,
+    ) -> None:
         env = {"NATS_NAME": name, "NATS_USER": USER, "NATS_PASSWORD": PASSWORD, **(more or {})}
-        super().__init__("drape-nats", {"client": 4222, "monitor": 8222}, env, command=command)
+        super().__init__("drape-nats", {"client": 4222, "monitor": 8222}, env, command=command, files=files)
+        self.address = f"nats://{LOOPBACK}:{self.port('client')}"
         self.url = f"nats://{USER}:{PASSWORD}@{LOOPBACK}:{self.port('client')}"
+
+    async def listens(self) -> None:
+        """Returns once the server itself is there, whoever it lets in."""
+        monitor = f"http://{LOOPBACK}:{self.port('monitor')}"
+
+        async def well() -> bool:
+            return await health(monitor) == ""
+
+        await eventually(well, START_TIMEOUT_S)
 
     async def ready(self) -> None:
         """Returns once JetStream answers."""

@@ -77,7 +77,7 @@ async def _writes(client: Client) -> bool:
 
 async def test_nats_dies_and_comes_back(broken: Broken, user: Client) -> None:
     """While NATS is away, what needs the log answers 503 problem JSON with a code and Retry-After; what is in memory is
-    served on, the preview too; after the supervisor has restarted NATS, writing works again by itself."""
+    served on, the preview too; once NATS is back, writing works again by itself."""
     view = await user.ready(node_project(SERVER))
     with broken.without_nats():
         await eventually(lambda: _unavailable(user))
