@@ -17,6 +17,8 @@ SETTING = "DRAPE_TEST_SERVERS"
 CONTAINERS = "containers"
 EMBEDDED = "embedded"
 AUTO = "auto"
+WANTING = "engine answers"
+"""In the reason of every test that is skipped for want of an engine."""
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 TIMEOUT_S = 5.0
 API_MIN = (1, 41)

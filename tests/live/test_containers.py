@@ -25,10 +25,12 @@ from shared.events import ProjectCreated, aggregate_key
 from shared.jetstream.connection import bus_on, connect
 from shared.ports import WrongLastSequence
 from shared.runtime import Runtime
-from tests.live.choice import CONTAINERS, choice
+from tests.live.choice import CONTAINERS, WANTING, choice
 
 CHOSEN = choice()
-pytestmark = pytest.mark.skipif(CHOSEN.kind != CONTAINERS, reason=f"servers are embedded: {CHOSEN.reason}")
+pytestmark = pytest.mark.skipif(
+    CHOSEN.kind != CONTAINERS, reason=f"no Docker {WANTING} that is to be used: {CHOSEN.reason}"
+)
 NAMES = {"drape-nats": "/nats-server", "drape-postgres": "/entrypoint.sh"}
 DOCKER_TIMEOUT_S = 60
 

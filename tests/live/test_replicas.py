@@ -78,13 +78,16 @@ async def replicas(platform: Platform) -> dict[str, list[int]]:
     return {name: [each["pid"] for each in told if each["service"] == name] for name in SERVICES}
 
 
-async def all_there(platform: Platform) -> None:
-    """Returns once two of each service are ready."""
+async def all_there(platform: Platform) -> dict[str, list[int]]:
+    """Returns once two of each service are ready, with their process ids."""
+    found: dict[str, list[int]] = {}
 
     async def two_each() -> bool:
-        return all(len(pids) == 2 for pids in (await replicas(platform)).values())
+        found.update(await replicas(platform))
+        return all(len(pids) == 2 for pids in found.values())
 
     await eventually(two_each, timeout_s=RESTARTED_TIMEOUT_S)
+    return found
 
 
 def held_once(events: list[Recorded]) -> None:
@@ -206,7 +209,7 @@ async def test_rollout_under_load_refuses_no_request_and_loses_no_preview(twice:
         assert load.wrong == []
         assert load.answered > 100
 
-        after = await replicas(twice)
+        after = await all_there(twice)
         assert all(len(pids) == 2 and not set(pids) & set(before[name]) for name, pids in after.items())
         assert aiohttp.WSCloseCode.SERVICE_RESTART in follower.codes
         # Its watch was handed over: the end of the dev server is still heard of.
