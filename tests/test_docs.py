@@ -15,6 +15,7 @@ from deploy import settings_docs
 from deploy.cli.main import MODULES, cli
 from shared.commands import COMMAND_TYPES
 from shared.events import EVENT_TYPES
+from tests.live import choice
 from tests.parsing import parsed
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +105,7 @@ def test_settings_that_documents_name_exist() -> None:
     known = set(re.findall(r"`(DRAPE_\w+)`", _text("docs/settings.md"))) | {
         *("DRAPE_EVENTS", "DRAPE_TIMERS", "DRAPE_LOGS", "DRAPE_PARKED"),
         *("DRAPE_POOL_", "DRAPE_ORCHESTRATOR_", "DRAPE_GATEWAY_", "DRAPE_TELEMETRY_"),
+        choice.SETTING,
     }
     named = set(re.findall(r"\bDRAPE_\w*", _text("README.md") + _text("ARCHITECTURE.md")))
 
