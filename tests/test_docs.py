@@ -16,6 +16,7 @@ from deploy.settings import everything
 from shared.commands import COMMAND_TYPES
 from shared.events import EVENT_TYPES
 from shared.settings import ELSEWHERE, places
+from tests.live import choice
 from tests.parsing import parsed
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +168,7 @@ def test_settings_that_documents_name_exist() -> None:
     known = set(re.findall(r"`(DRAPE_\w+)`", _text("docs/settings.md"))) | {
         *("DRAPE_EVENTS", "DRAPE_TIMERS", "DRAPE_LOGS", "DRAPE_PARKED"),
         *("DRAPE_POOL_", "DRAPE_ORCHESTRATOR_", "DRAPE_GATEWAY_", "DRAPE_TELEMETRY_", "DRAPE_HEALTH_", "DRAPE_"),
+        choice.SETTING,
     }
     named = set(re.findall(r"\bDRAPE_\w*", _text("README.md") + _text("ARCHITECTURE.md")))
 

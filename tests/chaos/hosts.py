@@ -24,6 +24,7 @@ from deploy.local.ports import LOOPBACK, free_port
 from deploy.nats.authorization import authorization, users
 from deploy.nats.permissions import OPERATOR
 from tests.chaos.pacing import until
+from tests.live.bridged import let_through
 
 NODES = 3
 START_S = 60.0
@@ -276,6 +277,7 @@ def _bridge(hosts: list[Host]) -> Iterator[None]:
         stack.callback(run, "ip", "link", "del", bridge)
         run("ip", "addr", "add", f"{_network()}.1/24", "dev", bridge)
         run("ip", "link", "set", bridge, "up")
+        stack.enter_context(let_through(bridge))
         for host in hosts:
             run("ip", "netns", "add", host.namespace)
             stack.callback(run, "ip", "netns", "del", host.namespace)

@@ -10,10 +10,11 @@ import os
 import shutil
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
@@ -30,6 +31,7 @@ from shared.jetstream.connection import connect
 from shared.jetstream.outages import passing
 from shared.jetstream.topology import EVENTS
 from tests.deploy.waiting import eventually
+from tests.live.bridged import let_through
 
 SIZE = 3
 PASSWORD = "correct-horse_battery"
@@ -45,7 +47,7 @@ class Network:
         self._tag = f"dr{os.getpid() % 100_000}"
         self._net = f"10.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250}"
         self.real = os.geteuid() == 0 and shutil.which("ip") is not None
-        self.cut_off: set[int] = set()
+        self._opened = ExitStack()
 
     def open(self) -> None:
         try:
@@ -60,6 +62,7 @@ class Network:
         self._ip("link", "add", self._tag, "type", "bridge")
         self._ip("addr", "add", f"{self._net}.254/24", "dev", self._tag)
         self._ip("link", "set", self._tag, "up")
+        self._opened.enter_context(let_through(self._tag))
         for number in range(1, SIZE + 1):
             space, ours, theirs = self._space(number), f"{self._tag}v{number}", f"{self._tag}p{number}"
             self._ip("netns", "add", space)
@@ -72,6 +75,7 @@ class Network:
     def close(self) -> None:
         if not self.real:
             return
+        self._opened.close()
         for words in (
             *(("netns", "del", self._space(number)) for number in range(1, SIZE + 1)),
             ("link", "del", self._tag),
@@ -105,87 +109,61 @@ class Network:
         subprocess.run(("ip", *words), check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=20)
 
 
-class Nodes:
-    """The cluster. Nodes are numbered 1, 2, 3."""
+class Place(NamedTuple):
+    """Where a node answers."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._network = Network()
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._nodes: dict[int, Node] = {}
+    host: str
+    port: int
+    monitor_port: int
 
+
+class Cluster(ABC):
+    """Three nodes, numbered 1, 2, 3, whatever they run in."""
+
+    def __init__(self, places: dict[int, Place]) -> None:
+        self.places = places
+
+    @abstractmethod
     def open(self) -> None:
         """Starts all of them; `settled` says when they are a cluster."""
-        self._network.open()
-        for number in range(1, SIZE + 1):
-            store = self._folder / str(number)
-            store.mkdir(parents=True)
-            ports = {"port": free_port(), "monitor_port": free_port(), "cluster_port": free_port()}
-            self._nodes[number] = Node(
-                name=f"nats-{number}", store=store, log=store / "nats.log", host=self._network.host(number), **ports
-            )
-        for number, node in self._nodes.items():
-            cluster = cluster_of(node, list(self._nodes.values()), ROUTES_SECRET)
-            text = config_of(node, open_authorization(USER, PASSWORD), NatsOptions(), cluster)
-            # The monitor answers on the node's own address, which is not the test's loopback.
-            text = text.replace(f"{LOOPBACK}:{node.monitor_port}", f"{node.host}:{node.monitor_port}")
-            (node.store / "nats.conf").write_text(text)
-            self.start(number)
 
+    @abstractmethod
     def close(self) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.wait()
-        self._network.close()
+        """Ends all of them; nothing is left."""
 
+    @abstractmethod
     def start(self, number: int) -> None:
-        argv = (
-            *self._network.enter(number),
-            str(find_nats_server()),
-            "-c",
-            str(self._nodes[number].store / "nats.conf"),
-        )
-        with (self._nodes[number].store / "out.log").open("ab") as output:
-            self._processes[number] = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+        """Starts a node that has ended."""
 
+    @abstractmethod
     def end(self, number: int, how: int = signal.SIGKILL) -> None:
-        """Returns when the process is gone."""
-        self._processes[number].send_signal(how)
-        self._processes[number].wait(timeout=60)
+        """Returns when the node's process is gone."""
 
+    @abstractmethod
     def wipe(self, number: int) -> None:
-        """Everything that a node that has ended had stored."""
-        shutil.rmtree(self._nodes[number].store / "jetstream")
+        """Removes everything that a node that has ended had stored."""
 
+    @abstractmethod
     def cut(self, number: int) -> bool:
-        """Gives whether the node itself still answers clients, apart from the others."""
-        if self._network.real:
-            self._network.cut(number)
-        else:
-            self._processes[number].send_signal(signal.SIGSTOP)
-        return self._network.real
+        """Parts a node from the others; gives whether it still answers clients itself."""
 
+    @abstractmethod
     def mend(self, number: int) -> None:
-        if self._network.real:
-            self._network.mend(number)
-        else:
-            self._processes[number].send_signal(signal.SIGCONT)
+        """Ends the cut."""
 
     def url(self, *numbers: int) -> str:
         """Of these nodes, else of all."""
-        chosen = [self._nodes[number] for number in numbers or self._nodes]
-        return ",".join(f"nats://{USER}:{PASSWORD}@{node.host}:{node.port}" for node in chosen)
+        chosen = [self.places[number] for number in numbers or self.places]
+        return ",".join(f"nats://{USER}:{PASSWORD}@{place.host}:{place.port}" for place in chosen)
 
     def _monitor(self, number: int) -> str:
-        return f"http://{self._nodes[number].host}:{self._nodes[number].monitor_port}"
+        return f"http://{self.places[number].host}:{self.places[number].monitor_port}"
 
     async def settled(self) -> None:
         """Every node runs, and has all that the others have."""
 
         async def well() -> bool:
-            return [await health(self._monitor(number)) for number in self._nodes] == [""] * SIZE
+            return [await health(self._monitor(number)) for number in self.places] == [""] * SIZE
 
         await eventually(well, HEALTHY_TIMEOUT_S)
 
@@ -219,7 +197,7 @@ class Nodes:
         """All three stores hold the same number of messages and bytes, from and to the same sequence; waits for it."""
 
         async def alike() -> bool:
-            first, *others = [await self.held(number) for number in self._nodes]
+            first, *others = [await self.held(number) for number in self.places]
             return all(other == first for other in others)
 
         await eventually(alike, HEALTHY_TIMEOUT_S)
@@ -267,3 +245,71 @@ class Nodes:
             yield client
         finally:
             await client.close()
+
+
+class Nodes(Cluster):
+    """Processes of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__({})
+        self._folder = folder
+        self._network = Network()
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._nodes: dict[int, Node] = {}
+
+    def open(self) -> None:
+        self._network.open()
+        for number in range(1, SIZE + 1):
+            store = self._folder / str(number)
+            store.mkdir(parents=True)
+            ports = {"port": free_port(), "monitor_port": free_port(), "cluster_port": free_port()}
+            self._nodes[number] = Node(
+                name=f"nats-{number}", store=store, log=store / "nats.log", host=self._network.host(number), **ports
+            )
+            node = self._nodes[number]
+            self.places[number] = Place(node.host, node.port, node.monitor_port)
+        for number, node in self._nodes.items():
+            cluster = cluster_of(node, list(self._nodes.values()), ROUTES_SECRET)
+            text = config_of(node, open_authorization(USER, PASSWORD), NatsOptions(), cluster)
+            # The monitor answers on the node's own address, which is not the test's loopback.
+            text = text.replace(f"{LOOPBACK}:{node.monitor_port}", f"{node.host}:{node.monitor_port}")
+            (node.store / "nats.conf").write_text(text)
+            self.start(number)
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+        self._network.close()
+
+    def start(self, number: int) -> None:
+        argv = (
+            *self._network.enter(number),
+            str(find_nats_server()),
+            "-c",
+            str(self._nodes[number].store / "nats.conf"),
+        )
+        with (self._nodes[number].store / "out.log").open("ab") as output:
+            self._processes[number] = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def end(self, number: int, how: int = signal.SIGKILL) -> None:
+        self._processes[number].send_signal(how)
+        self._processes[number].wait(timeout=60)
+
+    def wipe(self, number: int) -> None:
+        shutil.rmtree(self._nodes[number].store / "jetstream")
+
+    def cut(self, number: int) -> bool:
+        if self._network.real:
+            self._network.cut(number)
+        else:
+            self._processes[number].send_signal(signal.SIGSTOP)
+        return self._network.real
+
+    def mend(self, number: int) -> None:
+        if self._network.real:
+            self._network.mend(number)
+        else:
+            self._processes[number].send_signal(signal.SIGCONT)

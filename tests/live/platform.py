@@ -159,9 +159,14 @@ class Platform:
 
     def kill_everything(self) -> None:
         """SIGKILL to the supervisor first, so that it restarts nothing, then to all that it started."""
-        for name in (records.SUPERVISOR, *SERVICES, "nats"):
-            self.kill(name)
+        self.kill_services()
+        self.kill("nats")
         self.kill_postgres()
+
+    def kill_services(self) -> None:
+        """SIGKILL to the supervisor first, then to the services; servers that it has started go on."""
+        for name in (records.SUPERVISOR, *SERVICES):
+            self.kill(name)
 
     def kill_postgres(self) -> None:
         """SIGKILL to PostgreSQL's first process and to all of its workers."""

@@ -1,6 +1,5 @@
 """Three NATS nodes: one dies, is cut off, loses its disk, is restarted; what was acknowledged is there once, in order."""
 
-import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,45 +9,50 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import ClusterInfo
 
-from deploy.provision import provision
 from shared.errors import Unavailable
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.topology import EVENTS, FILES_BUCKET, LOGS, PARKED, TIMERS, reactor_name
 from shared.ports import EventLog
 from shared.ulids import new_id
 from tests.deploy.waiting import eventually
-from tests.live.nodes import HEALTHY_TIMEOUT_S, SIZE, Nodes
+from tests.live.choice import choice, kinds
+from tests.live.nodes import HEALTHY_TIMEOUT_S, SIZE, Cluster
+from tests.live.servers import provisioned_cluster
 from tests.live.writing import Writers, event, meta
 
 WRITERS = 4
 
 
+BOTH = ("test_everything_is_on_three_nodes", "test_the_leader_dies")
+"""Tests that run on processes and on containers, where there are both; the others run on the session's kind."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Which clusters a test runs on."""
+    if "nodes" in metafunc.fixturenames:
+        on = kinds() if metafunc.function.__name__ in BOTH else (choice().kind,)
+        metafunc.parametrize("nodes", on, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+def nodes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with the streams of a platform."""
-    cluster = Nodes(Path(tmp_path_factory.mktemp("nodes")))
+    cluster = provisioned_cluster(request.param, Path(tmp_path_factory.mktemp("nodes")))
     try:
-        cluster.open()
-        asyncio.run(_provisioned(cluster))
         yield cluster
     finally:
         cluster.close()
 
 
-async def _provisioned(cluster: Nodes) -> None:
-    await cluster.settled()
-    await provision(cluster.url(), SIZE)
-
-
 @pytest.fixture
-async def client(nodes: Nodes) -> AsyncIterator[Client]:
+async def client(nodes: Cluster) -> AsyncIterator[Client]:
     """Connected to whichever node answers."""
     async with nodes.connected() as client:
         yield client
 
 
 @asynccontextmanager
-async def writers(nodes: Nodes) -> AsyncIterator[Writers]:
+async def writers(nodes: Cluster) -> AsyncIterator[Writers]:
     """Writers with a connection each, writing throughout the block; checked afterwards, with all three stores."""
     async with AsyncExitStack() as stack:
         logs: list[EventLog] = [
@@ -62,7 +66,7 @@ async def writers(nodes: Nodes) -> AsyncIterator[Writers]:
         await nodes.same()
 
 
-async def test_everything_is_on_three_nodes(nodes: Nodes, client: Client) -> None:
+async def test_everything_is_on_three_nodes(nodes: Cluster, client: Client) -> None:
     """Streams, bucket and durable consumers have three replicas each, and blocks are not compressed."""
     js = client.jetstream(timeout=5)
     for stream in (EVENTS, TIMERS, LOGS, PARKED, f"OBJ_{FILES_BUCKET}"):
@@ -78,7 +82,7 @@ def _followers(cluster: ClusterInfo | None) -> int:
     return len(cluster.replicas or [])
 
 
-async def test_the_leader_dies(nodes: Nodes, client: Client) -> None:
+async def test_the_leader_dies(nodes: Cluster, client: Client) -> None:
     """kill -9 of the node that leads the events, under writers: they go on with the next leader."""
     async with writers(nodes) as under_way:
         leader = await nodes.leader(client)
@@ -87,7 +91,7 @@ async def test_the_leader_dies(nodes: Nodes, client: Client) -> None:
         nodes.start(leader)
 
 
-async def test_a_minority_is_cut_off(nodes: Nodes, client: Client) -> None:
+async def test_a_minority_is_cut_off(nodes: Cluster, client: Client) -> None:
     """The leader alone on its side of the network acknowledges nothing; the others go on; afterwards all are the same,
     and what was refused on the one side has not become two events."""
     async with writers(nodes) as under_way:
@@ -107,7 +111,7 @@ async def test_a_minority_is_cut_off(nodes: Nodes, client: Client) -> None:
                 nodes.mend(cut)
 
 
-async def test_a_node_is_wiped(nodes: Nodes, client: Client) -> None:
+async def test_a_node_is_wiped(nodes: Cluster, client: Client) -> None:
     """A node that comes back with an empty disk gets everything from the others."""
     await nodes.settled()  # the two that stay have all of it
     async with writers(nodes) as under_way:
@@ -118,7 +122,7 @@ async def test_a_node_is_wiped(nodes: Nodes, client: Client) -> None:
         nodes.start(wiped)
 
 
-async def test_a_rolling_restart(nodes: Nodes) -> None:
+async def test_a_rolling_restart(nodes: Cluster) -> None:
     """Each node is ended politely and started anew, the next one once that is well again: writers go on throughout."""
     async with writers(nodes) as under_way:
         for number in (1, 2, 3):
@@ -128,14 +132,14 @@ async def test_a_rolling_restart(nodes: Nodes) -> None:
             await under_way.go_on()
 
 
-async def test_every_node_tells_the_same(nodes: Nodes, client: Client) -> None:
+async def test_every_node_tells_the_same(nodes: Cluster, client: Client) -> None:
     """Whichever node leads, each message is the same, byte for byte."""
     await nodes.settled()
 
     assert len({await nodes.digest(client, number) for number in (1, 2, 3)}) == 1
 
 
-async def test_a_follower_lives_through_changes_of_leader(nodes: Nodes, client: Client) -> None:
+async def test_a_follower_lives_through_changes_of_leader(nodes: Cluster, client: Client) -> None:
     """It gets everything, while the stream's leader is stepped down again and again."""
     log, followed = NatsEventLog(client, check_s=0.5), []
     start = await log.last_seq()

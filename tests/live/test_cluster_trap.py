@@ -11,7 +11,6 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 
-from deploy.provision import provision
 from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
 from shared.codec import Recorded, encode, filter_of, subject_of
@@ -22,7 +21,9 @@ from shared.ports import WrongLastSequence
 from shared.runtime import Runtime
 from shared.ulids import new_id
 from tests.builders import project_created
-from tests.live.nodes import SIZE, Nodes
+from tests.live.choice import choice
+from tests.live.nodes import Cluster
+from tests.live.servers import provisioned_cluster
 from tests.live.writing import meta
 
 WRITERS = 6
@@ -31,17 +32,10 @@ TRAP_ROUNDS_MAX = 2_000
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with the streams of a platform."""
-    cluster = Nodes(Path(tmp_path_factory.mktemp("nodes")))
-
-    async def provisioned() -> None:
-        await cluster.settled()
-        await provision(cluster.url(), SIZE)
-
+    cluster = provisioned_cluster(choice().kind, Path(tmp_path_factory.mktemp("nodes")))
     try:
-        cluster.open()
-        asyncio.run(provisioned())
         yield cluster
     finally:
         cluster.close()
@@ -71,7 +65,7 @@ async def _spelled(client: Client, project: str, ending: str) -> bool:
     return True
 
 
-async def test_one_spelling_lets_one_writer_through(nodes: Nodes) -> None:
+async def test_one_spelling_lets_one_writer_through(nodes: Cluster) -> None:
     """Writers that race for the same new aggregate through our append: one of them gets its event in, each time."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(nodes.connected()) for _ in range(WRITERS)]
@@ -81,7 +75,7 @@ async def test_one_spelling_lets_one_writer_through(nodes: Nodes) -> None:
 
 
 async def test_two_spellings_let_two_through_and_the_fold_counts_it(
-    nodes: Nodes, caplog: pytest.LogCaptureFixture
+    nodes: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With `.>` beside `.*` two writers are acknowledged, sooner or later. Every state then holds the first event, by the
     log's order, and says that there was a second one."""

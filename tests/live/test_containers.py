@@ -1,21 +1,19 @@
-"""The log on a NATS that somebody else runs: a server in a container, as a team would have one beside its CI.
+"""NATS and PostgreSQL that somebody else runs: servers in containers, as a team would have them beside its CI.
 
-The image is made here, from nothing but the server's own binary; nothing is downloaded. Skips where no engine answers.
+The images are made here, from nothing but the binaries that the platform ships. Skips where no engine answers.
 """
 
-import gc
-import io
-import tarfile
+import asyncio
+import subprocess
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
+import msgspec
 import pytest
-from testcontainers.core.container import DockerContainer
-from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-from deploy.local.nats import find_nats_server
+from deploy.images.servers import build
 from deploy.provision import provision
 from services.gateway.app import definition
 from services.gateway.config import GatewayConfig
@@ -27,85 +25,87 @@ from shared.events import ProjectCreated, aggregate_key
 from shared.jetstream.connection import bus_on, connect
 from shared.ports import WrongLastSequence
 from shared.runtime import Runtime
+from tests.live.choice import CONTAINERS, WANTING, choice
 
-docker = pytest.importorskip("docker", reason="the Docker SDK is not installed")
-
-IMAGE = "drape-test-nats:scratch"
-ENGINE_API = "1.44"
-"""Docker 25 and newer."""
-ENGINE_TIMEOUT_S = 5
-START_TIMEOUT_S = 30
-PORT = 4222
-CONFIG = """
-listen: 0.0.0.0:4222
-jetstream { store_dir: "/data", sync_interval: always }
-"""
-DOCKERFILE = """
-FROM scratch
-COPY nats-server /nats-server
-COPY nats.conf /nats.conf
-EXPOSE 4222
-ENTRYPOINT ["/nats-server", "-c", "/nats.conf"]
-"""
+CHOSEN = choice()
+pytestmark = pytest.mark.skipif(
+    CHOSEN.kind != CONTAINERS, reason=f"no Docker {WANTING} that is to be used: {CHOSEN.reason}"
+)
+NAMES = {"drape-nats": "/nats-server", "drape-postgres": "/entrypoint.sh"}
+DOCKER_TIMEOUT_S = 60
 
 
-def _engine() -> Any:
-    """The Docker engine. Skips, with the reason, where none answers."""
-    # With a version given nothing is sent yet, so that the client can be closed where nobody answers.
-    engine = docker.from_env(version=ENGINE_API, timeout=ENGINE_TIMEOUT_S)
-    refused = ""
-    try:
-        engine.ping()
-    except Exception as error:
-        refused = type(error).__name__
-    if refused:
-        engine.close()
-        with warnings.catch_warnings():
-            # The SDK forgets the socket that it could not connect; it is collected here, not in somebody's test.
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
-        pytest.skip(f"no Docker engine answers: {refused}")
-    return engine
-
-
-def _context() -> io.BytesIO:
-    """The build context as a tar."""
-    raw = io.BytesIO()
-    files = {
-        "Dockerfile": (DOCKERFILE.encode(), 0o644),
-        "nats.conf": (CONFIG.encode(), 0o644),
-        "nats-server": (find_nats_server().read_bytes(), 0o755),
-    }
-    with tarfile.open(fileobj=raw, mode="w") as tar:
-        for name, (content, mode) in files.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(content), mode
-            tar.addfile(info, io.BytesIO(content))
-    raw.seek(0)
-    return raw
-
-
-@pytest.fixture(scope="module")
-def nats_url(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture
+async def nats_url() -> AsyncIterator[str]:
     """A NATS with JetStream in a container of its own."""
-    engine = _engine()
-    # Its helper container would have to be downloaded; this one is removed by the block's end.
-    monkeypatch_module.setattr("testcontainers.core.config.testcontainers_config.ryuk_disabled", True)
-    engine.images.build(fileobj=_context(), custom_context=True, tag=IMAGE, rm=True)
-    started = LogMessageWaitStrategy("Server is ready").with_startup_timeout(START_TIMEOUT_S)
+    from tests.live.containers import NatsContainer, started
+
+    server = NatsContainer()
     try:
-        with DockerContainer(IMAGE).with_exposed_ports(PORT).waiting_for(started) as container:
-            yield f"nats://{container.get_container_host_ip()}:{container.get_exposed_port(PORT)}"
+        await started(server)
+        yield server.url
     finally:
-        engine.images.remove(IMAGE, force=True)
-        engine.close()
+        await asyncio.to_thread(server.remove)
 
 
-@pytest.fixture(scope="module")
-def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
-    """pytest's monkeypatch for a whole module."""
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_an_image_is_small_runs_as_nobody_and_is_built_once(name: str) -> None:
+    """The same content has the same name, and building it again builds nothing."""
+    tag = build(name)
+    before = _inspect(tag)
+
+    assert build(name) == tag
+    assert _inspect(tag)["Id"] == _inspect(f"{name}:local")["Id"] == before["Id"]
+    assert before["Config"]["User"] == "10001:10001"
+    assert NAMES[name] in before["Config"]["Entrypoint"]
+    assert before["Size"] < 80_000_000
+
+
+def _inspect(image: str) -> Any:
+    said = subprocess.run(
+        ("docker", "image", "inspect", image), capture_output=True, check=True, timeout=DOCKER_TIMEOUT_S
+    ).stdout
+    return msgspec.json.decode(said)[0]
+
+
+async def test_a_postgres_in_a_container_has_the_database_it_was_asked_for() -> None:
+    """User, password and database come from the environment; a wrong password is refused; what was written is there after
+    it was killed."""
+    from tests.live.containers import PostgresContainer, started
+
+    server = PostgresContainer("right-one")
+    try:
+        await started(server)
+        connection = await asyncpg.connect(server.url)
+        assert await connection.fetchval("SELECT current_database() || current_user") == "drapedrape"
+        await connection.execute("CREATE TABLE kept AS SELECT 7 AS value")
+        await connection.close()
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(server.url.replace("right-one", "wrong-one"))
+
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await server.ready()
+
+        connection = await asyncpg.connect(server.url)
+        assert await connection.fetchval("SELECT value FROM kept") == 7
+        await connection.close()
+    finally:
+        await asyncio.to_thread(server.remove)
+
+
+async def test_a_postgres_without_a_password_says_what_it_lacks() -> None:
+    """It ends at once, and its last words say what to give it."""
+    from tests.live.containers import PostgresContainer
+
+    server = PostgresContainer("")
+    try:
+        await asyncio.to_thread(server.start)
+        ended = await asyncio.to_thread(server.made.wait, timeout=DOCKER_TIMEOUT_S)
+        assert ended["StatusCode"] == 1
+        assert b"POSTGRES_PASSWORD" in server.made.logs()
+    finally:
+        await asyncio.to_thread(server.remove)
 
 
 async def test_a_service_appends_folds_and_replays_on_a_nats_in_a_container(nats_url: str) -> None:
@@ -114,7 +114,7 @@ async def test_a_service_appends_folds_and_replays_on_a_nats_in_a_container(nats
     await provision(nats_url)
     await provision(nats_url)
     client = await connect(nats_url, "drape-live-container")
-    bus = bus_on(client, "live")
+    bus = bus_on(client, "live", "sealing-tests")
     gateway: Runtime[State] = Runtime(definition(GatewayConfig()), bus)
     try:
         await gateway.start()

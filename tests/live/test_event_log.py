@@ -1,7 +1,5 @@
 """The event log on a real server: appends that are tried again, and followers that are left behind."""
 
-import os
-import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,8 +10,6 @@ import pytest
 from nats.aio.client import Client
 from nats.js import api
 
-from deploy.local.nats import NatsServer, running_nats
-from deploy.local.paths import Home
 from deploy.provision import provision
 from shared.codec import encode, subject_of
 from shared.errors import Unavailable
@@ -25,24 +21,23 @@ from shared.jetstream.topology import EVENTS
 from shared.ports import Head, WrongLastSequence
 from shared.ulids import new_id
 from tests.deploy.waiting import eventually
+from tests.live.choice import kinds
+from tests.live.servers import LogServer, log_server
 from tests.live.writing import event, meta
 
 ANSWERS = 5
 """Messages beside the events: the end of a batch, and what the stream's last sequence was asked for."""
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    """A server with the streams of a platform."""
-    home = Home(tmp_path / "home")
-    home.create()
-    async with running_nats(home, "correct-horse_battery") as server:
-        await provision(server.url)
+@pytest.fixture(params=kinds())
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LogServer]:
+    """A server with the streams of a platform: each test runs on both kinds, where there are both."""
+    async with log_server(request.param, tmp_path) as server:
         yield server
 
 
 @asynccontextmanager
-async def _connected(server: NatsServer) -> AsyncIterator[Client]:
+async def _connected(server: LogServer) -> AsyncIterator[Client]:
     client = await connect(server.url, "drape-live-test")
     try:
         yield client
@@ -51,7 +46,7 @@ async def _connected(server: NatsServer) -> AsyncIterator[Client]:
             await client.close()
 
 
-async def test_an_append_that_was_stored_unheard_is_no_conflict(server: NatsServer) -> None:
+async def test_an_append_that_was_stored_unheard_is_no_conflict(server: LogServer) -> None:
     """Sent again under its id, it gets its first sequence, also when others have appended since; another writer's event in
     its place is a conflict, and nothing is stored twice."""
     async with _connected(server) as client:
@@ -70,7 +65,7 @@ async def test_an_append_that_was_stored_unheard_is_no_conflict(server: NatsServ
         assert await log.last_seq() == second == 3
 
 
-async def test_an_append_fails_at_once_where_the_only_server_is_away(server: NatsServer) -> None:
+async def test_an_append_fails_at_once_where_the_only_server_is_away(server: LogServer) -> None:
     """No waiting for what does not come: the caller hears that the log is away, and may come again."""
     async with _connected(server) as client:
         log = NatsEventLog(client)
@@ -82,7 +77,7 @@ async def test_an_append_fails_at_once_where_the_only_server_is_away(server: Nat
     assert refused.value.code == "log_unavailable"
 
 
-async def test_a_follower_that_only_hears_heartbeats_is_made_anew(server: NatsServer) -> None:
+async def test_a_follower_that_only_hears_heartbeats_is_made_anew(server: LogServer) -> None:
     """A consumer that lives and delivers nothing (here: one that is paused) is replaced, nothing is missed or told twice,
     and the server forgets the old one."""
     async with _connected(server) as client:
@@ -106,7 +101,7 @@ async def test_a_follower_that_only_hears_heartbeats_is_made_anew(server: NatsSe
         await follower.stop()
 
 
-async def test_a_follower_that_has_everything_is_left_alone(server: NatsServer) -> None:
+async def test_a_follower_that_has_everything_is_left_alone(server: LogServer) -> None:
     """Silence is not standing still: while nothing is appended the consumer stays the same."""
     async with _connected(server) as client:
         js, log, followed = client.jetstream(timeout=5), NatsEventLog(client, check_s=0.05), []
@@ -123,7 +118,7 @@ async def test_a_follower_that_has_everything_is_left_alone(server: NatsServer) 
         await follower.stop()
 
 
-async def test_a_reader_gets_what_it_asks_for_and_no_more(server: NatsServer) -> None:
+async def test_a_reader_gets_what_it_asks_for_and_no_more(server: LogServer) -> None:
     """However long the log is: a stretch of it comes whole and in order, in batches that are asked for one by one, also
     for several readers of one connection; nothing is left on the server."""
     stored = BATCH_EVENTS * 4
@@ -149,7 +144,7 @@ async def test_a_reader_gets_what_it_asks_for_and_no_more(server: NatsServer) ->
         assert await _followers(js) == []
 
 
-async def test_a_reader_outlives_its_server(server: NatsServer) -> None:
+async def test_a_reader_outlives_its_server(server: LogServer) -> None:
     """What a reader still lacks when its server dies comes from the one that is started in its place."""
     stored = BATCH_EVENTS + 10
     async with _connected(server) as client:
@@ -157,8 +152,7 @@ async def test_a_reader_outlives_its_server(server: NatsServer) -> None:
         await _store(client, stored)
         reader = log.read(0, stored)
         seqs = [(await anext(reader)).seq for _ in range(BATCH_EVENTS)]
-        assert server.child.pid is not None
-        os.kill(server.child.pid, signal.SIGKILL)
+        await server.die()
         await eventually(lambda: not client.is_connected)
         seqs += [each.seq async for each in reader]
     assert seqs == list(range(1, stored + 1))
@@ -182,7 +176,7 @@ async def _followers(js: object) -> list[api.ConsumerInfo]:
     return [each for each in found if each.config is not None and each.config.durable_name is None]
 
 
-async def test_streams_that_were_compressed_are_no_longer(server: NatsServer) -> None:
+async def test_streams_that_were_compressed_are_no_longer(server: LogServer) -> None:
     """Provisioning anew changes a stream of an earlier version; what is in it can still be read."""
     async with _connected(server) as client:
         js, log = client.jetstream(timeout=5), NatsEventLog(client)

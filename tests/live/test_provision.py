@@ -5,13 +5,18 @@ import json
 import os
 import signal
 import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import pytest
 
 from deploy.local.nats import find_nats_server
 from deploy.local.options import SERVICES
 from deploy.nats.identities import seed_file
 from deploy.nats.permissions import IDENTITIES
 from tests.deploy.waiting import eventually
+from tests.live.choice import CONTAINERS, kinds
 from tests.live.client import Client
 from tests.live.platform import Platform
 
@@ -114,24 +119,14 @@ async def test_keys_for_a_server_elsewhere(tmp_path: Path) -> None:
     assert not [name for name, text in kept.items() if name.endswith(".nk") and text in printed]
 
 
-async def test_another_server_is_provisioned_with_the_written_keys(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", kinds())
+async def test_another_server_is_provisioned_with_the_written_keys(kind: str, tmp_path: Path) -> None:
     """The written block in a server's configuration, provisioning with its own key from the folder; an observer's key is
     refused by name."""
-    folder, store = tmp_path / "keys", tmp_path / "store"
+    folder = tmp_path / "keys"
     away = Platform(tmp_path / "home")
     assert (await away.drape("provision", "--out", folder)).code == 0
-    ports = tmp_path / "ports"
-    config = tmp_path / "nats.conf"
-    config.write_text(
-        f'include "./keys/server-auth.conf"\nport: -1\nhost: 127.0.0.1\nports_file_dir: "{ports}"\n'
-        f'jetstream {{ store_dir: "{store}" }}\n'
-    )
-    ports.mkdir()
-    server = await asyncio.create_subprocess_exec(
-        find_nats_server(), "-c", config, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        url = await _address(ports)
+    async with _server_with(folder / "server-auth.conf", kind, tmp_path) as url:
         by_key = Platform(
             away.home.root,
             {"NATS_URL": url, "DRAPE_NATS_SEED_FILE": str(seed_file(folder, "provision"))},
@@ -141,6 +136,33 @@ async def test_another_server_is_provisioned_with_the_written_keys(tmp_path: Pat
         wrong = Platform(away.home.root, {"NATS_URL": url, "DRAPE_NATS_SEED_FILE": str(seed_file(folder, "observer"))})
         refused = await wrong.drape("provision", "--json")
         assert (refused.code, refused.last["code"]) == (1, "nats_denied"), refused.out + refused.err
+
+
+@asynccontextmanager
+async def _server_with(written: Path, kind: str, folder: Path) -> AsyncIterator[str]:
+    """A server that lets in whom the written block says; gives its address."""
+    if kind == CONTAINERS:
+        from tests.live.containers import NatsContainer
+
+        contained = NatsContainer(files={"/etc/nats/auth.conf": written.read_bytes()})
+        try:
+            await asyncio.to_thread(contained.start)
+            await contained.listens()
+            yield contained.address
+        finally:
+            await asyncio.to_thread(contained.remove)
+        return
+    ports, config = folder / "ports", folder / "nats.conf"
+    config.write_text(
+        f'include "./{written.relative_to(folder)}"\nport: -1\nhost: 127.0.0.1\nports_file_dir: "{ports}"\n'
+        f'jetstream {{ store_dir: "{folder / "store"}" }}\n'
+    )
+    ports.mkdir()
+    server = await asyncio.create_subprocess_exec(
+        find_nats_server(), "-c", config, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield await _address(ports)
     finally:
         server.terminate()
         await server.wait()

@@ -19,6 +19,7 @@ from shared.jetstream.connection import connect
 from tests.deploy.waiting import eventually
 from tests.live.client import READY_TIMEOUT_S, Client, node_project
 from tests.live.platform import Platform
+from tests.live.servers import servers_beside
 
 SCRIPT = """
 import http from "node:http";
@@ -34,15 +35,17 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """Two of each service, one warm VM."""
-    platform = Platform(tmp_path_factory.mktemp("twice") / "home", {"DRAPE_ORCHESTRATOR_SUSPEND_AFTER_S": "0"})
-    try:
-        # Twice as many processes as elsewhere start at once.
-        ran = platform.run("up", "--detach", "--json", "--port", "0", "--replicas", "2", timeout_s=START_TIMEOUT_S)
-        assert ran.code == 0, f"{ran.out}\n{ran.err}"
-        yield platform
-    finally:
-        platform.down()
+    """Two of each service, one warm VM, on servers of the session's kind."""
+    with servers_beside() as servers:
+        env = {"DRAPE_ORCHESTRATOR_SUSPEND_AFTER_S": "0", **servers}
+        platform = Platform(tmp_path_factory.mktemp("twice") / "home", env)
+        try:
+            # Twice as many processes as elsewhere start at once.
+            ran = platform.run("up", "--detach", "--json", "--port", "0", "--replicas", "2", timeout_s=START_TIMEOUT_S)
+            assert ran.code == 0, f"{ran.out}\n{ran.err}"
+            yield platform
+        finally:
+            platform.down()
 
 
 @pytest.fixture
@@ -75,13 +78,16 @@ async def replicas(platform: Platform) -> dict[str, list[int]]:
     return {name: [each["pid"] for each in told if each["service"] == name] for name in SERVICES}
 
 
-async def all_there(platform: Platform) -> None:
-    """Returns once two of each service are ready."""
+async def all_there(platform: Platform) -> dict[str, list[int]]:
+    """Returns once two of each service are ready, with their process ids."""
+    found: dict[str, list[int]] = {}
 
     async def two_each() -> bool:
-        return all(len(pids) == 2 for pids in (await replicas(platform)).values())
+        found.update(await replicas(platform))
+        return all(len(pids) == 2 for pids in found.values())
 
     await eventually(two_each, timeout_s=RESTARTED_TIMEOUT_S)
+    return found
 
 
 def held_once(events: list[Recorded]) -> None:
@@ -203,7 +209,7 @@ async def test_rollout_under_load_refuses_no_request_and_loses_no_preview(twice:
         assert load.wrong == []
         assert load.answered > 100
 
-        after = await replicas(twice)
+        after = await all_there(twice)
         assert all(len(pids) == 2 and not set(pids) & set(before[name]) for name, pids in after.items())
         assert aiohttp.WSCloseCode.SERVICE_RESTART in follower.codes
         # Its watch was handed over: the end of the dev server is still heard of.

@@ -7,8 +7,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from deploy.local.paths import Home
-from deploy.local.postgres import PostgresServer, running_postgres
+from tests.live.servers import Database, database
 
 PASSWORD = "telemetry-tests"
 
@@ -16,16 +15,18 @@ _numbers = itertools.count(1)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PostgresServer]:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Database]:
     """A running PostgreSQL that all tests share."""
-    home = Home(tmp_path_factory.mktemp("postgres") / "home")
-    home.create()
-    async with running_postgres(home, PASSWORD) as running:
-        yield running
+    shared = database(tmp_path_factory.mktemp("postgres"), PASSWORD)
+    try:
+        await shared.start()
+        yield shared
+    finally:
+        await shared.remove()
 
 
 @pytest_asyncio.fixture
-async def database_url(server: PostgresServer) -> str:
+async def database_url(server: Database) -> str:
     """The URL of an empty database of this test's own."""
     name = f"test_{next(_numbers)}"
     connection = await asyncpg.connect(server.url)

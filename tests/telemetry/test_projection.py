@@ -10,8 +10,6 @@ import asyncpg
 import msgspec
 import pytest
 
-from deploy.local.paths import Home
-from deploy.local.postgres import PostgresOptions, start_postgres
 from services.telemetry.adapters.postgres import GapError, Position, PreviewStore
 from services.telemetry.adapters.projection import Queue
 from services.telemetry.rows import project
@@ -19,6 +17,7 @@ from shared.errors import Unavailable
 from shared.events import ProjectDeleted
 from shared.memory import MemoryBroker
 from tests.deploy.waiting import eventually
+from tests.live.servers import database
 
 from .conftest import PASSWORD
 from .world import (
@@ -269,11 +268,10 @@ async def test_a_full_queue_lets_go_of_the_log_and_reads_it_later(database_url: 
 
 async def test_postgres_stopped_and_started_again_is_caught_up_on(tmp_path: Path) -> None:
     """While it is away readiness says so and statistics are refused; when it is back everything is there, by itself."""
-    home = Home(tmp_path / "home")
-    home.create()
-    server = await start_postgres(home, PASSWORD)
+    server = database(tmp_path, PASSWORD)
     broker = MemoryBroker()
     try:
+        await server.start()
         async with projecting(broker, server.url) as at_work:
             previews(3).record(broker)
             await caught_up(at_work, broker)
@@ -286,29 +284,27 @@ async def test_postgres_stopped_and_started_again_is_caught_up_on(tmp_path: Path
                 await at_work.stats.answer(b'{"days": 7}', {})
             assert (caught.value.code, caught.value.retry_after_s) == ("stats_unavailable", 2)
 
-            server = await start_postgres(home, PASSWORD, PostgresOptions(port=server.port))
+            await server.start()
             await caught_up(at_work, broker)
             assert await at_work.store.answers()
             assert await stored(server.url) == expected(broker)
     finally:
-        await server.stop()
+        await server.remove()
 
 
-async def test_a_service_may_start_before_postgres(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_a_service_may_start_before_postgres(tmp_path: Path) -> None:
     """It tries until the server answers, then migrates and projects."""
-    home = Home(tmp_path / "home")
-    home.create()
+    server = database(tmp_path, PASSWORD)
     broker = MemoryBroker()
     previews(1).record(broker)
-    url = f"postgresql://drape:{PASSWORD}@127.0.0.1:{unused_tcp_port}/drape?sslmode=disable"
-    async with projecting(broker, url) as at_work:
+    async with projecting(broker, server.url) as at_work:
         await eventually(lambda: at_work.projector._failures > 1)
-        server = await start_postgres(home, PASSWORD, PostgresOptions(port=unused_tcp_port))
         try:
+            await server.start()
             await caught_up(at_work, broker)
-            assert await stored(url) == expected(broker)
+            assert await stored(server.url) == expected(broker)
         finally:
-            await server.stop()
+            await server.remove()
 
 
 async def test_a_database_that_was_emptied_is_filled_again(database_url: str) -> None:

@@ -7,9 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from deploy.local.nats import running_nats
-from deploy.local.paths import Home
-from deploy.provision import provision
 from services.telemetry.adapters.postgres import open_pool
 from services.telemetry.app import definition, wiring
 from services.telemetry.config import TelemetryConfig
@@ -22,6 +19,8 @@ from shared.ports import Bus
 from shared.service import running
 from shared.settings import Common
 from tests.deploy.waiting import eventually
+from tests.live.choice import choice
+from tests.live.servers import log_server
 
 from .world import QUICK, Story, up_to_ready
 
@@ -45,12 +44,9 @@ async def append(bus: Bus, story: Story) -> None:
 
 async def test_the_service_projects_and_answers_over_nats(database_url: str, tmp_path: Path) -> None:
     """History read in batches, news followed; `stats`, `status`, `alerts` answered; the state is the log's."""
-    home = Home(tmp_path / "home")
-    home.create()
     config = msgspec.structs.replace(QUICK, batch_events_max=8)
     async with AsyncExitStack() as stack:
-        nats = await stack.enter_async_context(running_nats(home, "password"))
-        await provision(nats.url)
+        nats = await stack.enter_async_context(log_server(choice().kind, tmp_path))
         client = await connect(nats.url, "drape-telemetry/0")
         bus = bus_on(client, "0")
         stack.push_async_callback(bus.close)
