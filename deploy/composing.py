@@ -48,7 +48,8 @@ def make_secrets(folder: Path) -> None:
     load_or_make_one(folder / "database_url", f"postgresql://drape:{password}@postgres:5432/drape?sslmode=disable")
     routes = load_or_make_one(folder / "routes_password", f"r{secrets.token_hex(32)}")
     _rewrite(folder / "server-auth.conf", authorization(users(keys)))
-    _rewrite(folder / "routes-auth.conf", cluster_of(_node("0.0.0.0"), [_node(name) for name in NODES], routes))
+    anywhere = _node("0.0.0.0")  # noqa: S104 (inside a container, on a network of the deployment's own)
+    _rewrite(folder / "routes-auth.conf", cluster_of(anywhere, [_node(name) for name in NODES], routes))
     for path in folder.iterdir():
         path.chmod(_FILE_MODE)
 
@@ -132,7 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="deploy/compose", description=__doc__)
     parser.add_argument("--local", action="store_true", help="only images that are built here; no Grafana")
     parser.add_argument("--no-build", action="store_true", help="with up: the images are there")
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="of compose: up, down, ps, logs, config, …")
+    parser.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="COMMAND", help="of compose: up, down, ps, logs, config, …"
+    )
     given = parser.parse_args()
     if not given.words:
         parser.error("give a command of compose: up, down, ps, logs, config, …")

@@ -3,12 +3,14 @@
 `health live|ready|startup` asks the process beside it, for the image's own health check.
 """
 
+import asyncio
 import http.client
 import importlib
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -17,6 +19,9 @@ PROBES = ("live", "ready", "startup")
 USAGE = f"Give one of: {', '.join(SERVICES)}, provision; or health {'|'.join(PROBES)}."
 WRONG = 2
 PROBE_TIMEOUT_S = 4.0
+NATS_LIMIT_S = 120.0
+"""How long `provision` waits for NATS: containers of one deployment start together."""
+NATS_RETRY_S = 1.0
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
             sys.exit(_health(probe))
         case ["provision"]:
             _as_first_process()
-            importlib.import_module("deploy.provision").main()
+            _provision()
         case [name] if name in SERVICES:
             _as_first_process()
             _serve(name)
@@ -57,6 +62,26 @@ def _serve(name: str) -> None:
         print(f"drape {name}: {error.message} {error.hint}".rstrip(), file=sys.stderr)
         sys.exit(1)
     serve(wiring)
+
+
+def _provision() -> None:
+    from deploy.provision import provision
+    from shared.errors import DrapeError, Unavailable
+
+    url = os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
+    replicas = int(os.environ.get("DRAPE_STREAM_REPLICAS", "1"))
+    deadline = time.monotonic() + NATS_LIMIT_S
+    while True:
+        try:
+            asyncio.run(provision(url, replicas))
+            return
+        except Unavailable as error:
+            if time.monotonic() >= deadline:
+                sys.exit(f"provision: {error.message} {error.hint}")
+            print(f"provision: waiting: {error.message}", file=sys.stderr)
+            time.sleep(NATS_RETRY_S)
+        except DrapeError as error:
+            sys.exit(f"provision: {error.message} {error.hint}")
 
 
 def _health(probe: str) -> int:
