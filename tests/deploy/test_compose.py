@@ -7,7 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import ItemsView
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,9 @@ def test_published_elsewhere_is_the_proxy_alone(secrets_folder: Path) -> None:
     assert [each for each in ports if each[1] != "127.0.0.1"] == [("proxy", "0.0.0.0", "80")]
 
 
-def _rendered_services(project: Json) -> Iterable[tuple[str, Json]]:
-    return project["services"].items()
+def _rendered_services(project: Json) -> ItemsView[str, Json]:
+    services: dict[str, Json] = project["services"]
+    return services.items()
 
 
 def _on(project: Json, network: str) -> set[str]:
