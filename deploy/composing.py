@@ -24,6 +24,10 @@ DEPLOY = Path(__file__).parent
 FILE = DEPLOY / "compose.yaml"
 LOCAL_FILE = DEPLOY / "compose.local.yaml"
 NODES = ("nats-1", "nats-2", "nats-3")
+PROJECT = "drape"
+"""As compose.yaml names it."""
+VM_LABEL = "drape.home"
+"""What the pool puts on all that it makes on an engine, with the deployment's name."""
 SOCKET = "/var/run/docker.sock"
 PROXY_IMAGE = "drape-proxy:local"
 CLIENT_PORT, ROUTES_PORT, MONITOR_PORT = 4222, 6222, 8222
@@ -102,6 +106,22 @@ def build_images(local: bool, environ: Mapping[str, str]) -> None:
         _run([*build, *(("--network", network) if network else ()), str(DEPLOY / "images" / "proxy")], environ)
 
 
+def remove_vms(environ: Mapping[str, str]) -> None:
+    """VMs are the pool's, and compose knows none of them: without their pool they would end minutes later."""
+    mine = f"label={VM_LABEL}={environ.get('COMPOSE_PROJECT_NAME') or PROJECT}"
+    for kind, listing, removing in (
+        ("container", ["docker", "ps", "--all"], ["docker", "rm", "--force", "--volumes"]),
+        ("network", ["docker", "network", "ls"], ["docker", "network", "rm"]),
+        ("volume", ["docker", "volume", "ls"], ["docker", "volume", "rm", "--force"]),
+    ):
+        told = subprocess.run(
+            [*listing, "--quiet", "--filter", mine], env=environ, capture_output=True, text=True, check=False
+        )
+        if found := told.stdout.split():
+            subprocess.run([*removing, *found], env=environ, capture_output=True, check=False)
+            print(f"removed of VMs: {len(found)} {kind}{'s' if len(found) > 1 else ''}")
+
+
 def _run(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     if subprocess.run(argv, env=environ, check=False).returncode != 0:
         raise LauncherError(
@@ -149,6 +169,8 @@ def main() -> None:
     except LauncherError as error:
         sys.exit(f"compose: {error.code}: {error.message} {error.hint}")
     code = subprocess.run(command(compose, given.local, given.words), env=environ, check=False).returncode
+    if code == 0 and given.words[0] == "down":
+        remove_vms(environ)
     if code == 0 and given.words[0] == "up":
         where = f"http://localhost:{environ.get('DRAPE_PORT') or 8080}/"
         print(f"Drape is up: {where} - its token is the first part of {folder / 'api_tokens'}")
