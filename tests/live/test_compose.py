@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,10 @@ class Deployment:
         state = self.inspect(name)["State"]
         return bool(state["Running"] and state.get("Health", {"Status": "healthy"})["Status"] == "healthy")
 
+    def is_back(self, name: str, pid: int) -> bool:
+        """Whether another process than `pid` runs there, and is well."""
+        return self.inspect(name)["State"]["Pid"] not in (0, pid) and self.healthy(name)
+
     def kill(self, name: str) -> None:
         """As a crash: not by the engine, which would take that for somebody's wish."""
         os.kill(self.inspect(name)["State"]["Pid"], signal.SIGKILL)
@@ -209,12 +214,7 @@ async def test_deaths_are_survived(deployment: Deployment, user: Client) -> None
     project_id = await user.project(node_project(SERVER), "during")
     assert (await user.call("GET", f"/api/projects/{project_id}")).status == 200
     for name in victims:
-        await eventually(
-            lambda name=name: (
-                deployment.inspect(name)["State"]["Pid"] not in (0, pids[name]) and deployment.healthy(name)
-            ),
-            BACK_LIMIT_S,
-        )
+        await eventually(partial(deployment.is_back, name, pids[name]), BACK_LIMIT_S)
     assert (await user.call("GET", f"/api/projects/{project_id}")).status == 200
     assert deployment.probe("gateway-1", "ready")["status"] == "ready"
 
