@@ -5,8 +5,8 @@
 
 import asyncio
 import http.client
-import importlib
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -54,14 +54,11 @@ def _leave(_signum: int, _frame: FrameType | None) -> None:
 
 def _serve(name: str) -> None:
     from shared.errors import DrapeError
-    from shared.service import main as serve
 
     try:
-        wiring = importlib.import_module(f"services.{name}.app").from_environment()
+        runpy.run_module(f"services.{name}", run_name="__main__")
     except DrapeError as error:  # a setting is wrong: the container's log is where that is looked for
-        print(f"drape {name}: {error.message} {error.hint}".rstrip(), file=sys.stderr)
-        sys.exit(1)
-    serve(wiring)
+        sys.exit(f"drape {name}: {error.message} {error.hint}".rstrip())
 
 
 def _provision() -> None:
