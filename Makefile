@@ -75,6 +75,7 @@ lock:
 	$(UV_COMPILE) pyproject.toml --group dev -o requirements-dev.lock
 	$(UV_COMPILE) --group node -o requirements-node.lock
 	$(UV_COMPILE) --group agent -c requirements.lock -o deploy/workspace/requirements.lock
+	$(UV_COMPILE) --group service -c requirements.lock -o requirements-service.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
