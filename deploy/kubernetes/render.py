@@ -88,7 +88,10 @@ def main() -> int:
     check = parser.parse_args().check
     command = helm_command()
     if command is None:
-        print("render: there is no helm. `GOBIN=$PWD/.tools go install helm.sh/helm/v3/cmd/helm@v3.19.0`.", file=sys.stderr)
+        print(
+            "render: there is no helm. `GOBIN=$PWD/.tools go install helm.sh/helm/v3/cmd/helm@v3.19.0`.",
+            file=sys.stderr,
+        )
         return 2
     RENDERED.mkdir(exist_ok=True)
     stale = []

@@ -78,8 +78,7 @@ capabilities:
 - name: DRAPE_NATS_SEED_FILE
   value: /run/secrets/drape/nats/seed
 {{- if include "drape.natsCa" .root }}
-# One file beside the image's own folder of authorities, which counts as well.
-- name: SSL_CERT_FILE
+- name: DRAPE_NATS_CA_FILE
   value: /run/secrets/drape/nats-ca/ca.crt
 {{- end }}
 {{- end }}
