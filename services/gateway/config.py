@@ -7,7 +7,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Read once, in `app.py`."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but loopback needs `DRAPE_API_TOKENS`."""
+    """Address to listen on; several with commas between, as `0.0.0.0,::` for both families. Anything but loopback needs
+    `DRAPE_API_TOKENS`."""
     port: int = 8080
     """Port to listen on."""
     listen_fds: str = ""
