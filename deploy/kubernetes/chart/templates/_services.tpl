@@ -23,6 +23,10 @@
 {{- if eq .component "pool" }}
 - name: DRAPE_POOL_PROVIDER
   value: {{ required "provider.kind is needed: docker, fly or simulated" .root.Values.provider.kind }}
+{{- range $setting, $value := .root.Values.provider.env }}
+- name: {{ $setting }}
+  value: {{ $value | quote }}
+{{- end }}
 {{- range $setting, $key := .root.Values.provider.files }}
 - name: {{ $setting }}
   value: /run/secrets/drape/provider/{{ $key }}
@@ -91,10 +95,12 @@
   secret:
     secretName: {{ .root.Values.provider.secretName }}
     defaultMode: 0440
+    {{- with .root.Values.provider.files }}
     items:
-      {{- range $key := .root.Values.provider.files | values | uniq | sortAlpha }}
+      {{- range $key := values . | uniq | sortAlpha }}
       - {key: {{ $key }}, path: {{ $key }}}
       {{- end }}
+    {{- end }}
 {{- else if eq .component "gateway" }}
 - name: api
   secret:
