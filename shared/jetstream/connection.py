@@ -90,10 +90,9 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
                 tls=trusted,
             )
     except Exception as error:
-        why = refused[0] if refused and isinstance(error, TimeoutError) else error
         raise Unavailable(
             "nats_unreachable",
-            f"NATS at {public_url(url)} does not answer: {why or type(why).__name__}",
+            f"NATS at {public_url(url)} does not answer: {_said(error, refused)}",
             "Is it running? `drape status` tells; NATS_URL names another server.",
         ) from error
     client = connection
@@ -101,6 +100,12 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
     if len(servers) > 1:
         watch = asyncio.create_task(leave_isolated(client, servers), name=f"isolation-{name}")
     return client
+
+
+def _said(error: Exception, refused: list[Exception]) -> str:
+    """Why there is no connection: what was the matter at the last server, where only our own limit has ended it."""
+    why = refused[0] if refused and isinstance(error, TimeoutError) else error
+    return str(why) or type(why).__name__
 
 
 def bus_on(client: Client, instance: str, secret: str = "") -> Bus:
