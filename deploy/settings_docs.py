@@ -30,7 +30,7 @@ OTHERS = """\
 |---|---|---|
 | `DRAPE_API_TOKENS` | gateway | `token:owner,…`: who may use the API. Needed wherever the gateway listens beyond loopback. |
 | `DRAPE_API_TOKEN` | `drape` | The token that the command line sends to a gateway that asks for one. |
-| `DRAPE_NATS_CA_FILE` | every process | A PEM file with the authority of NATS's certificates, for `tls://` addresses; it counts for NATS alone. Empty: the usual authorities. |
+| `DRAPE_NATS_CA_FILE` | every process | PEM file: an authority of certificates that counts for NATS alone. Empty: the usual ones. |
 | `DRAPE_STREAM_REPLICAS` | provisioning | Copies of each stream, 1 by default; 3 on a cluster of three servers. |
 | `DRAPE_CHROMIUM` | tests | The Chromium of the browser tests; else the first one on `PATH`. |
 """
