@@ -28,7 +28,8 @@ def manifests(case: str) -> tuple[Manifest, ...]:
 def values(case: str) -> Manifest:
     """The values that a case is rendered with, its own over the chart's."""
     given = yaml.safe_load((render.FOLDER / "ci" / f"{case}.yaml").read_text("utf-8"))
-    return merged(yaml.safe_load((render.CHART / "values.yaml").read_text("utf-8")), given)
+    found: Manifest = merged(yaml.safe_load((render.CHART / "values.yaml").read_text("utf-8")), given)
+    return found
 
 
 def merged(under: Any, over: Any) -> Any:
@@ -141,7 +142,8 @@ def allowed(case: str, labels: Mapping[str, str], direction: str, peer: Peer, po
 
 
 def _port(rule: Manifest, port: int, protocol: str) -> bool:
-    return rule["protocol"] == protocol and rule["port"] <= port <= rule.get("endPort", rule["port"])
+    last = int(rule["endPort"] if "endPort" in rule else rule["port"])
+    return bool(rule["protocol"] == protocol) and int(rule["port"]) <= port <= last
 
 
 def edges(case: str, ports: tuple[int, ...]) -> Iterator[tuple[str, str, int]]:

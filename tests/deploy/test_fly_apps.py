@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 
@@ -26,7 +27,7 @@ from tests.deploy.test_kubernetes import COMING
 FOLDER = Path(__file__).parents[2] / "deploy" / "fly"
 SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
 FILES = (*SERVICES, "nats")
-CONFIGS = {
+CONFIGS: dict[str, type[msgspec.Struct]] = {
     "pool": PoolConfig,
     "orchestrator": OrchestratorConfig,
     "gateway": GatewayConfig,

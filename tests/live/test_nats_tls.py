@@ -68,7 +68,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     private = (pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "tls.key").write_bytes(key.private_bytes(*private))
     port = free_port()
-    command = [find_nats_server(), "-a", LOOPBACK, "-p", str(port), "--tls"]
+    command = [str(find_nats_server()), "-a", LOOPBACK, "-p", str(port), "--tls"]
     command += ["--tlscert", str(folder / "tls.crt"), "--tlskey", str(folder / "tls.key")]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
