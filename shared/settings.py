@@ -26,6 +26,10 @@ SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
 ELSEWHERE = {
     "DRAPE_CONFIG": ("every process", "A file with settings, in TOML. `drape up --config FILE` sets it."),
     "DRAPE_API_TOKEN": ("`drape`", "The token that the command line sends to a gateway that asks for one."),
+    "DRAPE_NATS_CA_FILE": (
+        "every process",
+        "PEM file: an authority of certificates that counts for NATS alone. Empty: the usual ones.",
+    ),
     "DRAPE_STREAM_REPLICAS": (
         "provisioning",
         "Copies of each stream, 1 by default; 3 on a cluster of three servers.",

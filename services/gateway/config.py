@@ -9,7 +9,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Read once, in `app.py`."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but loopback needs `DRAPE_API_TOKENS`."""
+    """Address to listen on; several with commas between, as `0.0.0.0,::` for both families. Anything but loopback needs
+    `DRAPE_API_TOKENS`."""
     api_tokens: ApiTokens = ""
     """`token:owner,…`: who may use the API. Needed wherever the gateway listens beyond loopback."""
     port: int = 8080

@@ -20,10 +20,14 @@ from shared.jetstream.reactions import NatsReactions
 from shared.jetstream.servers import public_url, servers_of
 from shared.jetstream.snapshots import NatsSnapshots
 from shared.jetstream.timers import NatsTimers
+from shared.jetstream.trust import tls_from_environment
 from shared.ports import Bus
 from shared.seals import Seals
 
 log = logging.getLogger("drape.nats")
+
+FIRST_CONNECTION_S = 30.0
+"""For all tries of the first connection. nats-py waits for ever for the end of a connection whose certificate it refused."""
 
 
 def inbox_prefix(identity: str) -> str:
@@ -35,7 +39,7 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
     """A connection that comes back by itself for ever. `url` may name several servers, with commas between. `seed`: the
     identity's nkey seed, or empty where the URL or nothing says who we are; None takes the environment's.
 
-    Raises `Unavailable` when none of them answers at first, `Invalid` for a wrong seed.
+    Raises `Unavailable` when none of them answers at first, `Invalid` for a wrong seed or authority.
     """
     if seed is None:
         seed = "" if "@" in url else seed_from_environment()
@@ -43,6 +47,8 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
     client: Client | None = None
     watch: asyncio.Task[None] | None = None
     servers = servers_of(url)
+    trusted = tls_from_environment()
+    refused: list[Exception] = []
 
     async def on_closed() -> None:
         if watch is not None:
@@ -50,6 +56,8 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
 
     async def on_error(error: Exception) -> None:
         # While the first connection is being made, the caller gets the error; a log line would say it twice.
+        if client is None:
+            refused[:] = [error]
         if not connection.denied(error) and client is not None:
             log.warning("nats_error", extra={"error": str(error) or type(error).__name__})
 
@@ -61,28 +69,30 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
         log.warning("nats_reconnected", extra={"client": name})
 
     try:
-        await connection.connect(
-            servers,
-            name=name,
-            nkeys_seed_str=seed or None,
-            connect_timeout=5,
-            reconnect_time_wait=0.5,  # type: ignore[arg-type] # fractions are taken
-            max_reconnect_attempts=3,
-            ping_interval=10,
-            max_outstanding_pings=2,
-            drain_timeout=10,
-            # A message that waited through an outage is sent into a changed world: better to fail at once.
-            pending_size=-1,
-            error_cb=on_error,
-            disconnected_cb=on_disconnected,
-            reconnected_cb=on_reconnected,
-            closed_cb=on_closed,
-            inbox_prefix=inbox_prefix(identity),
-        )
+        async with asyncio.timeout(FIRST_CONNECTION_S):
+            await connection.connect(
+                servers,
+                name=name,
+                nkeys_seed_str=seed or None,
+                connect_timeout=5,
+                reconnect_time_wait=0.5,  # type: ignore[arg-type] # fractions are taken
+                max_reconnect_attempts=3,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                drain_timeout=10,
+                # A message that waited through an outage is sent into a changed world: better to fail at once.
+                pending_size=-1,
+                error_cb=on_error,
+                disconnected_cb=on_disconnected,
+                reconnected_cb=on_reconnected,
+                closed_cb=on_closed,
+                inbox_prefix=inbox_prefix(identity),
+                tls=trusted,
+            )
     except Exception as error:
         raise Unavailable(
             "nats_unreachable",
-            f"NATS at {public_url(url)} does not answer: {error or type(error).__name__}",
+            f"NATS at {public_url(url)} does not answer: {_said(error, refused)}",
             "Is it running? `drape status` tells; NATS_URL names another server.",
         ) from error
     client = connection
@@ -90,6 +100,12 @@ async def connect(url: str, name: str, *, identity: str = "", seed: str | None =
     if len(servers) > 1:
         watch = asyncio.create_task(leave_isolated(client, servers), name=f"isolation-{name}")
     return client
+
+
+def _said(error: Exception, refused: list[Exception]) -> str:
+    """Why there is no connection: what was the matter at the last server, where only our own limit has ended it."""
+    why = refused[0] if refused and isinstance(error, TimeoutError) else error
+    return str(why) or type(why).__name__
 
 
 def bus_on(client: Client, instance: str, secret: str = "") -> Bus:

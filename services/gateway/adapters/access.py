@@ -70,14 +70,15 @@ def access_from(tokens: str, host: str, public_hosts: str) -> Access:
                 "For example DRAPE_API_TOKENS=$(openssl rand -hex 24):alice",
             )
         parsed[token] = owner
-    if not parsed and not is_loopback(host):
+    addresses = [each.strip() for each in host.split(",")]
+    if not parsed and not all(is_loopback(each) for each in addresses):
         raise Invalid(
             "tokens_required",
             f"The gateway will not listen on {host} without DRAPE_API_TOKENS: anybody could run code here.",
             "Set DRAPE_API_TOKENS=token:owner, or listen on 127.0.0.1.",
         )
     names = {name.strip().strip("[]").lower() for name in public_hosts.split(",") if name.strip()}
-    return Access(tokens=parsed, hosts=frozenset(names | {host.strip("[]")}))
+    return Access(tokens=parsed, hosts=frozenset({*names, *(each.strip("[]") for each in addresses)}))
 
 
 def is_loopback(host: str) -> bool:

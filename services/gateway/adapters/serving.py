@@ -45,7 +45,8 @@ class HttpServer:
                 for each in config.listen_fds.split(","):
                     await web.SockSite(self._runner, _inherited(each)).start()
                 return
-            await web.TCPSite(self._runner, config.host, config.port, reuse_address=True).start()
+            for host in config.host.split(","):
+                await web.TCPSite(self._runner, host.strip(), config.port, reuse_address=True).start()
         except OSError as error:
             raise Invalid(
                 "port_taken",
