@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 DRAPE := $(BIN)/drape
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test check simulate matrix chaos fuzz format lock clean
+.PHONY: help install demo test contract check simulate matrix chaos fuzz format lock clean
 
 help:
 	@echo "make demo         start everything here and preview examples/vite-react (ONCE=1: stop once it is ready; PORT=N)"
 	@echo "make test         the whole test suite, live parts included (ARGS='-k name' narrows it)"
+	@echo "make contract     what every VM provider must do, tried on one of them (PROVIDER=local|docker|fly|simulated)"
 	@echo "make check        format, lint, types, import contracts, event schemas, known vulnerabilities"
 	@echo "make simulate     all services on virtual time with faults, against the rules (SEEDS=1000; SEED=k: that one; PLANT=name)"
 	@echo "make matrix       a project of every framework, from lock file to ready, into docs/matrix.md (ROWS='vite-react hexo': those)"
@@ -39,6 +40,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+PROVIDER ?= local
+contract: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest tests/pool/test_$(PROVIDER)_provider.py $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check shared services deploy tests

@@ -48,7 +48,7 @@ MORE_ROOMS = {
 POLLING = {
     "tests/chaos/pacing.py",
     "tests/deploy/waiting.py",
-    "tests/pool/provider_contract.py",
+    "tests/pool/contract_home.py",
     "tests/shared/agent/test_static_server.py",
     "tests/shared/agent/world.py",
 }

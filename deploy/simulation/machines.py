@@ -37,6 +37,9 @@ class Machines(SimulatedProvider):
         await super().resume(vm_id)
         self._workspace.thaw(vm_id)
 
+    async def close(self) -> None:
+        """The next service that starts finds the same machines."""
+
     def lose(self, vm_id: str) -> None:
         """The VM goes without anybody's doing."""
         self.vms.pop(vm_id, None)

@@ -1,106 +1,29 @@
 """What every VM provider must do: one suite, run against each of them.
 
-A provider's test module subclasses `ProviderContract` and overrides the `home` fixture. The suite speaks to agents by
-plain HTTP, so that a fault in Drape's own client can't hide one in a provider.
+A provider's test module subclasses `ProviderContract` and overrides the `home` fixture (`make contract PROVIDER=name`
+runs one). Cases about lost VMs and failing backends are in `contract_faults`, what the cases share in `contract_home`.
+The suite speaks to agents by plain HTTP, so that a fault in Drape's own client can't hide one in a provider.
 """
 
 import asyncio
 import contextlib
-import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import aiohttp
 import pytest
 
-from services.pool.ports import Provider, ProviderError, VmAddress, VmListing, VmSpec
+from services.pool.ports import Provider, ProviderError, VmSpec
+from tests.pool.contract_faults import FaultCases
+from tests.pool.contract_home import TOKEN, WAIT_S, Agent, Fault, Home, a_vm, listed, until
 
-WAIT_S = 20.0
-TOKEN = "contract-token-5f0c"
+__all__ = ["Agent", "Fault", "Home", "ProviderContract", "a_vm", "listed", "until"]
+
 MEMORY_BYTES_MIN = 10 << 20
 """An agent holds more than that."""
 ENVIRONMENT_CANARY = "DRAPE_CONTRACT_SECRET"
-
-
-class Home(Protocol):
-    """One provider set-up under test; every `provider` shares the same VMs, as a restarted pool would."""
-
-    isolated: bool
-    """Whether VMs can't see the machine's and each other's files."""
-    limits_memory: bool
-
-    def provider(self) -> Provider: ...
-
-    def hanging(self) -> Provider:
-        """A provider whose VMs start but never listen, with a boot time-out well below a second."""
-
-    def leftovers(self) -> list[str]:
-        """What VMs still hold here: processes, folders, groups; empty when there are none."""
-
-
-class Agent:
-    """Just enough of the agent's HTTP."""
-
-    def __init__(self, session: aiohttp.ClientSession, address: VmAddress, token: str = TOKEN) -> None:
-        self._session = session
-        self._url = f"http://{address.host}:{address.port}"
-        self._headers = {"Authorization": f"Bearer {token}"}
-
-    async def health(self, timeout_s: float = WAIT_S) -> int:
-        """The status of GET /health."""
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        async with self._session.get(f"{self._url}/health", headers=self._headers, timeout=timeout) as response:
-            await response.read()
-            return response.status
-
-    async def start(self, script: str, *arguments: str) -> str:
-        """Start a Python script as a job; returns the job's id."""
-        job_id = uuid4().hex
-        body: dict[str, Any] = {
-            "argv": ["{python}", "-u", "-c", script, *arguments],
-            "cwd": ".",
-            "env": {},
-            "timeout_s": None,
-        }
-        async with self._session.put(f"{self._url}/jobs/{job_id}", json=body, headers=self._headers) as response:
-            assert response.status == 201, await response.text()
-        return job_id
-
-    async def log(self, job_id: str, *, follow: bool) -> list[str]:
-        """Lines that the job wrote; with `follow`, all of them until its end."""
-        url = f"{self._url}/jobs/{job_id}/log?offset=0&follow={int(follow)}"
-        async with self._session.get(url, headers=self._headers) as response:
-            assert response.status == 200
-            lines = [json.loads(line) for line in (await response.text()).splitlines()]
-            return [line["text"] for line in lines if line["stream"] != "agent"]
-
-    async def run(self, script: str, *arguments: str) -> tuple[dict[str, Any], list[str]]:
-        """Run a script to its end: (status, lines)."""
-        job_id = await self.start(script, *arguments)
-        lines = await self.log(job_id, follow=True)
-        async with self._session.get(f"{self._url}/jobs/{job_id}?wait_s=10", headers=self._headers) as response:
-            return await response.json(), lines
-
-
-def a_vm(vm_id: str | None = None, **changes: Any) -> VmSpec:
-    return VmSpec(**{"vm_id": vm_id or f"vm-{uuid4().hex[:12]}", "token": TOKEN, "memory_mb": 512, **changes})
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait for a condition that nothing announces, within a bound."""
-    try:
-        async with asyncio.timeout(WAIT_S):
-            while not condition():
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        pytest.fail(f"did not happen within {WAIT_S} s: {what}")
-
-
-async def listed(provider: Provider, vm_id: str) -> VmListing | None:
-    return next((vm for vm in await provider.list() if vm.vm_id == vm_id), None)
 
 
 TICK = "import time\nwhile True: print(time.time()); time.sleep(0.01)"
@@ -136,7 +59,7 @@ print('searched')
 """
 
 
-class ProviderContract:
+class ProviderContract(FaultCases):
     """The cases. Each starts from an empty home and must leave one."""
 
     @pytest.fixture
@@ -155,7 +78,10 @@ class ProviderContract:
         assert home.leftovers() == []
 
     @pytest.fixture
-    async def http(self) -> AsyncIterator[aiohttp.ClientSession]:
+    async def http(self, home: Home) -> AsyncIterator[aiohttp.ClientSession]:
+        """To speak to agents with; what asks for it is skipped where VMs have none."""
+        if not home.runs_agents:
+            pytest.skip("nothing runs in this provider's VMs")
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S)) as session:
             yield session
 
@@ -305,6 +231,22 @@ class ProviderContract:
         for _ in range(3):
             assert await agent.health() == 200
 
+    async def test_states_show_in_the_list(self, provider: Provider) -> None:
+        """`list` tells running from suspended, with the labels and a time of making that is about now."""
+        spec = a_vm(labels={"pool": "main", "size": "small"})
+        made_from = time.time()
+        address = await provider.create(spec)
+        states = []
+        for verb in (provider.suspend, provider.suspend, provider.resume, provider.resume):
+            await verb(spec.vm_id)
+            found = await listed(provider, spec.vm_id)
+            assert found is not None
+            assert (found.labels, found.address) == (spec.labels, address)
+            assert made_from - 2 < found.created_at < time.time() + 2
+            states.append(found.state)
+
+        assert states == ["suspended", "suspended", "running", "running"]
+
     async def test_a_suspended_vm_can_be_destroyed(self, home: Home, provider: Provider) -> None:
         """Frozen processes die too."""
         spec = a_vm()
@@ -385,7 +327,7 @@ class ProviderContract:
         assert status["exit_code"] != 0
         assert await agent.health() == 200
 
-    async def test_many_vms_boot_at_once(self, provider: Provider, http: aiohttp.ClientSession) -> None:
+    async def test_many_vms_boot_at_once(self, provider: Provider) -> None:
         """VMs made at the same time have addresses of their own, and all are listed."""
         specs = [a_vm() for _ in range(4)]
 

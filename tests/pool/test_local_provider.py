@@ -1,6 +1,7 @@
 """The local provider: the contract, once for each way in which it can run, and what only it promises."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import pytest
 from services.pool.adapters import cgroups, local_vm, processes, sandbox
 from services.pool.adapters.local import LocalConfig, LocalProvider
 from services.pool.ports import Provider, ProviderError, VmSpec
-from tests.pool.provider_contract import Agent, ProviderContract, a_vm, listed, until
+from tests.pool.provider_contract import Agent, Fault, ProviderContract, a_vm, listed, until
 
 
 class LocalHome:
@@ -29,6 +30,8 @@ class LocalHome:
         self.isolated = sandboxed
         self.limits_memory = grouped and "memory" in cgroups.detect().can
         self._folder = folder
+        self.runs_agents = True
+        self.faults: frozenset[Fault] = frozenset()  # nothing stands behind it but the machine
         self._config = LocalConfig(sandbox="bubblewrap" if sandboxed else "none", cgroups="auto" if grouped else "none")
 
     def provider(self) -> LocalProvider:
@@ -42,6 +45,23 @@ class LocalHome:
         (package.parent / "__init__.py").touch()
         config = msgspec.structs.replace(self._config, agent_package=package, boot_timeout_s=0.5)
         return LocalProvider(self.vms, config=config)
+
+    def faulty(self, fault: Fault) -> LocalProvider:
+        raise NotImplementedError(fault)
+
+    async def lose(self, vm_id: str) -> None:
+        vm = local_vm.load(self.vms / vm_id)
+        assert vm is not None
+        os.kill(vm.init.pid, signal.SIGKILL)
+        await until(lambda: not psutil.pid_exists(vm.main.pid), "the main process is gone, and reaped")
+
+    def visible(self, vm_id: str) -> str:
+        shown = [path.read_text(errors="replace") for path in (self.vms / vm_id).glob("*.*") if path.is_file()]
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if vm_id in " ".join(argv := process.cmdline()):
+                    shown += [*argv, repr(process.environ())]
+        return "\n".join(shown)
 
     def leftovers(self) -> list[str]:
         found = [str(path) for path in self.vms.iterdir()] if self.vms.exists() else []

@@ -15,7 +15,6 @@ import hashlib
 import importlib.util
 import logging
 import os
-import re
 import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,12 +25,12 @@ from typing import Literal, TypeVar
 import msgspec
 
 from services.pool.adapters import cgroups, local_launch, local_vm, sandbox, vm_locks
+from services.pool.adapters.specs import VM_ID, check_spec, check_vm_id
 from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec
 
 log = logging.getLogger("drape.pool.local")
 
 T = TypeVar("T")
-VM_ID = re.compile(r"[a-z0-9-]{1,64}")
 PASS_ENV = (
     *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR", "NPM_CONFIG_CAFILE", "npm_config_registry"),
     *("NPM_CONFIG_REGISTRY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -102,7 +101,7 @@ class LocalProvider:
 
     async def create(self, spec: VmSpec) -> VmAddress:
         """Boot a VM; what the id held before is destroyed first. Raises ProviderError, also `sandbox_unavailable`."""
-        _check_spec(spec)
+        check_spec(spec)
         async with self._holding(spec.vm_id):
             launcher = await self._ready()
             self._creating[spec.vm_id] = spec
@@ -279,8 +278,7 @@ class LocalProvider:
     async def _holding(self, vm_id: str) -> AsyncIterator[None]:
         """One verb at a time for one VM."""
         self._check_open()
-        if not VM_ID.fullmatch(vm_id):
-            raise ProviderError("invalid_vm_id", "a VM id is 1 to 64 of a-z, 0-9 and '-'")
+        check_vm_id(vm_id)
         lock = self._locks.setdefault(vm_id, asyncio.Lock())
         async with lock, vm_locks.locked(self._vms_dir, vm_id, self._config.lock_timeout_s):
             yield
@@ -303,20 +301,3 @@ class LocalProvider:
     def _group_name(self, vm_id: str) -> str:
         """Ids are unique in a home only, cgroups belong to the machine."""
         return f"{vm_id}-{self.home_key}"
-
-
-def _check_spec(spec: VmSpec) -> None:
-    """Reject what would fail later, with the value that is wrong."""
-    wrong = ""
-    if not spec.token or not spec.token.isascii() or not spec.token.isprintable():
-        wrong = "token must be printable ASCII without line breaks"
-    elif not 0.01 <= spec.cpu_cores <= 1024:
-        wrong = f"cpu_cores is {spec.cpu_cores}; it must be from 0.01 to 1024"
-    elif not 64 <= spec.memory_mb <= 1 << 24:
-        wrong = f"memory_mb is {spec.memory_mb}; it must be 64 or more"
-    elif not 16 <= spec.pids_max <= 1 << 22:
-        wrong = f"pids_max is {spec.pids_max}; it must be 16 or more"
-    elif not spec.orphan_timeout_s > 0:
-        wrong = f"orphan_timeout_s is {spec.orphan_timeout_s}; it must be above 0"
-    if wrong:
-        raise ProviderError("invalid_spec", wrong)
