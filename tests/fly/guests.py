@@ -7,8 +7,11 @@ leads to the agent: that stands for Fly's private network.
 import asyncio
 import base64
 import contextlib
+import functools
 import ipaddress
+import itertools
 import random
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +31,12 @@ class Guest:
         self.port = port
         self.host = "127.0.0.1"
         self.agent_port = 0
+        self.ended = False
         self.way: asyncio.Server | None = None
 
     @property
     def running(self) -> bool:
-        return self.agent_port > 0
+        return self.agent_port > 0 and not self.ended
 
 
 class Guests:
@@ -43,17 +47,18 @@ class Guests:
         config = LocalConfig(sandbox="none" if sandbox == "none" else "auto", boot_timeout_s=60.0)
         self._provider = LocalProvider(folder, config=config)
         self._guests: dict[str, Guest] = {}
+        self.connections = Connections()
 
     async def reserve(self, machine_id: str, config: dict[str, Any]) -> str:
         """Gives the machine its address."""
         words = [*config["init"].get("exec", []), *config["init"].get("cmd", [])]
-        options = dict(zip(words, words[1:], strict=False))
+        options = dict(itertools.pairwise(words))
         guest = Guest(options["--vm-id"], int(options["--listen"].rpartition(":")[2]))
         for _ in range(TRIES_MAX):
             guest.host = str(ipaddress.ip_address("127.64.0.1") + random.randrange(1 << 21))
             with contextlib.suppress(OSError):  # another fake on this machine has it
                 guest.way = await asyncio.start_server(
-                    lambda reader, writer: self._lead(guest, reader, writer), guest.host, guest.port
+                    self.connections.served(functools.partial(self._lead, guest)), guest.host, guest.port
                 )
                 break
         self._guests[machine_id] = guest
@@ -62,10 +67,10 @@ class Guests:
     async def boot(self, machine_id: str, config: dict[str, Any]) -> None:
         """Starts the agent as the machine's config says. Raises ProviderError."""
         guest = self._guests[machine_id]
-        if HANGING in config["image"]:
+        if HANGING in config["image"] or guest.ended:
             return
         words = [*config["init"].get("exec", []), *config["init"].get("cmd", [])]
-        options = dict(zip(words, words[1:], strict=False))
+        options = dict(itertools.pairwise(words))
         files = {each["guest_path"]: base64.b64decode(each["raw_value"]) for each in config["files"]}
         spec = VmSpec(
             vm_id=guest.vm_id,
@@ -85,12 +90,13 @@ class Guests:
             await self._provider.resume(self._guests[machine_id].vm_id)
 
     async def kill(self, machine_id: str) -> None:
-        """Ends all that the machine runs. Idempotent."""
-        guest = self._guests.pop(machine_id, None)
+        """Ends all that the machine runs, what is just being started too. Idempotent."""
+        guest = self._guests.get(machine_id)
         if guest is None:
             return
         if guest.way is not None:
             guest.way.close()
+        guest.ended = True
         await self._provider.destroy(guest.vm_id)
 
     async def connect(self, machine_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -101,6 +107,7 @@ class Guests:
         return await asyncio.open_connection("127.0.0.1", guest.agent_port)
 
     async def close(self) -> None:
+        await self.connections.close()
         for machine_id in list(self._guests):
             with contextlib.suppress(ProviderError):
                 await self.kill(machine_id)
@@ -116,6 +123,29 @@ class Guests:
             return
         finally:
             writer.close()
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+class Connections:
+    """What is being served; `close` ends it all, so that nothing of it outlives the event loop."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def served(self, handler: Handler) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.ensure_future(handler(reader, writer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return accept
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]

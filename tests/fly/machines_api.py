@@ -130,7 +130,9 @@ class FakeFly:
     # -- middlewares
 
     @web.middleware
-    async def _dated(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+    async def _dated(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Any:
         try:
             response = await handler(request)
         except web.HTTPException as error:
@@ -140,7 +142,9 @@ class FakeFly:
         return response
 
     @web.middleware
-    async def _faulty(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+    async def _faulty(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Any:
         self.calls.append((request.method, request.path, request.headers.get("fly-machine-lease-nonce", "")))
         for fault in self.faults:
             if fault.method == request.method and re.search(fault.path, request.path) and fault.times > 0:
@@ -362,7 +366,9 @@ class FakeFly:
         """The machine, where the caller may change it: nobody holds a lease, or the caller does."""
         machine = self._machine(request)
         if machine.lease_until > time.monotonic() and request.headers.get("fly-machine-lease-nonce") != machine.nonce:
-            raise web.HTTPConflict(text=f"failed_precondition: lease currently held by someone@example.org on {machine.id}")
+            raise web.HTTPConflict(
+                text=f"failed_precondition: lease currently held by someone@example.org on {machine.id}"
+            )
         return machine
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -377,6 +383,8 @@ class FakeFly:
 
     async def _boot(self, machine: FakeMachine) -> None:
         await self._lag()
+        if machine.state not in ("created", "starting"):
+            return
         machine.become("starting")
         if "starting" in self.stuck:
             return
@@ -387,6 +395,8 @@ class FakeFly:
             return
         if machine.state == "starting":
             machine.become("started")
+        else:  # it was destroyed meanwhile
+            await self.guests.kill(machine.id)
 
     async def _wake(self, machine: FakeMachine) -> None:
         await self._lag()
@@ -426,7 +436,11 @@ class FakeFly:
             "created_at": _stamp(machine.created_at),
             "updated_at": _stamp(machine.created_at),
             "config": machine.config,
-            "image_ref": {"registry": "registry.fly.io", "repository": APP, "digest": machine.config["image"].split("@")[-1]},
+            "image_ref": {
+                "registry": "registry.fly.io",
+                "repository": APP,
+                "digest": machine.config["image"].split("@")[-1],
+            },
             "events": [{"id": uuid4().hex, "type": "launch", "status": "created", "source": "user", "timestamp": 0}],
             "host_status": "ok",
         }

@@ -53,7 +53,9 @@ class Schema:
 
     def _operation(self, method: str, template: str) -> dict[str, Any] | None:
         paths = self._document["paths"]
-        found: dict[str, Any] | None = paths.get(template, paths.get(template.removeprefix("/v1"), {})).get(method.lower())
+        found: dict[str, Any] | None = paths.get(template, paths.get(template.removeprefix("/v1"), {})).get(
+            method.lower()
+        )
         return found
 
     def _check(self, where: str, schema: dict[str, Any], value: Any) -> None:

@@ -20,7 +20,7 @@ from services.pool.adapters import fly_machines as shapes
 from services.pool.adapters.fly_api import FlyApi
 from services.pool.adapters.fly_boot import agent_answers
 from services.pool.adapters.fly_config import FlyConfig
-from services.pool.adapters.fly_create import FlyCreate
+from services.pool.adapters.fly_create import Attempt, FlyCreate
 from services.pool.adapters.fly_leases import FlyMachines
 from services.pool.adapters.fly_machines import Machine, Phase
 from services.pool.adapters.fly_volumes import FlyVolumes
@@ -61,12 +61,11 @@ class FlyProvider:
         async with self._holding(spec.vm_id):
             self._create.check(spec)
             await self._destroy(spec.vm_id)
-            attempt = uuid4().hex
+            attempt = Attempt(uuid4().hex)
             try:
                 async with asyncio.timeout(self._config.boot_timeout_s):
                     made = await self._create.make(spec, attempt)
-                    async with self._machines.leased(made.id, made.nonce):
-                        return await self._booted(spec, made)
+                    address = await self._booted(spec, made)
             except TimeoutError:
                 await self._clean_up(spec.vm_id, attempt)
                 raise ProviderError(
@@ -79,6 +78,8 @@ class FlyProvider:
             except BaseException:
                 await self._clean_up(spec.vm_id, attempt)
                 raise
+            await self._machines.release(made.id, made.nonce)
+            return address
 
     async def suspend(self, vm_id: str) -> int:
         """Suspend the machine to disk. Gives its size: what Fly stores of it may be less."""
@@ -144,13 +145,13 @@ class FlyProvider:
         await agent_answers(self._agents, address, spec, poll_s=self._config.poll_s)
         return address
 
-    async def _destroy(self, vm_id: str, attempt: str = "") -> None:
+    async def _destroy(self, vm_id: str, attempt: Attempt | None = None) -> None:
         """All that the id holds, machines and disks; with `attempt`, only what that try to make it has left."""
-        found = await self._of(vm_id, attempt)
+        found = await self._of(vm_id, attempt.id if attempt else "")
         volumes = [volume for machine in found for volume in machine.volumes]
         for machine in found:
             for number in range(1, DESTROY_ROUNDS + 1):
-                left = await self._destroy_machine(machine)
+                left = await self._destroy_machine(machine, attempt.nonce if attempt else "")
                 if left is None:
                     break
                 if number == DESTROY_ROUNDS:
@@ -162,14 +163,14 @@ class FlyProvider:
                     )
         for volume in volumes:
             await self._volumes.delete(volume)
-        if self._volumes.used and not attempt:
+        if self._volumes.used and attempt is None:
             await self._volumes.delete_of(vm_id)
 
-    async def _destroy_machine(self, machine: Machine) -> Machine | None:
+    async def _destroy_machine(self, machine: Machine, nonce: str) -> Machine | None:
         """None, once it is gone; else the machine, which does as if nothing had been asked. Raises `vm_stuck`."""
         try:
-            async with self._machines.leased(machine.id) as nonce:
-                await self._machines.delete(machine.id, nonce)
+            async with self._machines.leased(machine.id, nonce) as held:
+                await self._machines.delete(machine.id, held)
                 seen = await self._machines.settled(
                     machine.id, ("going", "changing"), self._config.ignored_s, "gone", strict=False
                 )
@@ -233,7 +234,7 @@ class FlyProvider:
         ]
         return ours, answer.date
 
-    async def _clean_up(self, vm_id: str, attempt: str) -> None:
+    async def _clean_up(self, vm_id: str, attempt: Attempt) -> None:
         """After a create that failed. Failing here too is logged, so that the first reason is the one that is raised."""
         try:
             async with asyncio.timeout(self._config.settle_timeout_s * DESTROY_ROUNDS):

@@ -31,6 +31,15 @@ MISSING = re.compile(
 )
 
 
+class Attempt:
+    """One try to make a VM. `id` is in its machine's metadata; `nonce`: of the lease that the machine began with, so that the
+    try alone can take back what it has made, also where it is cancelled before it hears of it."""
+
+    def __init__(self, attempt_id: str) -> None:
+        self.id = attempt_id
+        self.nonce = ""
+
+
 class FlyCreate:
     """Creates for one app."""
 
@@ -60,7 +69,7 @@ class FlyCreate:
                 "suspending_is_slow", extra={"memory_mb": guest.memory_mb, "advised_max_mb": SUSPENDABLE_MB_MAX}
             )
 
-    async def make(self, spec: VmSpec, attempt: str) -> Machine:
+    async def make(self, spec: VmSpec, attempt: Attempt) -> Machine:
         """The machine, under a lease that begins with it. Raises ProviderError; of a try that failed nothing is left but,
         where the answer was lost, a machine with `attempt` in its metadata."""
         await self._ensure_app()
@@ -79,7 +88,7 @@ class FlyCreate:
             retryable=True,
         )
 
-    async def _make_in(self, region: str, spec: VmSpec, attempt: str) -> Machine:
+    async def _make_in(self, region: str, spec: VmSpec, attempt: Attempt) -> Machine:
         config = self._config
         volume: Volume | None = None
         try:
@@ -87,12 +96,14 @@ class FlyCreate:
                 guest = size(spec.cpu_cores, spec.memory_mb, config.cpu_kind)
                 volume = await self._volumes.create(spec, guest, spec.image or config.image, region)
             body = creation(
-                spec, config, home=self._home, attempt=attempt, region=region, volume=volume.id if volume else ""
+                spec, config, home=self._home, attempt=attempt.id, region=region, volume=volume.id if volume else ""
             )
             answer = await self._api.call(
                 "POST", self._api.machines, body=body, timeout_s=config.create_timeout_s, repeatable=False
             )
-            return answer.decoded(Machine)
+            made = answer.decoded(Machine)
+            attempt.nonce = made.nonce
+            return made
         except FlyRefused as refused:
             if volume is not None:
                 await self._volumes.delete(volume.id)

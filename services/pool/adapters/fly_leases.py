@@ -47,7 +47,7 @@ class FlyMachines:
         try:
             yield held
         finally:
-            await uninterrupted(self._release(machine_id, held))
+            await uninterrupted(self.release(machine_id, held))
 
     async def change(self, machine_id: str, verb: Literal["start", "suspend"], nonce: str) -> None:
         """Raises ProviderError: `vm_busy` where its state does not allow it just now, `suspend_failed` or `resume_failed`
@@ -143,7 +143,7 @@ class FlyMachines:
                 )
             return nonce
 
-    async def _release(self, machine_id: str, nonce: str) -> None:
+    async def release(self, machine_id: str, nonce: str) -> None:
         """A lease that can't be given back ends by itself; a machine that is gone has none."""
         with contextlib.suppress(ProviderError):
             await self._api.call("DELETE", f"{self._api.machines}/{machine_id}/lease", nonce=nonce)
