@@ -31,6 +31,8 @@ OTHERS = """\
 | `DRAPE_API_TOKENS` | gateway | `token:owner,…`: who may use the API. Needed wherever the gateway listens beyond loopback. |
 | `DRAPE_API_TOKEN` | `drape` | The token that the command line sends to a gateway that asks for one. |
 | `DRAPE_STREAM_REPLICAS` | provisioning | Copies of each stream, 1 by default; 3 on a cluster of three servers. |
+| `FLY_API_TOKEN` | pool, `drape`, `push-image` | Fly's API token, where `DRAPE_POOL_FLY_TOKEN_FILE` names no file. |
+| `DRAPE_FLY_OPENAPI` | tests | A copy of the document that Fly publishes of its API; the fake is then held to that one. |
 | `DRAPE_CHROMIUM` | tests | The Chromium of the browser tests; else the first one on `PATH`. |
 """
 
@@ -50,6 +52,7 @@ def sections(root: Path = SOURCE) -> dict[str, list[Setting]]:
     for path in sorted((root / "services").glob("*/config.py")):
         service = path.parent.name
         found[service.capitalize()] = settings_in(path, f"DRAPE_{service.upper()}_")
+    found["Pool, on Fly machines"] = settings_in(root / "services/pool/adapters/fly_config.py", "DRAPE_POOL_FLY_")
     return found
 
 

@@ -28,7 +28,16 @@ ROOMS = {
     "views.py",
 }
 MORE_ROOMS = {
-    "pool": {"deps.py", "effects.py", "keeping.py", "ports.py", "reaping.py", "reconciling.py", "suspending.py"},
+    "pool": {
+        "deps.py",
+        "effects.py",
+        "keeping.py",
+        "ports.py",
+        "reaping.py",
+        "reconciling.py",
+        "suspending.py",
+        "warming.py",
+    },
     "orchestrator": {
         "effects.py",
         "idling.py",

@@ -12,6 +12,8 @@ import msgspec
 from services.pool import decide, react, state, views
 from services.pool.adapters.cleaning import AgentVmCleaner, SimulatedVmCleaner
 from services.pool.adapters.deps_cache import CacheLimits, DepsCache
+from services.pool.adapters.fly import FlyProvider
+from services.pool.adapters.fly_config import FlyConfig, home_of, token_of
 from services.pool.adapters.health import AgentHealthProbe, SimulatedHealthProbe
 from services.pool.adapters.local import LocalConfig, LocalProvider
 from services.pool.adapters.local_deps import LocalDeps, platform_of
@@ -131,6 +133,8 @@ async def _resize(runtime: Runtime[state.State], config: PoolConfig) -> None:
 def _provider(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> tuple[Provider, HealthProbe]:
     if config.provider == "simulated":
         return SimulatedProvider(config.simulated_boot_s), SimulatedHealthProbe()
+    if config.provider == "fly":
+        return _fly(config, settings), AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s)
     if not settings.drape_home or not settings.drape_secret:
         raise Invalid(
             "settings_missing",
@@ -142,6 +146,18 @@ def _provider(config: PoolConfig, settings: Common, session: aiohttp.ClientSessi
     )
     provider = LocalProvider(Path(settings.drape_home) / "vms", config=local)
     return provider, AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s)
+
+
+def _fly(config: PoolConfig, settings: Common) -> Provider:
+    own = from_env(FlyConfig, "DRAPE_POOL_FLY", os.environ)
+    if not own.app or not settings.drape_secret:
+        raise Invalid(
+            "settings_missing",
+            "The Fly provider needs DRAPE_POOL_FLY_APP and DRAPE_SECRET.",
+            "Name an app of its own, and give `openssl rand -hex 32`, the same to every service.",
+        )
+    own = msgspec.structs.replace(own, boot_timeout_s=min(own.boot_timeout_s, config.boot_timeout_s))
+    return FlyProvider(own, token_of(own, os.environ), home_of(settings.drape_secret))
 
 
 def _cleaner(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> VmCleaner:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from services.pool.config import PoolConfig
 from services.pool.keeping import in_turn, kept_for, record_clean_failed, record_cleaned, released, retire_kept
 from services.pool.state import ANSWERING, State, Vm
+from services.pool.warming import freeze_warm
 from shared.commands import (
     AcquireVm,
     CheckVm,
@@ -141,6 +142,7 @@ def maintain(state: State, command: MaintainPool, config: PoolConfig) -> Sequenc
         *_create(state, command.at, config),
         *_retire(state, command.at, config),
         *retire_kept(state, _wanted(state, command.at, config), command.at, config),
+        *freeze_warm(state, config),
     ]
 
 

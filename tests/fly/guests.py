@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from services.pool.adapters.fly_machines import TOKEN_FILE
 from services.pool.adapters.local import LocalConfig, LocalProvider
 from services.pool.ports import ProviderError, VmSpec
 
@@ -74,7 +75,7 @@ class Guests:
         files = {each["guest_path"]: base64.b64decode(each["raw_value"]) for each in config["files"]}
         spec = VmSpec(
             vm_id=guest.vm_id,
-            token=files[options["--token-file"]].decode().strip(),
+            token=files[TOKEN_FILE].decode().strip(),
             cpu_cores=config["guest"]["cpus"],
             memory_mb=config["guest"]["memory_mb"],
             orphan_timeout_s=float(options["--orphan-timeout-s"]),

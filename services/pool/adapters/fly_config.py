@@ -1,5 +1,6 @@
 """Every knob of the Fly provider, with its unit. Set by `DRAPE_POOL_FLY_<NAME>`; the token alone also by `FLY_API_TOKEN`."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -37,7 +38,8 @@ class FlyConfig(msgspec.Struct, frozen=True, kw_only=True):
     agent_port: int = 4711
     """Where the agent listens in the machine."""
     agent_command: str = ""
-    """What starts the agent, words with blanks between; its arguments are appended. Empty: the image's entry point."""
+    """What starts the agent, words with blanks between; its arguments are appended. Empty: the image's entry point, as
+    `deploy/fly/push-image` makes it."""
     cpu_kind: Literal["shared", "performance"] = "shared"
     """Kind of processor."""
     volumes: bool = False
@@ -46,10 +48,10 @@ class FlyConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The agent's folder in the machine, where a volume is mounted too."""
     request_timeout_s: float = 10.0
     """One call of the API."""
-    create_timeout_s: float = 60.0
+    create_timeout_s: float = 25.0
     """The call that makes a machine: a host that has not had the image yet pulls it first."""
-    boot_timeout_s: float = 45.0
-    """From the request to an agent that answers; `DRAPE_POOL_BOOT_TIMEOUT_S` has to leave room for it."""
+    boot_timeout_s: float = 28.0
+    """From the request to an agent that answers. Never longer than `DRAPE_POOL_BOOT_TIMEOUT_S`: raise both for large images."""
     settle_timeout_s: float = 30.0
     """Until a machine has left a passing state (`suspending`, `stopping`, `destroying`…); then it is `vm_stuck`."""
     ignored_s: float = 5.0
@@ -83,3 +85,9 @@ def token_of(config: FlyConfig, env: Mapping[str, str]) -> str:
                 f"the file of DRAPE_POOL_FLY_TOKEN_FILE can't be read: {error}; write the token into it, and nothing else",
             ) from None
     return env.get(TOKEN_VARIABLE, "").strip()
+
+
+def home_of(secret: str) -> str:
+    """What tells this installation's machines from others' in the same app: the same for all its pools, and no way back to
+    the platform's secret."""
+    return hashlib.sha256(f"drape-fly-home:{secret}".encode()).hexdigest()[:12]

@@ -14,7 +14,7 @@ from shared.reach import Reach
 HOME, VM, ATTEMPT, LABEL = "drape_home", "drape_vm", "drape_attempt", "drape_label_"
 """Keys of a machine's metadata: whose it is, which VM, which try to make it, and the spec's labels."""
 FORCE_INSTANCE = "fly-force-instance-id"
-TOKEN_FILE = "/run/drape/token"  # noqa: S105 (its path)
+TOKEN_FILE = "/etc/drape/token"  # noqa: S105 (its path)
 CPUS = (1, 2, 4, 6, 8, 10, 12, 14, 16)
 MEMORY_STEP_MB = 256
 MEMORY_PER_CPU_MB = {"shared": (256, 2048), "performance": (2048, 8192)}
@@ -142,10 +142,11 @@ def size(cpu_cores: float, memory_mb: int, kind: str) -> Guest:
 
 
 def creation(spec: VmSpec, config: FlyConfig, *, home: str, attempt: str, region: str, volume: str) -> dict[str, Any]:
-    """The body that makes the machine. The agent's token goes as a file, of which the machine's own API tells nothing
-    beyond the organization; the app's secrets stay out (`skip_secrets`), since projects could read them."""
-    arguments = ["--vm-id", spec.vm_id, "--listen", f"[::]:{config.agent_port}", "--token-file", TOKEN_FILE]
-    arguments += ["--root", config.root, "--orphan-timeout-s", f"{spec.orphan_timeout_s:g}"]
+    """The body that makes the machine. The agent's token goes as a file that root alone may read: `deploy/fly/start` gives
+    it to the agent, on its standard input, and removes it. The app's own secrets stay out (`skip_secrets`), since projects
+    could read them."""
+    arguments = ["--vm-id", spec.vm_id, "--root", config.root, "--listen", f"[::]:{config.agent_port}"]
+    arguments += ["--orphan-timeout-s", f"{spec.orphan_timeout_s:g}"]
     command = config.agent_command.split()
     machine: dict[str, Any] = {
         "image": spec.image or config.image,
@@ -157,7 +158,7 @@ def creation(spec: VmSpec, config: FlyConfig, *, home: str, attempt: str, region
             {
                 "guest_path": TOKEN_FILE,
                 "raw_value": base64.b64encode(f"{spec.token}\n".encode()).decode(),
-                "mode": 0o600,
+                "mode": 0o400,
             }
         ],
         "metadata": {
