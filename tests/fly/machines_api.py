@@ -250,8 +250,8 @@ class FakeFly:
             said = "insufficient resources available to fulfill request: could not reserve resource for machine"
             return _refused(412, said, "insufficient_capacity")
         machine = FakeMachine(body["name"], region, {"metadata": {}, **config}, time.time() + self.ahead_s)
+        self.machines[machine.id] = machine  # before anything is awaited: names are unique
         machine.private_ip = await self.guests.reserve(machine.id, machine.config)
-        self.machines[machine.id] = machine
         for mount in config.get("mounts", []):
             self.volumes[mount["volume"]]["attached_machine_id"] = machine.id
         if body.get("lease_ttl"):

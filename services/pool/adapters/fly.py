@@ -60,6 +60,7 @@ class FlyProvider:
         check_spec(spec)
         async with self._holding(spec.vm_id):
             self._create.check(spec)
+            await self._create.ensure_app()
             await self._destroy(spec.vm_id)
             attempt = Attempt(uuid4().hex)
             try:

@@ -72,7 +72,6 @@ class FlyCreate:
     async def make(self, spec: VmSpec, attempt: Attempt) -> Machine:
         """The machine, under a lease that begins with it. Raises ProviderError; of a try that failed nothing is left but,
         where the answer was lost, a machine with `attempt` in its metadata."""
-        await self._ensure_app()
         regions = [spec.region] if spec.region else [each.strip() for each in self._config.regions.split(",")]
         full: list[str] = []
         for region in regions:
@@ -126,7 +125,7 @@ class FlyCreate:
                 return ProviderError("image_missing", f"{said}; push {image} with `deploy/fly/push-image`")
         return refused
 
-    async def _ensure_app(self) -> None:
+    async def ensure_app(self) -> None:
         """Where an organization is named, a missing app is made in it, once."""
         config = self._config
         if self._app_seen or not config.org:
