@@ -1,6 +1,8 @@
 """`doctor`: is this machine able to run Drape, is what runs healthy, and does its state follow from the log?"""
 
 import asyncio
+import os
+from collections.abc import Sequence
 
 import click
 
@@ -9,6 +11,7 @@ from deploy.cli.output import Output
 from deploy.cli.platform import running_or_none
 from deploy.doctor import machine, replaying, services
 from deploy.doctor.finding import Finding, looked_at, unseen, warning, wrong
+from deploy.doctor.fly import fly
 from deploy.doctor.nodes import ANSWERS, connected, nodes
 from deploy.doctor.streams import streams
 from deploy.local.options import RunStatus
@@ -16,22 +19,30 @@ from deploy.local.paths import Home
 from deploy.local.status import supervisor
 from shared.errors import DrapeError, Unavailable
 
-MACHINE_S, NATS_S, REPLAY_S = 15.0, 30.0, 600.0
+MACHINE_S, NATS_S, REPLAY_S, PROVIDER_S = 15.0, 30.0, 600.0, 600.0
 OF_NATS = ("streams", "services", "vms", "postgres")
 """What can only be looked at through NATS."""
 
 
 @click.command()
 @click.option("--replay-check", is_flag=True, help="Replay the log from event 1 and compare with each service's state.")
+@click.option("--provider", type=click.Choice(["fly"]), help="Look at what VMs are made of there instead.")
 @command
-async def doctor(output: Output, replay_check: bool) -> int:
+async def doctor(output: Output, replay_check: bool, provider: str | None) -> int:
     """Look at this machine and at what runs; say what is wrong and what to do."""
+    if provider is not None:
+        return _told(output, await looked_at("provider", fly(os.environ), PROVIDER_S))
     home, running = Home.from_env(), running_or_none()
     findings = await looked_at("machine", machine.machine(home, running=running is not None), MACHINE_S)
     if running is not None:
         findings += await _platform(home, running, replay_check=replay_check)
     else:
         findings.append(_not_running(home, needed=replay_check))
+    return _told(output, findings)
+
+
+def _told(output: Output, findings: Sequence[Finding]) -> int:
+    """Says them all. Gives the exit code."""
     for finding in findings:
         output.emit(finding.as_json())
         mark = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}[finding.level]
