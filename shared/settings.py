@@ -34,6 +34,14 @@ ELSEWHERE = {
         "provisioning",
         "Copies of each stream, 1 by default; 3 on a cluster of three servers.",
     ),
+    "FLY_API_TOKEN": (
+        "pool, `drape`, `push-image`",
+        "Fly's API token, where `DRAPE_POOL_FLY_TOKEN_FILE` names no file.",
+    ),
+    "DRAPE_FLY_OPENAPI": (
+        "tests",
+        "A copy of the document that Fly publishes of its API; the fake is then held to that one.",
+    ),
     "DRAPE_CHROMIUM": ("tests", "The Chromium of the browser tests; else the first one on `PATH`."),
     "DRAPE_SUPERVISED_BY": ("`drape up`", "Its own mark on the processes that it starts; not to be set."),
 }

@@ -34,11 +34,13 @@ MORE_ROOMS = {
         "keeping.py",
         "placing.py",
         "ports.py",
+        "providers.py",
         "reaping.py",
         "reconciling.py",
         "shapes.py",
         "sizing.py",
         "suspending.py",
+        "warming.py",
     },
     "orchestrator": {
         "effects.py",

@@ -12,6 +12,7 @@ from deploy.cli.platform import running_or_none
 from deploy.doctor import machine, replaying, services
 from deploy.doctor.docker import docker
 from deploy.doctor.finding import Finding, looked_at, unseen, warning, wrong
+from deploy.doctor.fly import fly
 from deploy.doctor.nodes import ANSWERS, connected, nodes
 from deploy.doctor.streams import streams
 from deploy.local.options import RunStatus
@@ -20,18 +21,19 @@ from deploy.local.status import supervisor
 from shared.errors import DrapeError, Unavailable
 
 MACHINE_S, NATS_S, REPLAY_S, PROVIDER_S = 15.0, 30.0, 600.0, 600.0
+PROVIDERS = {"docker": docker, "fly": fly}
 OF_NATS = ("streams", "services", "vms", "postgres")
 """What can only be looked at through NATS."""
 
 
 @click.command()
 @click.option("--replay-check", is_flag=True, help="Replay the log from event 1 and compare with each service's state.")
-@click.option("--provider", type=click.Choice(["docker"]), help="Look at what VMs are made of there instead.")
+@click.option("--provider", type=click.Choice(sorted(PROVIDERS)), help="Look at what VMs are made of there instead.")
 @command
 async def doctor(output: Output, replay_check: bool, provider: str | None) -> int:
     """Look at this machine and at what runs; say what is wrong and what to do."""
     if provider is not None:
-        return _told(output, await looked_at("provider", docker(os.environ), PROVIDER_S))
+        return _told(output, await looked_at("provider", PROVIDERS[provider](os.environ), PROVIDER_S))
     home, running = Home.from_env(), running_or_none()
     findings = await looked_at("machine", machine.machine(home, running=running is not None), MACHINE_S)
     if running is not None:

@@ -262,9 +262,12 @@ def _sleep_together(world: World) -> list[str]:
     """A preview is suspended exactly where its VM is, for the pool and at the provider; gateway and orchestrator agree."""
     frozen = {vm_id for vm_id, vm in world.provider.vms.items() if vm.state == "suspended"}
     states = [(name, replica) for name, replica in world.replicas.items() if replica.alive]
+    pools = [replica.runtime.state for _, replica in states if replica.service == "pool"]
+    warm = {vm_id for state in pools for vm_id in state.ready}
     broken: list[str] = []
     for name, replica in states:
         state = replica.runtime.state
+        known = frozen if replica.service == "pool" else frozen - warm  # of warm VMs the pool alone knows
         if replica.service == "pool":
             asleep = {vm_id for vm_id, vm in state.vms.items() if vm.suspended}
         elif replica.service == "orchestrator":
@@ -273,8 +276,8 @@ def _sleep_together(world: World) -> list[str]:
             asleep = {each.vm_id for each in state.previews.values() if each.status == "suspended"}
         else:
             continue
-        if asleep != frozen:
-            broken.append(f"{name}: {sorted(asleep)} are asleep, the provider has frozen {sorted(frozen)}")
+        if asleep != known:
+            broken.append(f"{name}: {sorted(asleep)} are asleep, the provider has frozen {sorted(known)}")
     return broken
 
 

@@ -1,7 +1,6 @@
 """Wires the pool: the only place that knows which provider it is."""
 
 import asyncio
-import os
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -10,23 +9,19 @@ import aiohttp
 import msgspec
 
 from services.pool import decide, react, state, views
-from services.pool.adapters.cleaning import AgentVmCleaner, SimulatedVmCleaner
 from services.pool.adapters.deps_cache import CacheLimits, DepsCache
 from services.pool.adapters.docker_config import DockerConfig
-from services.pool.adapters.health import AgentHealthProbe, SimulatedHealthProbe
-from services.pool.adapters.local import LocalConfig, LocalProvider
+from services.pool.adapters.fly_config import FlyConfig
 from services.pool.adapters.local_deps import LocalDeps, platform_of
 from services.pool.adapters.node import node_dir
-from services.pool.adapters.simulated import SimulatedProvider
 from services.pool.config import PoolConfig
 from services.pool.deps import Deps
-from services.pool.effects import HealthProbe, PoolEffects, VmCleaner
-from services.pool.ports import Provider
+from services.pool.effects import PoolEffects
+from services.pool.providers import cleaner_of, probe_of, provider_of
 from services.pool.react import Reconcile
 from services.pool.sizing import commands_for, pools_of
 from shared.commands import MaintainPool, commands_of
 from shared.definition import Definition
-from shared.errors import Invalid
 from shared.ids import ProjectId
 from shared.ports import Bus, Cause, Handler
 from shared.runtime import Runtime
@@ -34,7 +29,11 @@ from shared.service import Parts, Wiring
 from shared.settings import Common, Settings, from_env
 from shared.ulids import new_id
 
-SETTINGS: Settings = {"DRAPE_POOL": PoolConfig, "DRAPE_POOL_DOCKER": DockerConfig}
+SETTINGS: Settings = {
+    "DRAPE_POOL": PoolConfig,
+    "DRAPE_POOL_DOCKER": DockerConfig,
+    "DRAPE_POOL_FLY": FlyConfig,
+}
 """All that this service reads of the environment and the file, beside what all share."""
 
 
@@ -62,13 +61,13 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
 
     async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        provider, probe = _provider(config, settings, session)
+        provider = provider_of(config, settings)
         stack.push_async_callback(provider.close)
         deps = _deps(runtime, config, settings, stack)
         effects = PoolEffects(
             provider,
-            probe,
-            _cleaner(config, settings, session),
+            probe_of(config, settings, session),
+            cleaner_of(config, settings, session),
             runtime.send,
             lambda: runtime.state,
             forget=deps.forget if deps is not None else _forget_nothing,
@@ -128,44 +127,6 @@ async def _resize(runtime: Runtime[state.State], config: PoolConfig) -> None:
     """The pools that are configured count, and their sizes; what is left open stays as the log has it."""
     for command in tuple(commands_for(runtime.state, config)):
         await runtime.execute(command)
-
-
-def _provider(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> tuple[Provider, HealthProbe]:
-    if config.provider == "simulated":
-        return SimulatedProvider(config.simulated_boot_s), SimulatedHealthProbe()
-    if config.provider == "docker":
-        return _docker(config, settings), AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s)
-    if not settings.drape_home or not settings.drape_secret:
-        raise Invalid(
-            "settings_missing",
-            "The local provider needs DRAPE_HOME and DRAPE_SECRET.",
-            "`drape up` sets them; by hand, give a folder and `openssl rand -hex 32`.",
-        )
-    local = LocalConfig(
-        sandbox=config.sandbox, node_dir=node_dir(config.node_dir), boot_timeout_s=config.boot_timeout_s
-    )
-    provider = LocalProvider(Path(settings.drape_home) / "vms", config=local)
-    return provider, AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s)
-
-
-def _docker(config: PoolConfig, settings: Common) -> Provider:
-    from services.pool.adapters import docker, docker_vm  # no other provider needs its client
-
-    if not settings.drape_secret:
-        hint = "Give `openssl rand -hex 32`, the same for the orchestrator."
-        raise Invalid("settings_missing", "The Docker provider needs DRAPE_SECRET.", hint)
-    own = from_env(DockerConfig, "DRAPE_POOL_DOCKER")
-    urls = docker.urls_of(own.hosts, os.environ.get("DOCKER_HOST", ""))
-    home = docker_vm.home_key(own.home, settings.drape_home)
-    return docker.DockerProvider(own, urls, home=home, boot_timeout_s=config.boot_timeout_s)
-
-
-def _cleaner(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> VmCleaner:
-    if config.provider == "simulated":
-        return SimulatedVmCleaner()
-    return AgentVmCleaner(
-        session, settings.drape_secret, bytes_max=config.kept_mb_max << 20, timeout_s=config.clean_timeout_s
-    )
 
 
 def from_environment() -> Wiring[state.State]:

@@ -10,7 +10,7 @@ from services.pool.shapes import PoolShape
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Read once, in `app.py`."""
 
-    provider: Literal["local", "docker", "simulated"] = "local"
+    provider: Literal["local", "docker", "fly", "simulated"] = "local"
     """What VMs are made of."""
     target: int | None = None
     """VMs kept warm. Unset: what the log says, 3 at first."""
@@ -65,6 +65,8 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Dependencies in a kept VM; one that holds more is destroyed."""
     clean_timeout_s: float = 30.0
     """Emptying a VM; a gigabyte of small files took a few seconds."""
+    warm_suspended: bool = False
+    """Warm VMs stand still until they are claimed: on Fly they then cost storage only, and a claim waits for the thaw."""
     clean_lost_s: float = 120.0
     """A VM that is being emptied and that nobody reports on for so long is destroyed."""
     sandbox: Literal["auto", "bubblewrap", "none"] = "auto"

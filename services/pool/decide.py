@@ -11,6 +11,7 @@ from services.pool.config import PoolConfig
 from services.pool.keeping import in_turn, kept_for, record_clean_failed, record_cleaned, released, retire_kept
 from services.pool.sizing import resize
 from services.pool.state import ANSWERING, Need, Pool, State, Vm
+from services.pool.warming import freeze_warm
 from shared.commands import (
     AcquireVm,
     CheckVm,
@@ -156,6 +157,7 @@ def maintain(state: State, command: MaintainPool, config: PoolConfig) -> Sequenc
         *_drain(state),
         *(event for pool in pools for event in _retire(state, pool, command.at, config)),
         *retire_kept(state, wanted, command.at, config),
+        *freeze_warm(state, config),
     ]
 
 

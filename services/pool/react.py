@@ -109,6 +109,8 @@ def react(state: State, recorded: Recorded) -> Sequence[Effect]:
             return [ForgetProject(project_id)]
         case VmBooted(vm_id=vm_id) if not state.claims and not _is_surplus(state, vm_id):
             return []
+        case VmAcquired(vm_id=vm_id) if (vm := state.vms.get(vm_id)) is not None and vm.woken:
+            return [SettleVm(vm_id), Send(MaintainPool())]
         case VmBooted() | VmAcquired() | VmDestroyed() | ClaimQueued() | PoolResized():
             return [Send(MaintainPool())]
         case _:

@@ -44,6 +44,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     """One VM that exists, or is being made or destroyed. `suspended`: it is to stand still, whether it does yet or not.
 
     `lease`: the log's sequence at which it was last acquired, which tells one holder's requests from the next one's.
+    `woken`: it was to stand still when it was acquired, and has to be let go on.
     `key`, `keep_job`: of the dependencies that it is kept for (see `ReleaseVm`), since `kept_at`.
     """
 
@@ -67,6 +68,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 0
     region: str = ""
     image: str = ""
+    woken: bool = False
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -224,7 +226,15 @@ def _acquire(state: State, event: VmAcquired, seq: int) -> None:
     vm_id, preview_id = event.vm_id, event.preview_id
     state.claims.pop(preview_id, None)
     _let_go(state, vm_id)  # a resident's
-    held = {"preview_id": preview_id, "owner": event.owner, "lease": seq, "key": "", "keep_job": ""}
+    vm = state.vms.get(vm_id)
+    held = {
+        "woken": vm is not None and vm.suspended,
+        "preview_id": preview_id,
+        "owner": event.owner,
+        "lease": seq,
+        "key": "",
+        "keep_job": "",
+    }
     _change(state, vm_id, status="acquired", suspended=False, **held)
     # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.
     if state.holders.setdefault(preview_id, vm_id) != vm_id:

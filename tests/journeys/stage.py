@@ -284,12 +284,20 @@ async def staged(
     maximum: int = 5,
     boot_s: float = 0.5,
     warm: bool = True,
+    warm_suspended: bool = False,
     replicas: tuple[str, ...] = SERVICES,
     orchestrator: OrchestratorConfig | None = None,
     pools: dict[str, PoolShape] | None = None,
 ) -> AsyncIterator[Stage]:
     """A stage with every service up and, unless `warm` is off, the pool full."""
-    pool = PoolConfig(provider="simulated", target=target, minimum=minimum, maximum=maximum, pools=pools or {})
+    pool = PoolConfig(
+        provider="simulated",
+        target=target,
+        minimum=minimum,
+        maximum=maximum,
+        pools=pools or {},
+        warm_suspended=warm_suspended,
+    )
     stage = Stage(pool, orchestrator or OrchestratorConfig(), boot_s)
     logger = logging.getLogger("drape")
     logger.addHandler(stage.complaints)

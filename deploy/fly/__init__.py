@@ -1,0 +1,1 @@
+"""What Drape's VMs need on Fly: their image, pushed and pinned."""
