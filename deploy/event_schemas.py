@@ -102,13 +102,29 @@ def _refuses_one(path: str, new: Json, old: Json, news: Json, olds: Json) -> Ite
     elif kinds[0] != kinds[1] and kinds not in (("integer", "number"),):
         yield f"{path} was {_words(old)} and is {_words(new)}"
     elif kinds[0] == "array":
-        yield from _refuses(f"{path}[]", new.get("items", {}), old.get("items", {}), news, olds)
+        yield from _refuses_items(path, new, old, news, olds)
     elif kinds[0] == "object" and "properties" in old:
         yield from _refuses_fields(path, new, old, news, olds)
     elif kinds[0] == "object":
         yield from _refuses(
             f"{path}{{}}", new.get("additionalProperties", {}), old.get("additionalProperties", {}), news, olds
         )
+
+
+def _refuses_items(path: str, new: Json, old: Json, news: Json, olds: Json) -> Iterator[str]:
+    """Of a list; or of a tuple of so many values (`prefixItems`), each of which has a place and a type of its own."""
+    befores, afters = old.get("prefixItems"), new.get("prefixItems")
+    if befores is None and afters is None:
+        yield from _refuses(f"{path}[]", new.get("items", {}), old.get("items", {}), news, olds)
+    elif befores is None or afters is None or len(befores) != len(afters):
+        yield f"{path} had {_count(befores)} and has {_count(afters)}"
+    else:
+        for place, (before, after) in enumerate(zip(befores, afters, strict=True)):
+            yield from _refuses(f"{path}[{place}]", after, before, news, olds)
+
+
+def _count(values: list[Json] | None) -> str:
+    return "any number of values" if values is None else f"{len(values)} values"
 
 
 def _refuses_fields(path: str, new: Json, old: Json, news: Json, olds: Json) -> Iterator[str]:

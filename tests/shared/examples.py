@@ -50,13 +50,15 @@ from shared.events import (
     VmRetired,
     VmSuspended,
 )
+from shared.reach import Reach
 
 PREVIEW, RESIDENT, PROJECT = "01m85ea33eaz0eb705bndx9q4g", "01m85ea33e0wq8f1r3d8m1k2c5", "01m85ea2zq5bq7f2x9s1v4t8ny"
 VM, KEY = "vm-000042", "0f7c2d1e"
+REACH = Reach(tunnel=True, tls=True, headers=(("fly-force-instance-id", "d891"),))
 
 _POOL: tuple[Event, ...] = (
     VmCreationStarted(vm_id=VM, provider="local", number=42),
-    VmBooted(vm_id=VM, host="127.0.0.1", port=40123, boot_s=0.25),
+    VmBooted(vm_id=VM, host="127.0.0.1", port=40123, boot_s=0.25, reach=REACH),
     VmBootFailed(vm_id=VM, code="provider_failed", message="No room."),
     VmAcquired(
         vm_id=VM,
@@ -68,6 +70,7 @@ _POOL: tuple[Event, ...] = (
         port=40123,
         resident=RESIDENT,
         key=KEY,
+        reach=REACH,
     ),
     VmReleased(vm_id=VM, preview_id=PREVIEW, reason="ended", keep=KEY, keep_job="install-1"),
     VmRetired(vm_id=VM, reason="unclean", detail="links_out"),
