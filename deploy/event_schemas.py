@@ -112,15 +112,19 @@ def _refuses_one(path: str, new: Json, old: Json, news: Json, olds: Json) -> Ite
 
 
 def _refuses_items(path: str, new: Json, old: Json, news: Json, olds: Json) -> Iterator[str]:
-    """Of a list by its items, of a tuple by each of its places."""
-    places, before = new.get("prefixItems", []), old.get("prefixItems", [])
-    if len(places) != len(before):
-        yield f"{path} had {len(before)} places of their own and has {len(places)}"
-    elif before:
-        for place, (fresh, stale) in enumerate(zip(places, before, strict=True)):
-            yield from _refuses(f"{path}[{place}]", fresh, stale, news, olds)
-    else:
+    """Of a list; or of a tuple of so many values (`prefixItems`), each of which has a place and a type of its own."""
+    befores, afters = old.get("prefixItems"), new.get("prefixItems")
+    if befores is None and afters is None:
         yield from _refuses(f"{path}[]", new.get("items", {}), old.get("items", {}), news, olds)
+    elif befores is None or afters is None or len(befores) != len(afters):
+        yield f"{path} had {_count(befores)} and has {_count(afters)}"
+    else:
+        for place, (before, after) in enumerate(zip(befores, afters, strict=True)):
+            yield from _refuses(f"{path}[{place}]", after, before, news, olds)
+
+
+def _count(values: list[Json] | None) -> str:
+    return "any number of values" if values is None else f"{len(values)} values"
 
 
 def _refuses_fields(path: str, new: Json, old: Json, news: Json, olds: Json) -> Iterator[str]:

@@ -35,6 +35,8 @@ def sample(kind: type[Event]) -> Event:
             values[field.name] = field.type.__args__[0]
         elif "dict[str, float]" in text:
             values[field.name] = {"a": 1.5}
+        elif "Reach" in text:
+            values[field.name] = {"tunnel": True, "headers": [["a", "b"]]}
         elif "AppChoice" in text:
             values[field.name] = [{"path": "apps/a", "framework": "vite", "name": "a"}]
         elif "tuple[int" in text:
@@ -76,7 +78,7 @@ def test_the_wire_reads_well() -> None:
         "correlation_id": "preview-1",
         "causation_id": "command-1",
         "actor": "pool/0",
-        "data": {"vm_id": "vm-000001", "host": "127.0.0.1", "port": 9001, "boot_s": 0.5},
+        "data": {"vm_id": "vm-000001", "host": "127.0.0.1", "port": 9001, "boot_s": 0.5, "reach": {}},
     }
     assert encode(vm_booted(), META).startswith(b'{"type":"VmBooted",')
 

@@ -38,6 +38,12 @@ def require(schemas: dict[str, Json], name: str, field: str) -> None:
     schemas[name]["required"].append(field)
 
 
+def pair(schemas: dict[str, Json]) -> list[Json]:
+    """The places of a header of a VM's reach."""
+    found: list[Json] = schemas["VmBooted"]["$defs"]["Reach"]["properties"]["headers"]["items"]["prefixItems"]
+    return found
+
+
 INCOMPATIBLE: dict[str, tuple[Change, str]] = {
     "event removed": (lambda s: s.pop("VmBooted"), "VmBooted: the event was removed"),
     "event moved": (lambda s: s["VmBooted"].update({"x-subject": "drape.evt.pool.machine.<id>.VmBooted"}), "was moved"),
@@ -54,6 +60,11 @@ INCOMPATIBLE: dict[str, tuple[Change, str]] = {
         set_field("PreviewReady", "steps", {"type": "object", "additionalProperties": {"type": "string"}}),
         "PreviewReady.steps{} was of type number",
     ),
+    "a place of a tuple changed": (
+        lambda s: pair(s).__setitem__(1, {"type": "integer"}),
+        "VmBooted.reach.headers[][1] was of type string",
+    ),
+    "tuple longer": (lambda s: pair(s).append({"type": "string"}), "VmBooted.reach.headers[] had 2 values and has 3"),
     "enum narrowed": (set_field("HmrProbed", "state", {"enum": ["open"]}), "HmrProbed.state no longer takes"),
     "text became an enum": (set_field("VmLost", "detail", {"enum": ["silent"]}), "no longer takes just any value"),
     "new required field": (lambda s: require(s, "VmDestroyed", "why"), "VmDestroyed.why is new and has no default"),
