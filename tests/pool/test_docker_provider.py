@@ -11,7 +11,6 @@ from services.pool.adapters import docker_vm
 from services.pool.adapters.docker import DEFAULT_URL, DockerProvider, urls_of
 from services.pool.adapters.docker_engine import Container
 from services.pool.ports import ProviderError
-from shared.agent.protocol import AGENT_VERSION
 from tests.pool.contract_home import Agent, a_vm, listed
 from tests.pool.docker_stage import IMAGE, URL, DockerHome, build_image, docker, fresh_home, load_image, needs_engine
 from tests.pool.provider_contract import ProviderContract
@@ -187,9 +186,13 @@ async def test_bad_engines_and_images_say_what_to_do(docker_home: DockerHome) ->
     old = docker_home.before({"^GET .*/version": (200, b'{"ApiVersion": "1.40", "Version": "19.03"}')})
     full = docker_home.before({"^POST /v[0-9.]+/containers/create": (500, b'{"message": "no space left on device"}')})
     denied = docker_home.before({".": (403, b'{"message": "denied"}')})
-    load_image("drape-test:foreign", architecture="s390x", labels={"drape.agent.version": AGENT_VERSION})
+    load_image("drape-test:foreign", architecture="s390x", labels={"drape.agent.version": "2"})
     load_image("drape-test:empty", architecture=_architecture(), labels={})
-    load_image("drape-test:newer", architecture=_architecture(), labels={"drape.agent.version": "999"})
+    load_image(
+        "drape-test:newer",
+        architecture=_architecture(),
+        labels={"drape.agent.version": "999", "drape.agent.protocols": "998-999"},
+    )
     cases: tuple[tuple[DockerProvider, str, str], ...] = (
         (docker_home.provider(("unix:///nonexistent.sock",)), "provider_unavailable", "does it run"),
         (docker_home.provider((old,)), "provider_too_old", "install Docker 20.10 or newer"),

@@ -12,7 +12,8 @@ import msgspec
 from services.pool.adapters.docker_config import DockerConfig
 from services.pool.adapters.docker_engine import ARCHITECTURES, Container, Image, Info
 from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec, VmState
-from shared.agent.protocol import AGENT_VERSION
+from shared.agent.protocol import PROTOCOLS, TUNNEL_PROTOCOL
+from shared.agent.versions import common
 from shared.reach import Reach
 
 AGENT_PORT = 4711
@@ -20,6 +21,7 @@ EXPOSED = f"{AGENT_PORT}/tcp"
 UID = 1000
 HOME, VM, CREATED, OWN = "drape.home", "drape.vm", "drape.created", "drape.label."
 AGENT_LABEL = "drape.agent.version"
+PROTOCOLS_LABEL = "drape.agent.protocols"
 GVISOR = "runsc"
 STARTING = ("created", "restarting")
 
@@ -114,10 +116,16 @@ def check_image(name: str, image: Image, info: Info, url: str) -> None:
         why = f"is for {image.architecture}, and the Docker engine {url} is {wanted}"
     elif not agent:
         why = f"has no agent of Drape in it (no label {AGENT_LABEL})"
-    elif agent != AGENT_VERSION:
-        why = f"has an agent of version {agent}, and this Drape speaks {AGENT_VERSION}"
+    elif common(_protocols(labels), (TUNNEL_PROTOCOL, PROTOCOLS[1])) is None:
+        why = f"has an agent of version {agent}, which shares no version of the wire with this Drape"
     if why:
         raise ProviderError("image_unusable", f"the image {name} {why}; run deploy/workspace/build for that engine")
+
+
+def _protocols(labels: Mapping[str, str]) -> tuple[int, int]:
+    """The versions of the wire that the image's agent speaks, oldest and newest; (0, 0) where it does not say."""
+    oldest, _, newest = labels.get(PROTOCOLS_LABEL, "").partition("-")
+    return (int(oldest), int(newest)) if oldest.isdecimal() and newest.isdecimal() else (0, 0)
 
 
 def state_of(row: Container, *, booting: bool) -> VmState:
