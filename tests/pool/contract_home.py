@@ -84,7 +84,7 @@ class Agent:
         url = f"{self._url}/jobs/{job_id}/log?offset=0&follow={int(follow)}"
         async with self._session.get(url, headers=self._headers) as response:
             assert response.status == 200
-            lines = [json.loads(line) for line in (await response.text()).splitlines()]
+            lines = [json.loads(line) for line in (await response.text()).splitlines() if line]  # empty: still there
             return [line["text"] for line in lines if line["stream"] != "agent"]
 
     async def run(self, script: str, *arguments: str) -> tuple[dict[str, Any], list[str]]:

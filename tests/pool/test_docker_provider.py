@@ -3,15 +3,17 @@
 import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
+import psutil
 import pytest
 
 from services.pool.adapters import docker_vm
 from services.pool.adapters.docker import DEFAULT_URL, DockerProvider, urls_of
 from services.pool.adapters.docker_engine import Container
 from services.pool.ports import ProviderError
-from tests.pool.contract_home import Agent, a_vm, listed
+from tests.pool.contract_home import Agent, a_vm, listed, until
 from tests.pool.docker_stage import IMAGE, URL, DockerHome, build_image, docker, fresh_home, load_image, needs_engine
 from tests.pool.provider_contract import ProviderContract
 
@@ -73,6 +75,27 @@ async def test_a_removed_container_is_not_listed(docker_home: DockerHome, provid
         await provider.suspend(spec.vm_id)
     assert raised.value.code == "vm_not_found"
     await provider.destroy(spec.vm_id)
+
+
+@needs_engine
+async def test_destroy_reaches_what_left_its_session(provider: DockerProvider) -> None:
+    """A process that left its session and lost its parents dies with the VM; on this machine it can be seen."""
+    marker = f"marker-{uuid4().hex}"
+    fork = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n    os._exit(0)\n"
+    spec = a_vm()
+    address = await provider.create(spec)
+    async with aiohttp.ClientSession() as http:
+        await Agent(http, address).start(fork + "os.wait()\ntime.sleep(600)", marker)
+        await until(lambda: len(with_argument(marker)) == 2, "the job and its orphan run")
+
+    await provider.destroy(spec.vm_id)
+
+    assert with_argument(marker) == []
+
+
+def with_argument(word: str) -> list[int]:
+    """The processes of this machine that have it in their argv."""
+    return [each.pid for each in psutil.process_iter(["cmdline"]) if word in (each.info["cmdline"] or ())]
 
 
 @needs_engine

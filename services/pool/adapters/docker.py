@@ -241,6 +241,8 @@ class DockerProvider:
         except EngineError as error:
             if error.status != CONFLICT:
                 raise
+        if await self._rows(engine, spec.vm_id):
+            raise ProviderError("boot_failed", f"another pool is making VM {spec.vm_id} too", retryable=True)
         message = (
             f"the name {name} is taken on {engine.url} by a container that is no VM of this home; "
             "rename or remove that container, or set another DRAPE_POOL_DOCKER_HOME"

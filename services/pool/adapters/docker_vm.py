@@ -5,6 +5,7 @@ that is wrong does no harm), and the spec's own labels behind `drape.label.`.
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
