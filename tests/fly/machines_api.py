@@ -74,6 +74,7 @@ class FakeFly:
         self.tokens: dict[str, str] = {TOKEN: ORG}
         self.apps: dict[str, str] = {APP: ORG}
         self.images = {IMAGE, HANGING_IMAGE, FAR_IMAGE}
+        self.addresses: list[tuple[str, str]] = []
         self.full: set[str] = set()
         self.stuck: set[str] = set()
         self.ignored_destroys = 0
@@ -190,6 +191,7 @@ class FakeFly:
         return [
             web.get("/v1/apps/{app_name}", self._show_app),
             web.post("/v1/apps", self._create_app),
+            web.post("/v1/apps/{app_name}/ip_assignments", self._assign_ip),
             web.get("/v1/platform/regions", self._regions),
             web.get("/v1/tokens/current", self._token),
             web.get(machines, self._list),
@@ -217,6 +219,11 @@ class FakeFly:
             return _refused(422, "Name has already been taken", "name_taken")
         self.apps[body["name"]] = body["org_slug"]
         return web.json_response({"id": body["name"], "created_at": int(time.time())}, status=201)
+
+    async def _assign_ip(self, request: web.Request) -> web.Response:
+        kind = (await request.json())["type"]
+        self.addresses.append((request.match_info["app_name"], kind))
+        return web.json_response({"ip": "2001:db8::1" if kind == "v6" else "192.0.2.1", "shared": kind == "shared_v4"})
 
     async def _regions(self, _request: web.Request) -> web.Response:
         rows = [{"code": code, "name": code} for code in ("fra", "ams", "iad")]

@@ -90,7 +90,20 @@ async def test_an_app_that_is_not_there(stand: Stand) -> None:
 async def test_a_missing_app_is_made_where_an_organization_is_named(stand: Stand) -> None:
     provider = stand.provider(app="fresh-app", org="drape")
     await provider.create(a_vm("vm-000001"))
-    assert stand.fly.apps["fresh-app"] == "drape"
+    assert (stand.fly.apps["fresh-app"], stand.fly.addresses) == ("drape", [])
+    await provider.destroy("vm-000001")
+
+
+async def test_an_app_that_is_reached_through_its_address_gets_one(stand: Stand) -> None:
+    edge: dict[str, Any] = {
+        "reach": "edge",
+        "edge_host": "127.0.0.1",
+        "edge_port": stand.fly.edge.port,
+        "edge_tls": False,
+    }
+    provider = stand.provider(app="fresh-app", org="drape", **edge)
+    await provider.create(a_vm("vm-000001"))
+    assert stand.fly.addresses == [("fresh-app", "shared_v4"), ("fresh-app", "v6")]
     await provider.destroy("vm-000001")
 
 
