@@ -11,55 +11,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import msgspec
 from aiohttp import web
 
 from services.pool.ports import ProviderError
 from tests.fly.edge import Edge
 from tests.fly.guests import Guests
+from tests.fly.model import APP, FAR_IMAGE, HANGING_IMAGE, IMAGE, ORG, TOKEN, FakeMachine, Fault
 from tests.fly.schema import Schema
 
-TOKEN, APP, ORG = "fm2_lJPECAAAAAAAtest-token-of-the-fake", "drape-vms", "drape"
-IMAGE = f"registry.fly.io/{APP}@sha256:{'1' * 64}"
-FAR_IMAGE = f"registry.fly.io/{APP}-arm@sha256:{'2' * 64}"
-HANGING_IMAGE = f"registry.fly.io/{APP}-hanging@sha256:{'3' * 64}"
-ALIVE = ("created", "starting", "started", "stopping", "stopped", "suspending", "suspended", "replacing", "failed")
-
-
-class Fault(msgspec.Struct, kw_only=True):
-    """An answer in the place of the real one, for the next `times` calls that match. `after`: what was asked is done, and
-    only its answer is lost."""
-
-    method: str
-    path: str
-    status: int = 500
-    body: str = '{"error": "a fault of the fake"}'
-    headers: dict[str, str] = {}
-    times: int = 1
-    after: bool = False
-
-
-class FakeMachine:
-    """One machine. `changed` is set anew at each change of its state."""
-
-    def __init__(self, name: str, region: str, config: dict[str, Any], created_at: float) -> None:
-        self.id = uuid4().hex[:14]
-        self.instance_id = f"01{uuid4().hex[:24].upper()}"
-        self.name = name
-        self.region = region
-        self.config = config
-        self.created_at = created_at
-        self.state = "created"
-        self.private_ip = ""
-        self.nonce = ""
-        self.lease_until = 0.0
-        self.changed = asyncio.Event()
-        self.cold = False
-
-    def become(self, state: str) -> None:
-        self.state = state
-        self.changed.set()
-        self.changed = asyncio.Event()
+__all__ = ["APP", "FAR_IMAGE", "HANGING_IMAGE", "IMAGE", "TOKEN", "FakeFly", "Fault"]
 
 
 class FakeFly:
@@ -74,6 +34,7 @@ class FakeFly:
         self.tokens: dict[str, str] = {TOKEN: ORG}
         self.apps: dict[str, str] = {APP: ORG}
         self.images = {IMAGE, HANGING_IMAGE, FAR_IMAGE}
+        self.addresses: list[tuple[str, str]] = []
         self.full: set[str] = set()
         self.stuck: set[str] = set()
         self.ignored_destroys = 0
@@ -190,6 +151,7 @@ class FakeFly:
         return [
             web.get("/v1/apps/{app_name}", self._show_app),
             web.post("/v1/apps", self._create_app),
+            web.post("/v1/apps/{app_name}/ip_assignments", self._assign_ip),
             web.get("/v1/platform/regions", self._regions),
             web.get("/v1/tokens/current", self._token),
             web.get(machines, self._list),
@@ -217,6 +179,11 @@ class FakeFly:
             return _refused(422, "Name has already been taken", "name_taken")
         self.apps[body["name"]] = body["org_slug"]
         return web.json_response({"id": body["name"], "created_at": int(time.time())}, status=201)
+
+    async def _assign_ip(self, request: web.Request) -> web.Response:
+        kind = (await request.json())["type"]
+        self.addresses.append((request.match_info["app_name"], kind))
+        return web.json_response({"ip": "2001:db8::1" if kind == "v6" else "192.0.2.1", "shared": kind == "shared_v4"})
 
     async def _regions(self, _request: web.Request) -> web.Response:
         rows = [{"code": code, "name": code} for code in ("fra", "ams", "iad")]

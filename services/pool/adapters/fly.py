@@ -185,6 +185,8 @@ class FlyProvider:
 
     async def _at_rest(self, machine: Machine) -> Machine:
         """The machine once it is up or asleep. Raises `vm_stopped`, `vm_stuck`."""
+        if machine.phase in ("up", "asleep"):
+            return machine  # as it was a moment ago; a change that no longer fits is refused by Fly
         awaited: Phase = "asleep" if machine.phase == "falling_asleep" else "up"
         return await self._settle(machine, ("up", "asleep"), awaited)
 

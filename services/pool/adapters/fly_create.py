@@ -137,7 +137,11 @@ class FlyCreate:
                 raise
             try:
                 body = {"app_name": config.app, "name": config.app, "org_slug": config.org}
+                if config.reach == "edge":
+                    body["network"] = config.app  # of its own: what runs in VMs reaches no other app
                 await self._api.call("POST", self._api.apps, body=body, repeatable=False)
+                for kind in ("shared_v4", "v6") if config.reach == "edge" else ():
+                    await self._api.call("POST", f"{self._api.app}/ip_assignments", body={"type": kind})
             except FlyRefused as taken:
                 if taken.kind == "name_taken" or "taken" in taken.detail.lower():
                     raise ProviderError(

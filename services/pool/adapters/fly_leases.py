@@ -83,6 +83,7 @@ class FlyMachines:
         is given as it then is.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
+        again = False
         while True:
             machine = await self.get(machine_id)
             if machine is None or machine.phase in until:
@@ -97,13 +98,17 @@ class FlyMachines:
                     f"it is tried again, or look at it with `fly machine status {machine_id}`",
                     retryable=True,
                 )
+            if (
+                again
+            ):  # it was waited for and is not there: a poll that answers at once must not become a loop without a pause
+                await asyncio.sleep(min(self._config.poll_s, left_s))
+            again = True
             await self._wait(machine_id, waited, left_s)
 
     async def _wait(self, machine_id: str, phase: Phase, left_s: float) -> None:
         """A while, at most one long poll: the API answers earlier once the state is reached."""
         state = WAITABLE[phase]
         poll_s = max(1, int(min(self._config.wait_s, left_s)))
-        started = asyncio.get_running_loop().time()
         try:
             await self._api.call(
                 "GET",
@@ -114,9 +119,6 @@ class FlyMachines:
         except FlyRefused as refused:
             if refused.status not in (404, *CONFLICTS):
                 raise
-        # An answer that comes at once, and is not so, would have us ask without a pause.
-        took_s = asyncio.get_running_loop().time() - started
-        await asyncio.sleep(min(left_s, max(0.0, self._config.poll_s - took_s)))
 
     async def _acquire(self, machine_id: str) -> str:
         config = self._config
