@@ -30,7 +30,7 @@ REPLICAS = [f"{name}-{number}" for name in SERVICES for number in (1, 2)]
 UP_LIMIT_S, BUILD_LIMIT_S, DOCKER_LIMIT_S = 400, 900, 60
 BACK_LIMIT_S = 90
 """Until a container that was killed is started again, has replayed and is asked by its health check."""
-WORKSPACE = "drape-workspace:latest"
+WORKSPACE = os.environ.get("DRAPE_WORKSPACE_IMAGE") or "drape-workspace:latest"
 
 
 def _docker(*words: str, limit_s: float = DOCKER_LIMIT_S) -> str:
@@ -69,11 +69,12 @@ class Deployment:
             "DRAPE_PORT": str(self.port),
             "DRAPE_EDGE_SUBNET": f"10.214.{os.getpid() % 256}.0/24",
             "DRAPE_POOL_PROVIDER": "docker" if self.runs_projects else "simulated",
+            "DRAPE_WORKSPACE_IMAGE": WORKSPACE,
             # Nobody would hear it: the collector's image can't be built here.
             "OTEL_EXPORTER_OTLP_ENDPOINT": "",
             "DOCKER_BUILDKIT": "0",
             "DRAPE_BUILD_NETWORK": "host",
-            **({"DRAPE_BUILD_CA_FILE": ca} if (ca := os.environ.get("PIP_CERT", "")) else {}),
+            **({"DRAPE_IMAGE_CA": ca} if (ca := os.environ.get("PIP_CERT", "")) else {}),
         }
 
     def run(self, *words: str, limit_s: float = UP_LIMIT_S) -> str:
