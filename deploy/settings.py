@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from shared.config_file import VARIABLE, config_of, secret_in
-from shared.settings import SERVICES, Common, Settings, check, from_env, places, unknown_variables
+from shared.settings import SERVICES, Common, Settings, check, common, from_env, places, unknown_variables
 
 RESOLVED = ("NATS_URL", "DATABASE_URL", "DRAPE_API_TOKENS")
 """Secrets that `drape up` itself needs, from whatever file holds them."""
@@ -34,6 +34,9 @@ def use_config(path: Path | None) -> list[str]:
     given = str(path) if path is not None else os.environ.get(VARIABLE, "")
     if given:
         os.environ[VARIABLE] = str(Path(given).expanduser().absolute())
+    elif not unknown_variables({}, os.environ):
+        common()
+        return []  # nothing for which the services' own would have to be imported
     settings = all_settings()
     check(settings, services=(), warn=False)
     for prefix, kind in everything().items():

@@ -16,7 +16,7 @@ from deploy.local.detach import up_detached
 from deploy.local.errors import LauncherError
 from deploy.local.launcher import run
 from deploy.local.nats_health import health_of
-from deploy.local.options import GATEWAY, SERVICES, AlreadyRunning, RunStatus, UpOptions
+from deploy.local.options import GATEWAY, SERVICES, AlreadyRunning, RunStatus, UpOptions, without_passwords
 from deploy.local.paths import Home
 from deploy.local.rollout import service_of
 from deploy.settings import effective, use_config
@@ -104,9 +104,15 @@ async def _foreground(output: Output, options: UpOptions, home: Home) -> None:
 def _announce(output: Output, status: RunStatus) -> None:
     total_s = status.timings_s.get("total", 0.0)
     output.result(
-        {"type": "up", "gateway": status.gateway, "nats": status.nats, "postgres": status.postgres, "total_s": total_s},
+        {"type": "up", **_addresses(status), "total_s": total_s},
         f"Drape is up after {total_s:.1f} s: {status.gateway}/",
     )
+
+
+def _addresses(status: RunStatus, *, secrets: bool = False) -> dict[str, str]:
+    """Where everything is. Output ends up in logs, so passwords are left out unless they are asked for."""
+    found = {"gateway": status.gateway, "nats": status.nats, "postgres": status.postgres}
+    return found if secrets else {name: without_passwords(url) for name, url in found.items()}
 
 
 @click.command()
@@ -123,8 +129,9 @@ async def down(output: Output) -> int:
 
 
 @click.command()
+@click.option("--secrets", is_flag=True, help="Addresses in JSON with their passwords, which work as they are.")
 @command
-async def status(output: Output) -> int:
+async def status(output: Output, secrets: bool) -> int:
     """What runs, where, and whether each service has caught up with the log."""
     running = running_or_none()
     if running is None:
@@ -135,9 +142,7 @@ async def status(output: Output) -> int:
         {
             "type": "status",
             "running": True,
-            "gateway": running.gateway,
-            "nats": running.nats,
-            "postgres": running.postgres,
+            **_addresses(running, secrets=secrets),
             "services": services,
             "nats_nodes": nodes,
             "pids": running.pids,

@@ -1,6 +1,7 @@
 """`project`: the projects as such. `delete` leaves nothing of one that can be read."""
 
 import asyncio
+import sys
 from typing import Any
 
 import aiohttp
@@ -12,7 +13,7 @@ from deploy.cli.output import Output
 from deploy.cli.platform import require_running
 from deploy.cli.projects import find_project, forget
 from deploy.local.paths import Home
-from shared.errors import NotFound, Unavailable
+from shared.errors import NotFound, Refused, Unavailable
 
 ERASURE_WAIT_S = 150.0
 """Longer than its previews take to end; what lasts longer goes on without us."""
@@ -28,8 +29,9 @@ def project() -> None:
 
 @project.command("delete")
 @click.argument("name", metavar="PROJECT")
+@click.option("--yes", is_flag=True, help="Do not ask. Nothing is asked where no terminal could answer either.")
 @command
-async def delete_project(output: Output, name: str) -> int:
+async def delete_project(output: Output, name: str, yes: bool) -> int:
     """Delete PROJECT: its id, its name, or the folder that was shown. There is no way back.
 
     Its previews are stopped, their VMs given back, their output, files and variables removed, and the key is dropped that
@@ -38,6 +40,8 @@ async def delete_project(output: Output, name: str) -> int:
     home = Home.from_env()
     async with aiohttp.ClientSession() as session:
         api = Api(require_running().gateway, session)
+        if not yes and sys.stdin.isatty() and not output.as_json:
+            await _confirm(api, home, name)
         project_id = await _delete(api, home, name)
         forget(home, project_id)
         told = await _erased(api, project_id)
@@ -48,6 +52,17 @@ async def delete_project(output: Output, name: str) -> int:
     )
     output.result({"type": "project_deleted", **told}, words)
     return 0
+
+
+async def _confirm(api: Api, home: Home, name: str) -> None:
+    """Asks the one at the terminal. Raises `Refused` where the answer is not yes."""
+    try:
+        project = await find_project(api, home, name)
+    except NotFound:
+        return  # deleted before, or never there: which of them, is said next
+    question = f"Delete {project['name']} ({project['project_id']}) and everything of it? There is no way back."
+    if not await asyncio.to_thread(click.confirm, question):
+        raise Refused("not_deleted", "Nothing was deleted.")
 
 
 async def _delete(api: Api, home: Home, name: str) -> str:

@@ -10,19 +10,23 @@ from deploy.cli.output import Output
 from deploy.simulation.planted import PLANTS, Plant
 from deploy.simulation.running import play
 from deploy.simulation.world import Outcome
+from shared.errors import Invalid
 
 LINE_CHARS = 300
+SEEDS = 20
 
 
 @click.command()
-@click.option("--seeds", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="How many, from 1 on.")
+@click.option("--seeds", type=click.IntRange(1, 1_000_000), help=f"How many, from 1 on. Default {SEEDS}.")
 @click.option("--seed", type=click.IntRange(0), help="This one alone.")
 @click.option("--plant", type=click.Choice(PLANTS), help="Put a bug back; the rules should find it.")
 @command
-async def simulate(output: Output, seeds: int, seed: int | None, plant: Plant | None) -> int:
+async def simulate(output: Output, seeds: int | None, seed: int | None, plant: Plant | None) -> int:
     """Play simulations until a rule is broken: kills, cuts, delays, repetitions and an untrustworthy provider. Exit 1
     with the seed, the rule and the end of the story where one is; the same seed gives the same story again."""
-    chosen = [seed] if seed is not None else list(range(1, seeds + 1))
+    if seed is not None and seeds is not None:
+        raise Invalid("seed_and_seeds", "--seed plays one seed, --seeds the first so many.", "Give one of them.")
+    chosen = [seed] if seed is not None else list(range(1, (seeds or SEEDS) + 1))
     events = faults = 0
     with closing(play(chosen, plant)) as outcomes:
         for outcome in outcomes:

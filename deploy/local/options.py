@@ -1,5 +1,6 @@
 """What `up` was asked to do, and what it came to: plain data, which also travels to a background supervisor."""
 
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
@@ -104,6 +105,11 @@ class AlreadyRunning(LauncherError):
         where = f"Drape is already running at {status.gateway}." if status else "Drape is already starting."
         super().__init__("already_running", where, "Use it as it is, or end it with `drape down`.")
         self.status = status
+
+
+def without_passwords(urls: str) -> str:
+    """URLs with their users, and stars in place of passwords."""
+    return re.sub(r"(//[^:/@,]*):[^@,]*@", r"\1:***@", urls)
 
 
 def without_credentials(urls: str) -> str:

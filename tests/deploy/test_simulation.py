@@ -48,6 +48,11 @@ def test_without_a_planted_bug_every_rule_holds() -> None:
     assert outcome.events > 100
 
 
+def test_one_seed_and_the_first_so_many_are_not_asked_for_together() -> None:
+    asked = CliRunner().invoke(simulate_command, ["--seed", "1", "--seeds", "2", "--json"])
+    assert (asked.exit_code, msgspec.json.decode(asked.output)["code"]) == (1, "seed_and_seeds")
+
+
 def test_one_seed_can_be_played_again_by_hand() -> None:
     """As the command itself says after a seed that broke a rule; here with a bug, so that there is a story to tell."""
     asked = CliRunner().invoke(simulate_command, ["--seed", "1", "--plant", "missing-filter", "--json"])
