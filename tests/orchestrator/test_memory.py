@@ -11,7 +11,15 @@ from services.orchestrator.rules.detection import detect
 from services.orchestrator.state import State
 from shared.commands import RecordDevServerExited, RecordFilesSynced, RecordInstallFailed, RequestPreview
 from shared.errors import Invalid
-from shared.events import DevServerExited, Event, InstallFailed, PoolResized, PreviewFailed, PreviewRequested, PreviewWarningRaised
+from shared.events import (
+    DevServerExited,
+    Event,
+    InstallFailed,
+    PoolResized,
+    PreviewFailed,
+    PreviewRequested,
+    PreviewWarningRaised,
+)
 from tests.builders import (
     OWNER,
     PREVIEW,
