@@ -42,6 +42,15 @@ ELSEWHERE = {
         "tests",
         "A copy of the document that Fly publishes of its API; the fake is then held to that one.",
     ),
+    "DRAPE_PORT": (
+        "`deploy/compose`",
+        "Port of the gateway, 8080 by default; the head of deploy/compose.yaml has the rest.",
+    ),
+    "DRAPE_BUILD_BASE": ("image builds", "The image to build on; by default what `deploy/images/base` makes."),
+    "DRAPE_BUILD_NETWORK": (
+        "image builds",
+        "Network of the build steps; `host` where the engine's own has no way out.",
+    ),
     "DRAPE_CHROMIUM": ("tests", "The Chromium of the browser tests; else the first one on `PATH`."),
     "DRAPE_SUPERVISED_BY": ("`drape up`", "Its own mark on the processes that it starts; not to be set."),
 }

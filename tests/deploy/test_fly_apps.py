@@ -9,32 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import msgspec
 import pytest
 import yaml
 
+from deploy.settings import everything
 from services.gateway.adapters.access import access_from
 from services.gateway.config import GatewayConfig
-from services.orchestrator.config import OrchestratorConfig
-from services.pool.config import PoolConfig
-from services.telemetry.config import TelemetryConfig
 from shared import service as process
 from shared.runtime import Limits
 from shared.settings import from_env
 from tests.deploy.manifests import known_settings
-from tests.deploy.test_kubernetes import COMING
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "fly"
 SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
 FILES = (*SERVICES, "nats")
-CONFIGS: dict[str, type[msgspec.Struct]] = {
-    "pool": PoolConfig,
-    "orchestrator": OrchestratorConfig,
-    "gateway": GatewayConfig,
-    "telemetry": TelemetryConfig,
-}
-ELSEWHERE = {("pool", "DRAPE_POOL_PROVIDER")}
-"""What the code here does not take yet: the provider `fly`."""
 SCRIPT = (FOLDER / "deploy").read_text("utf-8")
 
 
@@ -77,10 +65,9 @@ def test_mistakes_are_seen(wrong: dict[str, Any]) -> None:
 def test_settings_are_real(name: str) -> None:
     """Each variable is a setting, and its value one that the service takes."""
     env = app(name)["env"]
-    here = {key: value for key, value in env.items() if (name, key) not in ELSEWHERE}
-
-    assert set(env) - known_settings() - COMING == set()
-    from_env(CONFIGS[name], f"DRAPE_{name.upper()}", here)
+    assert set(env) - known_settings() == set()
+    for prefix, kind in everything().items():
+        from_env(kind, prefix, env)
 
 
 def test_secrets_are_settings() -> None:

@@ -4,23 +4,20 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
-import msgspec
 import pytest
 import yaml
 
 from deploy.kubernetes import render
+from deploy.settings import everything
 from services.gateway.config import GatewayConfig
-from services.orchestrator.config import OrchestratorConfig
-from services.pool.config import PoolConfig
-from services.telemetry.config import TelemetryConfig
 from shared import service as process
 from shared.runtime import Limits
+from shared.settings import check, from_env
 from tests.deploy.manifests import (
     CASES,
     SERVICES,
@@ -43,19 +40,6 @@ KUBERNETES = ("1.30", "1.37")
 """The oldest and the newest that the package has schemas of, of those that the chart is meant for."""
 OTHERS_KINDS = {"PodMonitor"}
 """Kinds that are not Kubernetes' own, for which its schemas say nothing."""
-CONFIGS: dict[str, type[msgspec.Struct]] = {
-    "pool": PoolConfig,
-    "orchestrator": OrchestratorConfig,
-    "gateway": GatewayConfig,
-    "telemetry": TelemetryConfig,
-}
-COMING = {
-    *("DRAPE_CONFIG", "DRAPE_HEALTH_HOST", "DRAPE_HEALTH_PORT", "DRAPE_LEAVE_S", "DRAPE_SECRET_FILE"),
-    *("DRAPE_API_TOKENS_FILE", "DATABASE_URL_FILE", "DRAPE_POOL_FLY_APP", "DRAPE_POOL_FLY_IMAGE"),
-    *("DRAPE_POOL_FLY_REGIONS", "DRAPE_POOL_FLY_REACH", "DRAPE_POOL_FLY_TOKEN_FILE", "DRAPE_POOL_DOCKER_HOSTS"),
-    *("DRAPE_POOL_DOCKER_HOME", "DRAPE_POOL_DOCKER_TLS_DIR"),
-}
-"""Settings of changes that are made beside this one; each goes from here once docs/settings.md names it."""
 MADE_BY_HAND = {"drape-provider", "drape-nats-ca", "drape-nats-tls"}
 """Secrets that only who installs can have: README.md of the folder says what is in them."""
 MAKE_SECRETS = (render.FOLDER / "make-secrets").read_text("utf-8")
@@ -210,17 +194,19 @@ PROBES = {"startup": "/startup", "liveness": "/live", "readiness": "/ready"}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_settings_are_real(case: str) -> None:
+def test_settings_are_real(case: str, tmp_path: Path) -> None:
     """Each variable is a setting of ours (PostgreSQL's image aside); each key of drape.toml a field that takes the value."""
-    known = known_settings() | COMING | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+    known = known_settings() | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
     for each in workloads(case):
         if component(each) != "postgres":
             assert set(environment(each)) - known == set(), component(each)
     (config,) = of_kind(case, "ConfigMap")
-    for table, settings in tomllib.loads(config["data"]["drape.toml"]).items():
-        fields = {field.name: field.type for field in msgspec.structs.fields(CONFIGS[table])}
-        for key, value in settings.items():
-            msgspec.convert(value, fields[key])
+    path = tmp_path / "drape.toml"
+    path.write_text(config["data"]["drape.toml"], "utf-8")
+    env = {"DRAPE_CONFIG": str(path)}
+    check(everything(), env, services=(), warn=False)
+    for prefix, kind in everything().items():
+        from_env(kind, prefix, env)
 
 
 @pytest.mark.parametrize("case", CASES)

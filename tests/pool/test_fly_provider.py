@@ -19,7 +19,7 @@ from services.pool.ports import Provider
 from shared.settings import from_env
 from tests.fly.faulty import Front
 from tests.fly.machines_api import APP, HANGING_IMAGE, IMAGE, TOKEN, FakeFly
-from tests.pool.contract_home import FAULTS, Fault
+from tests.pool.contract_home import FAULTS, Fault, Home
 from tests.pool.provider_contract import ProviderContract
 
 HOME = "0a1b2c3d4e5f"
@@ -184,7 +184,7 @@ class TestReal(ProviderContract):
         return RealHome(fronts)
 
     async def test_destroy_reaches_orphans_in_other_sessions(
-        self, provider: Provider, http: aiohttp.ClientSession
+        self, home: Home, provider: Provider, http: aiohttp.ClientSession
     ) -> None:
         """A machine ends as a whole; and its processes can't connect to where this test runs."""
         pytest.skip("what runs in a machine of Fly's reaches no test")
