@@ -8,6 +8,7 @@ away gets no new VMs, and makes `list` fail: half a list would make its VMs look
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -168,7 +169,7 @@ class DockerProvider:
                 network=network_name(self._home),
                 runtime=runtime,
                 published=self._published(engine),
-                publish_ip="127.0.0.1" if engine.local else "",
+                publish_ip=await self._publish_ip(engine),
                 quota=engine.prepared["quota"] == "yes",
             )
 
@@ -209,7 +210,21 @@ class DockerProvider:
 
     def _address(self, engine: Engine, row: Container) -> VmAddress | None:
         published = self._published(engine)
-        return docker_vm.address_of(row, network_name(self._home), engine.host, published=published)
+        return docker_vm.address_of(row, network_name(self._home), self._host(engine), published=published)
+
+    def _host(self, engine: Engine) -> str:
+        return (engine.local and self._config.address) or engine.host
+
+    async def _publish_ip(self, engine: Engine) -> str:
+        """Where a VM's port is opened on the engine's machine: no further than it must be reached; empty: everywhere."""
+        if not engine.local:
+            return ""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(self._host(engine), None, family=socket.AF_INET)
+        except OSError:
+            message = f"DRAPE_POOL_DOCKER_ADDRESS is {self._config.address}, which has no address here"
+            raise ProviderError("provider_unavailable", message) from None
+        return str(found[0][4][0])
 
     def _may_boot(self, row: Container) -> bool:
         """Whether this pool, or another replica, may be at work on it."""

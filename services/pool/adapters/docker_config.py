@@ -30,6 +30,9 @@ class DockerConfig(msgspec.Struct, frozen=True, kw_only=True):
     reach: Literal["auto", "bridge", "published"] = "auto"
     """How agents are reached: at the container's own address (engine on this machine), or at a port of the engine's host.
     `auto`: by the engine's URL. An engine in a machine of its own (Docker Desktop) needs `published`."""
+    address: str = ""
+    """Where the ports of an engine on this machine are published and reached, for a pool that is in a container itself: a
+    name or address of this machine that other containers reach, `host.docker.internal`. Empty: 127.0.0.1."""
     isolation: Literal["require", "warn", "none"] = "require"
     """Before the first VM, a throw-away VM tries to reach another one, the host and the metadata service. Where it can: no VMs,
     a warning, or it is not tried."""
