@@ -2,7 +2,7 @@
 
 from deploy.doctor.docker import docker
 from deploy.doctor.finding import Finding
-from tests.pool.docker_stage import IMAGE, DockerHome, build_image, needs_engine
+from tests.pool.docker_stage import IMAGE, URL, DockerHome, build_image, needs_engine
 from tests.pool.docker_stage import docker as command
 
 
@@ -16,7 +16,8 @@ async def test_an_engine_that_can_do_it_all() -> None:
     build_image()
     before = command("network", "ls", "-q", "--filter", "label=drape.home")
 
-    found = by_check(await docker({"DRAPE_POOL_DOCKER_IMAGE": IMAGE, "DRAPE_POOL_BOOT_TIMEOUT_S": "90"}))
+    environ = {"DOCKER_HOST": URL, "DRAPE_POOL_DOCKER_IMAGE": IMAGE, "DRAPE_POOL_BOOT_TIMEOUT_S": "90"}
+    found = by_check(await docker(environ))
 
     assert set(found) >= {"engine", "clock", "limits", "gvisor", "image", "isolation", "internet", "vm"}
     wrong = [finding.detail for finding in found.values() if finding.level == "error"]
