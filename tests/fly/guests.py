@@ -90,6 +90,13 @@ class Guests:
         if self._guests[machine_id].running:
             await self._provider.resume(self._guests[machine_id].vm_id)
 
+    async def restart(self, machine_id: str, config: dict[str, Any]) -> None:
+        """Boots the machine anew: its address stays, and nothing else does."""
+        guest = self._guests[machine_id]
+        guest.agent_port = 0
+        await self._provider.destroy(guest.vm_id)
+        await self.boot(machine_id, config)
+
     async def kill(self, machine_id: str) -> None:
         """Ends all that the machine runs, what is just being started too. Idempotent."""
         guest = self._guests.get(machine_id)
@@ -160,7 +167,10 @@ async def joined(outer: Ends, inner: Ends) -> None:
             while chunk := await reader.read(1 << 16):
                 writer.write(chunk)
                 await writer.drain()
-            writer.write_eof()
+            if writer.can_write_eof():
+                writer.write_eof()
+            else:  # over TLS there is no end of one way
+                writer.close()
 
     try:
         await asyncio.gather(pump(outer[0], inner[1]), pump(inner[0], outer[1]))

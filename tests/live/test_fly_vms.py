@@ -1,0 +1,136 @@
+"""A whole platform whose VMs are Fly machines, with a Machines API of our own: on the private network, and by the app's address."""
+
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from shared.events import VmLost
+from tests.deploy.waiting import eventually
+from tests.fly.machines_api import APP, IMAGE, TOKEN
+from tests.fly.running import Running, running_fly
+from tests.gateway.test_tunnels import certificate
+from tests.live.client import Client, Json
+from tests.live.platform import Platform
+from tests.live.test_idle import FILES, PAGE, SUSPEND_AFTER_S
+
+__all__ = ["certificate"]
+
+SETTINGS = {
+    "FLY_API_TOKEN": TOKEN,
+    "DRAPE_POOL_PROVIDER": "fly",
+    "DRAPE_POOL_FLY_APP": APP,
+    "DRAPE_POOL_FLY_IMAGE": IMAGE,
+    "DRAPE_POOL_WARM_SUSPENDED": "true",
+    "DRAPE_POOL_MAINTAIN_PERIOD_S": "1",
+    "DRAPE_POOL_RECONCILE_PERIOD_S": "2",
+    "DRAPE_ORCHESTRATOR_SUSPEND_AFTER_S": str(SUSPEND_AFTER_S),
+    "DRAPE_ORCHESTRATOR_IDLE_CHECK_S": "1",
+    "DRAPE_GATEWAY_ACTIVITY_PERIOD_S": "0.5",
+}
+WAIT_S = 60.0
+
+
+class Stage:
+    """A platform and what it takes for Fly."""
+
+    def __init__(self, platform: Platform, running: Running) -> None:
+        self.platform = platform
+        self.running = running
+        self.fly = running.fly
+
+    def state(self, vm_id: str) -> str:
+        """Fly's word for the VM's machine."""
+        return next((m.state for m in self.fly.machines.values() if m.config["metadata"]["drape_vm"] == vm_id), "none")
+
+    async def asleep(self, vm_id: str) -> None:
+        await eventually(lambda: self.state(vm_id) == "suspended", WAIT_S)
+
+    async def warm_asleep(self, but: str = "") -> str:
+        """The VM that waits for a claim, once it stands still."""
+        found: list[str] = []
+
+        def there() -> bool:
+            found[:] = [
+                machine.config["metadata"]["drape_vm"]
+                for machine in self.fly.machines.values()
+                if machine.state == "suspended" and machine.config["metadata"]["drape_vm"] != but
+            ]
+            return bool(found)
+
+        await eventually(there, WAIT_S)
+        return found[0]
+
+
+@pytest.fixture(scope="module", params=["private", "edge"])
+def fly_stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
+) -> Iterator[Stage]:
+    """The platform, and after it what has to hold of every reach: requests as Fly has them, nothing left, no token shown."""
+    folder = tmp_path_factory.mktemp(f"fly-{request.param}")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(*certificate)
+    with running_fly(folder / "machines", tls) as running:
+        settings = {**SETTINGS, "DRAPE_POOL_FLY_API_URL": running.fly.url, "DRAPE_POOL_FLY_REACH": request.param}
+        if request.param == "edge":
+            settings["DRAPE_POOL_FLY_EDGE_HOST"] = "127.0.0.1"
+            settings["DRAPE_POOL_FLY_EDGE_PORT"] = str(running.fly.edge.port)
+            settings["SSL_CERT_FILE"] = str(certificate[0])
+        platform = Platform(folder / "home", settings)
+        try:
+            platform.up()
+            yield Stage(platform, running)
+        finally:
+            platform.down()
+        assert running.fly.schema.violations == []
+
+
+@pytest.fixture
+async def user(fly_stage: Stage) -> AsyncIterator[Client]:
+    async with aiohttp.ClientSession() as session:
+        yield Client(fly_stage.platform.gateway, session)
+
+
+async def shown(user: Client, preview_id: str, text: str) -> None:
+    """The preview's page, once it is this one."""
+
+    async def there() -> bool:
+        answer = await user.visit(preview_id)
+        return (answer.status, answer.text) == (200, text)
+
+    await eventually(there, WAIT_S)
+
+
+async def losses(stage: Stage) -> list[VmLost]:
+    return [each.event for each in await stage.platform.events() if isinstance(each.event, VmLost)]
+
+
+async def lost(stage: Stage, view: Json) -> VmLost:
+    recorded = await stage.platform.event("VmLost", view["preview_id"], timeout_s=WAIT_S)
+    assert isinstance(recorded.event, VmLost)
+    return recorded.event
+
+
+@pytest.mark.timeout(170)
+async def test_a_preview_from_a_suspended_warm_machine(fly_stage: Stage, user: Client) -> None:
+    """Page, socket and edit; it sleeps when nobody uses it, and the next request has the whole page."""
+    warm = await fly_stage.warm_asleep()
+    view = await user.ready(FILES)
+    preview_id = view["preview_id"]
+    assert (view["vm_id"], (await user.visit(preview_id)).text == PAGE) == (warm, True)
+
+    headers = {"Host": f"{preview_id}.preview.localhost:{urlsplit(user.gateway).port}"}
+    async with user.session.ws_connect(user.gateway, headers=headers) as socket:
+        await user.patch(view["project_id"], 1, {"note.txt": "second"})
+        assert (await socket.receive(timeout=WAIT_S)).data == "changed"
+
+    await fly_stage.asleep(view["vm_id"])
+    assert (await user.preview(preview_id))["status"] == "suspended"
+    answer = await user.visit(preview_id)
+    assert (answer.status, answer.text == PAGE.replace("first", "second")) == (200, True)
+    assert await losses(fly_stage) == []
+    await user.stop(preview_id)
+    await eventually(lambda: fly_stage.state(view["vm_id"]) == "destroyed", WAIT_S)
