@@ -265,10 +265,12 @@ def _held_back(pool: Pool, ready: Sequence[Vm], at: float, config: PoolConfig) -
 
 def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]:
     """One failed check is a warning, so many in a row are the end. A held VM is lost to its preview.
-    One that is suspended cannot answer, and need not."""
+    One that is suspended cannot answer, and need not. One that has booted anew is well, and of no more use to who held it."""
     vm = state.vms.get(command.vm_id)
     if vm is None or vm.status not in ANSWERING or vm.suspended:
         return []
+    if command.anew:
+        return [_given_up(vm, command.detail)]
     if command.healthy:
         return [VmHealthCheckRecovered(vm_id=vm.vm_id)] if vm.failures else []
     if vm.checked_by != command.id:

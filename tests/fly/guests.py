@@ -160,10 +160,10 @@ Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def joined(outer: Ends, inner: Ends) -> None:
-    """Bytes both ways, until both have ended; one way's end is passed on."""
+    """Bytes both ways, until both have ended; one way's end is passed on, and a reset is one for both."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while chunk := await reader.read(1 << 16):
                 writer.write(chunk)
                 await writer.drain()
@@ -171,6 +171,9 @@ async def joined(outer: Ends, inner: Ends) -> None:
                 writer.write_eof()
             else:  # over TLS there is no end of one way
                 writer.close()
+        except OSError:
+            inner[1].transport.abort()
+            outer[1].transport.abort()
 
     try:
         await asyncio.gather(pump(outer[0], inner[1]), pump(inner[0], outer[1]))

@@ -134,3 +134,38 @@ async def test_a_preview_from_a_suspended_warm_machine(fly_stage: Stage, user: C
     assert await losses(fly_stage) == []
     await user.stop(preview_id)
     await eventually(lambda: fly_stage.state(view["vm_id"]) == "destroyed", WAIT_S)
+
+
+@pytest.mark.timeout(170)
+async def test_a_machine_that_goes_behind_the_pools_back(fly_stage: Stage, user: Client) -> None:
+    """The preview comes back in another one, by itself."""
+    view = await user.ready(FILES)
+    fly_stage.running.call(fly_stage.fly.lose(view["vm_id"]))
+
+    assert (await lost(fly_stage, view)).vm_id == view["vm_id"]
+    await shown(user, view["preview_id"], PAGE)
+    assert (await user.preview(view["preview_id"]))["vm_id"] != view["vm_id"]
+    await user.stop(view["preview_id"])
+
+
+@pytest.mark.timeout(170)
+async def test_a_suspended_machine_that_boots_anew(fly_stage: Stage, user: Client) -> None:
+    """Files and server are gone with it: the preview moves to another, whose page has the newest text. A warm one had
+    nothing to lose, and serves."""
+    warm = await fly_stage.warm_asleep()
+    fly_stage.fly.forget(warm)
+    view = await user.ready(FILES)
+    assert view["vm_id"] == warm
+    await user.patch(view["project_id"], 1, {"note.txt": "second"})
+    await shown(user, view["preview_id"], PAGE.replace("first", "second"))
+    assert (await user.preview(view["preview_id"]))["vm_id"] == warm
+
+    await fly_stage.asleep(warm)
+    fly_stage.fly.forget(warm)
+    await shown(user, view["preview_id"], PAGE.replace("first", "second"))
+
+    assert "anew" in (await lost(fly_stage, view)).detail
+    assert (await user.preview(view["preview_id"]))["vm_id"] != warm
+    kinds = [each.type for each in await fly_stage.platform.events(view["preview_id"])]
+    assert not {"PreviewFailed", "DevServerExited"} & set(kinds)
+    await user.stop(view["preview_id"])

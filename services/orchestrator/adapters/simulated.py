@@ -206,7 +206,7 @@ class SimulatedWorkspace:
     def _job(self, vm: Vm, job_id: str) -> "tuple[_Machine, _Job]":
         machine = self._machine(vm)
         if job_id not in machine.jobs:
-            raise AgentError("job_not_found", f"There is no job {job_id}.", 404)
+            raise AgentError("job_unknown", f"There is no job {job_id}.", 404)
         return machine, machine.jobs[job_id]
 
     async def _pause(self, machine: "_Machine", job: "_Job", wait_s: float | None) -> None:
