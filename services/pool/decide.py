@@ -273,6 +273,8 @@ def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]
         return [_given_up(vm, command.detail)]
     if command.healthy:
         return [VmHealthCheckRecovered(vm_id=vm.vm_id)] if vm.failures else []
+    if vm.reach.tunnel and command.at - vm.woken_at < config.thaw_limit_s:
+        return []  # nothing answers on its network before it is awake; what can't be woken is reported by who wakes it
     if vm.checked_by != command.id:
         return [VmHealthCheckFailed(vm_id=vm.vm_id, failures=vm.failures + 1, detail=command.detail[:500])]
     # Only the report that was counted last may end the VM: an older one that is delivered again may not.

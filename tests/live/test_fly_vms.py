@@ -32,6 +32,8 @@ SETTINGS = {
     "DRAPE_GATEWAY_ACTIVITY_PERIOD_S": "0.5",
 }
 WAIT_S = 60.0
+LAG_S = 0.8
+"""What a machine takes for each change: while it wakes, nobody answers at its address."""
 
 
 class Stage:
@@ -74,6 +76,7 @@ def fly_stage(
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(*certificate)
     with running_fly(folder / "machines", tls) as running:
+        running.fly.lag_s = LAG_S
         settings = {**SETTINGS, "DRAPE_POOL_FLY_API_URL": running.fly.url, "DRAPE_POOL_FLY_REACH": request.param}
         if request.param == "edge":
             settings["DRAPE_POOL_FLY_EDGE_HOST"] = "127.0.0.1"
