@@ -172,3 +172,12 @@ async def test_a_suspended_machine_that_boots_anew(fly_stage: Stage, user: Clien
     kinds = [each.type for each in await fly_stage.platform.events(view["preview_id"])]
     assert not {"PreviewFailed", "DevServerExited"} & set(kinds)
     await user.stop(view["preview_id"])
+
+
+async def test_the_token_is_shown_nowhere(fly_stage: Stage) -> None:
+    """Not in the home (logs, streams on the disk), nor in the log's events."""
+    home = fly_stage.platform.home.root
+    assert (home / "logs" / "pool.log").exists()
+    shown_in = [str(path) for path in home.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    assert shown_in == []
+    assert TOKEN not in "".join(repr(each) for each in await fly_stage.platform.events())
