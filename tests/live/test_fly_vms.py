@@ -181,3 +181,27 @@ async def test_the_token_is_shown_nowhere(fly_stage: Stage) -> None:
     shown_in = [str(path) for path in home.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     assert shown_in == []
     assert TOKEN not in "".join(repr(each) for each in await fly_stage.platform.events())
+
+
+@pytest.mark.timeout(170)
+async def test_what_down_leaves_the_next_up_goes_on_with(fly_stage: Stage, user: Client) -> None:
+    """Machines are not of this machine: they stay, awake or asleep, and the preview is still in its own."""
+    view = await user.ready(FILES)
+    await fly_stage.asleep(view["vm_id"])
+    await fly_stage.warm_asleep(but=view["vm_id"])
+    fly_stage.platform.down()
+    left = {machine.id for machine in fly_stage.fly.machines.values() if machine.state == "suspended"}
+    assert len(left) == 2
+
+    fly_stage.platform.up()
+    again = Client(fly_stage.platform.gateway, user.session)
+    await shown(again, view["preview_id"], PAGE)
+    assert (await again.preview(view["preview_id"]))["vm_id"] == view["vm_id"]
+    assert {each.id for each in fly_stage.fly.machines.values() if each.state != "destroyed"} == left
+    claims = [
+        each
+        for each in await fly_stage.platform.events()
+        if each.type in ("PreviewRequested", "VmAcquired", "FilesSynced", "PreviewResumed", "VmResumed")
+    ]
+    print([(each.type, round(each.meta.at, 3)) for each in claims])
+    await again.stop(view["preview_id"])
