@@ -152,6 +152,7 @@ async def test_a_machine_that_goes_behind_the_pools_back(fly_stage: Stage, user:
 
 
 @pytest.mark.timeout(170)
+@pytest.mark.parametrize("fly_stage", ["private"], indirect=True)
 async def test_a_suspended_machine_that_boots_anew(fly_stage: Stage, user: Client) -> None:
     """Files and server are gone with it: the preview moves to another, whose page has the newest text. A warm one had
     nothing to lose, and serves."""
@@ -184,6 +185,7 @@ async def test_the_token_is_shown_nowhere(fly_stage: Stage) -> None:
 
 
 @pytest.mark.timeout(170)
+@pytest.mark.parametrize("fly_stage", ["private"], indirect=True)
 async def test_what_down_leaves_the_next_up_goes_on_with(fly_stage: Stage, user: Client) -> None:
     """Machines are not of this machine: they stay, awake or asleep, and the preview is still in its own."""
     view = await user.ready(FILES)
@@ -198,10 +200,4 @@ async def test_what_down_leaves_the_next_up_goes_on_with(fly_stage: Stage, user:
     await shown(again, view["preview_id"], PAGE)
     assert (await again.preview(view["preview_id"]))["vm_id"] == view["vm_id"]
     assert {each.id for each in fly_stage.fly.machines.values() if each.state != "destroyed"} == left
-    claims = [
-        each
-        for each in await fly_stage.platform.events()
-        if each.type in ("PreviewRequested", "VmAcquired", "FilesSynced", "PreviewResumed", "VmResumed")
-    ]
-    print([(each.type, round(each.meta.at, 3)) for each in claims])
     await again.stop(view["preview_id"])

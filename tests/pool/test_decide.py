@@ -335,14 +335,6 @@ def test_two_failed_checks_lose_a_held_vm_to_its_preview() -> None:
     spec.then(failed_check(2), vm_lost(1, PREVIEW, "no answer"))
 
 
-def test_a_vm_that_booted_anew_is_lost_to_its_preview_at_once() -> None:
-    """It answers, so that no further check would tell. A warm one goes too."""
-    anew = CheckVm(vm_id=VM, healthy=False, detail="anew", anew=True)
-    pool(*warm_vms(1), vm_acquired(1)).when(anew).then(vm_lost(1, PREVIEW, "anew"))
-    pool(*warm_vms(1)).when(anew).then(VmRetired(vm_id=VM, reason="unhealthy"))
-    pool(*warm_vms(1), vm_acquired(1), vm_released(1)).when(anew).stays_quiet()
-
-
 def test_a_check_counts_once() -> None:
     """The same report delivered twice is one failure."""
     pool(*warm_vms(1)).when(sick(), sick()).stays_quiet()

@@ -18,7 +18,7 @@ from services.pool.react import CheckHealth, DestroyVm, Effect, Reconcile, Settl
 from services.pool.state import State
 from services.pool.views import summary
 from shared.commands import CheckVm, Command, RecordVmFrozen, RecordVmLost, ReleaseVm, ResumeVm, SuspendVm
-from shared.events import Event, VmSuspended
+from shared.events import Event, VmRetired, VmSuspended
 from shared.ports import Cause, TimerFired
 from shared.reach import Reach
 from tests.builders import (
@@ -92,6 +92,14 @@ def test_a_vm_with_a_network_of_its_own_may_be_silent_while_it_wakes(woken: list
     silent = CheckVm(vm_id=VM, healthy=False, detail="silent", at=AT + 1)
     assert pool(*warm_vms(1), *woken).when(silent).outcome != []
     assert pool(vm_creation_started(1), booted, vm_acquired(1)).when(silent).outcome != []
+
+
+def test_a_vm_that_booted_anew_is_lost_to_its_preview_at_once() -> None:
+    """It answers, so that no further check would tell. A warm one goes too."""
+    anew = CheckVm(vm_id=VM, healthy=False, detail="anew", anew=True)
+    pool(*warm_vms(1), vm_acquired(1)).when(anew).then(vm_lost(1, PREVIEW, "anew"))
+    pool(*warm_vms(1)).when(anew).then(VmRetired(vm_id=VM, reason="unhealthy"))
+    pool(*warm_vms(1), vm_acquired(1), vm_released(1)).when(anew).stays_quiet()
 
 
 def test_a_suspended_vm_is_released_and_lost_as_any_other() -> None:
