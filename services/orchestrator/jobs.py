@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Literal
 
+from msgspec.structs import replace
+
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.idling import Changes
 from services.orchestrator.model import INSTALL_RETRY, Found, Preview, Vm
@@ -14,12 +16,11 @@ from services.orchestrator.rules.failures import Ended, Explanation, explain
 from services.orchestrator.rules.masking import masker
 from services.orchestrator.rules.memory import node_options
 from services.orchestrator.state import State
-from services.orchestrator.telling import TAIL_LINES, Job, Teller
+from services.orchestrator.telling import DEV_SERVER, TAIL_LINES, Job, Teller, began_anew, unreachable
 from services.orchestrator.watching import Watcher
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import JobSpec, JobStatus, LogLine
 from shared.commands import (
-    CheckVm,
     Command,
     FailPreview,
     RecordDevServerExited,
@@ -41,7 +42,8 @@ INSTALL_ENV = {
     "npm_config_fetch_retry_factor": "2",
     "npm_config_fetch_retry_maxtimeout": "5000",
 }
-INSTALL, SECOND_INSTALL, DEV_SERVER = "install", "install_retry", "dev_server"
+INSTALL, SECOND_INSTALL = "install", "install_retry"
+JOB_UNKNOWN = "job_unknown"
 
 Send = Callable[[Command, Cause], Awaitable[None]]
 
@@ -189,21 +191,23 @@ class JobRunner:
             try:
                 if await self._until_suspended(preview, run(await self._teller.opened(preview), vm)):
                     return
-            except AgentUnreachable as error:
+            except (AgentUnreachable, AgentError) as error:
+                if isinstance(error, AgentError) and error.code != JOB_UNKNOWN:
+                    failure = FailPreview(
+                        preview_id=preview_id,
+                        attempt=attempt,
+                        code=error.code,
+                        message=error.message,
+                        hint=error.body.hint,
+                    )
+                    await self._send(failure, cause)
+                    return
                 silent += 1
                 if self._teller.running(preview_id, attempt) is None:
                     return
-                check = CheckVm(
-                    vm_id=vm.vm_id, healthy=False, detail=str(error)[:200], id=f"{cause.causation_id}-{silent}"
-                )
-                await self._send(check, cause)
+                check = began_anew(vm) if isinstance(error, AgentError) else unreachable(vm, error)
+                await self._send(replace(check, id=f"{cause.causation_id}-{silent}"), cause)
                 await asyncio.sleep(self._config.agent_retry_s)
-            except AgentError as error:
-                failure = FailPreview(
-                    preview_id=preview_id, attempt=attempt, code=error.code, message=error.message, hint=error.body.hint
-                )
-                await self._send(failure, cause)
-                return
 
     async def _until_suspended(self, preview: Preview, run: Coroutine[None, None, None]) -> bool:
         """Run until that has ended (True), or break it off as soon as the preview is suspended."""
@@ -227,7 +231,10 @@ class JobRunner:
             await self._changes.next(preview_id)
 
     async def _start(self, job: Job) -> JobStatus:
-        """Start or attach. A job that was begun with other variables or limits is this attempt's all the same."""
+        """Start or attach. A job that was begun with other variables or limits is this attempt's all the same. One that
+        the VM has run must be known there: it is never started in what may be another VM's empty folder."""
+        if job.served:
+            return await self._workspace.wait_job(job.vm, job.id, 0.0)
         try:
             return await self._workspace.start_job(job.vm, job.id, job.spec)
         except AgentError as error:

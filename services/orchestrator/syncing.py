@@ -18,10 +18,10 @@ from services.orchestrator.rules.builds import build_cache, build_request
 from services.orchestrator.rules.edits import needs_restart
 from services.orchestrator.rules.residents import takes_in
 from services.orchestrator.state import State
-from services.orchestrator.telling import Teller
+from services.orchestrator.telling import Teller, began_anew, unreachable
 from shared.agent.client import AgentError, AgentUnreachable
 from shared.agent.protocol import FileEntry, FileSync, SyncResult
-from shared.commands import CheckVm, Command, FailPreview, RecordFilesSynced
+from shared.commands import Command, FailPreview, RecordFilesSynced
 from shared.deps import DepsAnswer, DepsRequest
 from shared.errors import NotFound, Refused, Unavailable
 from shared.ids import PreviewId, ProjectId, VmId, derive
@@ -32,6 +32,10 @@ log = logging.getLogger("drape.orchestrator")
 
 SYNC_ROUNDS_MAX = 50
 """Versions that one sync effect follows an editor through; the next change starts another."""
+
+
+class VmBeganAnew(Exception):
+    """A VM that held files has none: it has booted again."""
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -97,8 +101,11 @@ class Syncer:
             result = await self._bring(preview, vm, manifest, held)
             restored = await restoring
             build = await self._restore_build(preview, vm, restored)
+        except VmBeganAnew:
+            await self._send(began_anew(vm), cause)
+            return False  # the pool gives it up, and the preview begins again in another
         except AgentUnreachable as error:
-            await self._send(CheckVm(vm_id=vm.vm_id, healthy=False, detail=str(error)[:200]), cause)
+            await self._send(unreachable(vm, error), cause)
             raise Unavailable("agent_unreachable", f"The agent of {vm.vm_id} does not answer.") from error
         except AgentError as error:
             await self._refused(preview, error, cause)
@@ -209,6 +216,8 @@ class Syncer:
             except AgentError as error:
                 if error.code not in ("files_version_conflict", "content_missing"):
                     raise
+                if error.body.current == 0:
+                    raise VmBeganAnew(vm.vm_id) from error
         paths = list(manifest.files)
         build = build_cache(preview)
         full = FileSync(

@@ -12,8 +12,10 @@ from services.orchestrator.model import Preview, Vm
 from services.orchestrator.rules.masking import Mask
 from services.orchestrator.rules.output import OutputLimit
 from services.orchestrator.state import State
+from shared.agent.client import AgentUnreachable
 from shared.agent.protocol import JobSpec
 from shared.agent.protocol import LogLine as AgentLine
+from shared.commands import CheckVm
 from shared.errors import Unavailable
 from shared.ids import PreviewId
 from shared.output import LogLine
@@ -21,20 +23,34 @@ from shared.ports import Bus
 
 TAIL_LINES = 400
 """Lines in which the cause of a failure is looked for, from the end."""
+DEV_SERVER = "dev_server"
+SERVED = ("exited", "confirming", "ready", "suspended")
+"""Statuses of a preview whose dev server has answered, or ended."""
 
 
 class Job:
-    """One job as this replica follows it: where it runs, what it is, and its newest lines."""
+    """One job as this replica follows it: where it runs, what it is, and its newest lines. `served`: the VM has run it."""
 
     def __init__(self, preview: Preview, vm: Vm, job_id: str, step: str, spec: JobSpec, mask: Mask) -> None:
         self.preview_id = preview.preview_id
         self.attempt = preview.attempt
+        self.served = step == DEV_SERVER and preview.status in SERVED
         self.vm = vm
         self.id = job_id
         self.step = step
         self.spec = spec
         self.mask = mask
         self.recent: deque[AgentLine] = deque(maxlen=TAIL_LINES)
+
+
+def unreachable(vm: Vm, error: AgentUnreachable) -> CheckVm:
+    """For the pool: it counts these, and says when the VM is lost."""
+    return CheckVm(vm_id=vm.vm_id, healthy=False, detail=str(error)[:200])
+
+
+def began_anew(vm: Vm) -> CheckVm:
+    """For the pool: the VM answers, and knows nothing of what was done in it."""
+    return CheckVm(vm_id=vm.vm_id, healthy=False, detail="It has booted anew, and what was in it is gone.", anew=True)
 
 
 class Teller:

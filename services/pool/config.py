@@ -67,6 +67,8 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Emptying a VM; a gigabyte of small files took a few seconds."""
     warm_suspended: bool = False
     """Warm VMs stand still until they are claimed: on Fly they then cost storage only, and a claim waits for the thaw."""
+    thaw_limit_s: float = 15.0
+    """A VM with a network of its own may be silent for so long after it was woken: a Fly machine takes a second or two."""
     clean_lost_s: float = 120.0
     """A VM that is being emptied and that nobody reports on for so long is destroyed."""
     sandbox: Literal["auto", "bubblewrap", "none"] = "auto"

@@ -265,12 +265,16 @@ def _held_back(pool: Pool, ready: Sequence[Vm], at: float, config: PoolConfig) -
 
 def check(state: State, command: CheckVm, config: PoolConfig) -> Sequence[Event]:
     """One failed check is a warning, so many in a row are the end. A held VM is lost to its preview.
-    One that is suspended cannot answer, and need not."""
+    One that is suspended cannot answer, and need not. One that has booted anew is well, and of no more use to who held it."""
     vm = state.vms.get(command.vm_id)
     if vm is None or vm.status not in ANSWERING or vm.suspended:
         return []
+    if command.anew:
+        return [_given_up(vm, command.detail)]
     if command.healthy:
         return [VmHealthCheckRecovered(vm_id=vm.vm_id)] if vm.failures else []
+    if vm.reach.tunnel and command.at - vm.woken_at < config.thaw_limit_s:
+        return []  # nothing answers on its network before it is awake; what can't be woken is reported by who wakes it
     if vm.checked_by != command.id:
         return [VmHealthCheckFailed(vm_id=vm.vm_id, failures=vm.failures + 1, detail=command.detail[:500])]
     # Only the report that was counted last may end the VM: an older one that is delivered again may not.

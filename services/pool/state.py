@@ -44,7 +44,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     """One VM that exists, or is being made or destroyed. `suspended`: it is to stand still, whether it does yet or not.
 
     `lease`: the log's sequence at which it was last acquired, which tells one holder's requests from the next one's.
-    `woken`: it was to stand still when it was acquired, and has to be let go on.
+    `woken`: it was to stand still when it was acquired, and has to be let go on. `woken_at`: when it last had to.
     `key`, `keep_job`: of the dependencies that it is kept for (see `ReleaseVm`), since `kept_at`.
     """
 
@@ -69,6 +69,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     region: str = ""
     image: str = ""
     woken: bool = False
+    woken_at: float = 0.0
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -145,7 +146,7 @@ def evolve(state: State, recorded: Recorded) -> None:
             _note_boot(state, vm_id, at)
             _change(state, vm_id, status="going")
         case VmAcquired():
-            _acquire(state, event, recorded.seq)
+            _acquire(state, event, recorded.seq, at)
         case VmReleased(vm_id=vm_id, preview_id=preview_id, keep=keep, keep_job=keep_job):
             _note_release(state, preview_id, recorded.meta.causation_id)
             _let_go(state, vm_id)
@@ -165,7 +166,7 @@ def evolve(state: State, recorded: Recorded) -> None:
         case VmSuspended(vm_id=vm_id):
             _change(state, vm_id, suspended=True)
         case VmResumed(vm_id=vm_id):
-            _change(state, vm_id, suspended=False)
+            _change(state, vm_id, suspended=False, woken_at=at)
         case VmDestroyed(vm_id=vm_id):
             _let_go(state, vm_id)
             _unindex(state, vm_id)
@@ -222,13 +223,14 @@ def _change_pool(state: State, name: str, **changes: object) -> Pool:
     return state.pools[name]
 
 
-def _acquire(state: State, event: VmAcquired, seq: int) -> None:
+def _acquire(state: State, event: VmAcquired, seq: int, at: float) -> None:
     vm_id, preview_id = event.vm_id, event.preview_id
     state.claims.pop(preview_id, None)
     _let_go(state, vm_id)  # a resident's
     vm = state.vms.get(vm_id)
     held = {
         "woken": vm is not None and vm.suspended,
+        "woken_at": at if vm is not None and vm.suspended else 0.0,
         "preview_id": preview_id,
         "owner": event.owner,
         "lease": seq,

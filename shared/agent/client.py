@@ -39,6 +39,8 @@ Contents = AsyncIterator[tuple[str, bytes | AsyncIterator[bytes]]]
 
 _LINE_BYTES_MAX = 1024 * 1024
 _WRITE_BYTES = 256 * 1024
+_IN_BETWEEN = (502, 503, 504)
+"""What a proxy says of an agent that it can't reach."""
 _SILENCE_S_MAX = 30.0
 """Streams say something at least every ten seconds; three times that without a byte means that the agent has gone."""
 
@@ -251,9 +253,11 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield raw
 
 
-def _error_of(status: int, data: bytes) -> AgentError:
+def _error_of(status: int, data: bytes) -> AgentError | AgentUnreachable:
     try:
         body = msgspec.json.decode(data, type=ErrorBody)
     except UNREADABLE:
+        if status in _IN_BETWEEN:
+            return AgentUnreachable(f"what stands before the agent answered with status {status}")
         body = ErrorBody(code="agent_answer_unknown", message=f"Something answered with status {status}.")
     return AgentError(body.code, body.message, status, body)

@@ -49,12 +49,14 @@ class ReleaseVm(PoolCommand, frozen=True, kw_only=True):
 
 
 class CheckVm(PoolCommand, frozen=True, kw_only=True):
-    """Somebody could not reach this VM: look after it now instead of at the next health check."""
+    """Somebody could not reach this VM: look after it now instead of at the next health check. `anew`: it answers, and has
+    booted anew since it was acquired, so that what was in it is gone."""
 
     verb: ClassVar[str] = "check"
     vm_id: VmId
     healthy: bool
     detail: str = ""
+    anew: bool = False
 
 
 class SuspendVm(PoolCommand, frozen=True, kw_only=True):

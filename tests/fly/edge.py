@@ -1,6 +1,7 @@
 """The fake's public address: one port for all machines, `fly-force-instance-id` says which. Any protocol over HTTP/1.1."""
 
 import asyncio
+import ssl
 
 from services.pool.adapters.fly_machines import FORCE_INSTANCE
 from tests.fly.guests import Connections, Guests, joined
@@ -10,17 +11,18 @@ UNROUTED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection
 
 
 class Edge:
-    """Listens on loopback. A request a connection: the next one may be for another machine."""
+    """Listens on loopback, over TLS where `tls` is given. A request a connection: the next one may be for another machine."""
 
-    def __init__(self, guests: Guests) -> None:
+    def __init__(self, guests: Guests, tls: ssl.SSLContext | None = None) -> None:
         self._guests = guests
+        self._tls = tls
         self._connections = Connections()
         self._server: asyncio.Server | None = None
         self.port = 0
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(
-            self._connections.served(self._serve), "127.0.0.1", 0, limit=HEAD_BYTES_MAX
+            self._connections.served(self._serve), "127.0.0.1", 0, limit=HEAD_BYTES_MAX, ssl=self._tls
         )
         self.port = self._server.sockets[0].getsockname()[1]
 

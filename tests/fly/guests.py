@@ -33,11 +33,17 @@ class Guest:
         self.host = "127.0.0.1"
         self.agent_port = 0
         self.ended = False
+        self.asleep = False
         self.way: asyncio.Server | None = None
 
     @property
     def running(self) -> bool:
         return self.agent_port > 0 and not self.ended
+
+    @property
+    def reachable(self) -> bool:
+        """A machine that stands still takes no connection: there is nobody to take it."""
+        return self.running and not self.asleep
 
 
 class Guests:
@@ -83,12 +89,24 @@ class Guests:
         guest.agent_port = (await self._provider.create(spec)).port
 
     async def suspend(self, machine_id: str) -> None:
-        if self._guests[machine_id].running:
-            await self._provider.suspend(self._guests[machine_id].vm_id)
+        guest = self._guests[machine_id]
+        if guest.running:
+            guest.asleep = True
+            await self._provider.suspend(guest.vm_id)
 
     async def resume(self, machine_id: str) -> None:
-        if self._guests[machine_id].running:
-            await self._provider.resume(self._guests[machine_id].vm_id)
+        guest = self._guests[machine_id]
+        if guest.running:
+            await self._provider.resume(guest.vm_id)
+            guest.asleep = False
+
+    async def restart(self, machine_id: str, config: dict[str, Any]) -> None:
+        """Boots the machine anew: its address stays, and nothing else does."""
+        guest = self._guests[machine_id]
+        guest.agent_port = 0
+        await self._provider.destroy(guest.vm_id)
+        await self.boot(machine_id, config)
+        guest.asleep = False
 
     async def kill(self, machine_id: str) -> None:
         """Ends all that the machine runs, what is just being started too. Idempotent."""
@@ -103,7 +121,7 @@ class Guests:
     async def connect(self, machine_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to the machine's agent. Raises OSError."""
         guest = self._guests.get(machine_id)
-        if guest is None or not guest.running:
+        if guest is None or not guest.reachable:
             raise ConnectionRefusedError(machine_id)
         return await asyncio.open_connection("127.0.0.1", guest.agent_port)
 
@@ -116,7 +134,8 @@ class Guests:
 
     async def _lead(self, guest: Guest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if not guest.running:
+            if not guest.reachable:
+                writer.transport.abort()
                 return
             inner = await asyncio.open_connection("127.0.0.1", guest.agent_port)
             await joined((reader, writer), inner)
@@ -153,14 +172,20 @@ Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def joined(outer: Ends, inner: Ends) -> None:
-    """Bytes both ways, until both have ended; one way's end is passed on."""
+    """Bytes both ways, until both have ended; one way's end is passed on, and a reset is one for both."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while chunk := await reader.read(1 << 16):
                 writer.write(chunk)
                 await writer.drain()
-            writer.write_eof()
+            if writer.can_write_eof():
+                writer.write_eof()
+            else:  # over TLS there is no end of one way
+                writer.close()
+        except OSError:
+            inner[1].transport.abort()
+            outer[1].transport.abort()
 
     try:
         await asyncio.gather(pump(outer[0], inner[1]), pump(inner[0], outer[1]))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
@@ -25,9 +26,9 @@ __all__ = ["APP", "FAR_IMAGE", "HANGING_IMAGE", "IMAGE", "TOKEN", "FakeFly", "Fa
 class FakeFly:
     """`async with FakeFly(folder) as fly`: serves at `fly.url` until the end, and ends all guests."""
 
-    def __init__(self, folder: Path, *, sandbox: str = "auto") -> None:
+    def __init__(self, folder: Path, *, sandbox: str = "auto", edge_tls: ssl.SSLContext | None = None) -> None:
         self.guests = Guests(folder, sandbox=sandbox)
-        self.edge = Edge(self.guests)
+        self.edge = Edge(self.guests, edge_tls)
         self.schema = Schema()
         self.machines: dict[str, FakeMachine] = {}
         self.volumes: dict[str, dict[str, Any]] = {}
@@ -79,6 +80,10 @@ class FakeFly:
         machine = self.of(vm_id)
         await self.guests.kill(machine.id)
         machine.become("destroyed")
+
+    def forget(self, vm_id: str) -> None:
+        """What was suspended of the machine is lost: its next start is a boot, with the files that its image has."""
+        self.of(vm_id).cold = True
 
     def leftovers(self) -> list[str]:
         folder = self.guests.folder
@@ -369,7 +374,11 @@ class FakeFly:
         await self._lag()
         if "starting" in self.stuck:
             return
-        await self.guests.resume(machine.id)
+        if machine.cold:
+            machine.cold = False
+            await self.guests.restart(machine.id, machine.config)
+        else:
+            await self.guests.resume(machine.id)
         machine.become("started")
 
     async def _sleep(self, machine: FakeMachine) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
+import jsonschema
 
 DOCUMENT = Path(os.environ.get("DRAPE_FLY_OPENAPI") or Path(__file__).parent / "openapi.json")
 
@@ -61,8 +61,8 @@ class Schema:
     def _check(self, where: str, schema: dict[str, Any], value: Any) -> None:
         whole = {**schema, "components": self._document["components"]}
         self.violations += [
-            f"{where}: {error.message} at {list(error.instance_path)}"
-            for error in jsonschema_rs.Draft4Validator(whole).iter_errors(value)
+            f"{where}: {error.message} at {list(error.absolute_path)}"
+            for error in jsonschema.Draft4Validator(whole).iter_errors(value)
         ]
 
 

@@ -38,7 +38,9 @@ through_tunnels = False
 """Set by the fixture `each_way`: the dev server is reached through an agent's tunnels."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-FAST = ProxyConfig(client_check_interval_s=0.02, connect_timeout_s=2, ws_handshake_timeout_s=2, ws_close_timeout_s=0.5)
+FAST = ProxyConfig(
+    client_check_interval_s=0.02, connect_timeout_s=2, agent_wait_s=0, ws_handshake_timeout_s=2, ws_close_timeout_s=0.5
+)
 
 
 class Stage:

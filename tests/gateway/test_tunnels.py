@@ -96,6 +96,33 @@ async def test_an_agent_that_says_nothing_is_waited_for_so_long() -> None:
             await session.get(f"http://{LOOPBACK}/")
 
 
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"])
+async def test_an_agent_that_is_being_woken_is_dialled_again(before: bytes) -> None:
+    """First nobody is there, or what stands before it says so; then the whole body arrives, once."""
+    dialled, bodies = 0, []
+
+    async def waking(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dialled
+        dialled += 1
+        if dialled <= 2:
+            writer.write(before)
+            return
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"Content-Length: 4" in head
+        bodies.append(await reader.readexactly(4))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+    async with (
+        raw_server(waking) as port,
+        Upstreams(replace(FAST, agent_wait_s=20.0), SECRET) as upstreams,
+        upstreams.session(Upstream("a", LOOPBACK, 80, "1", reached(port))) as session,
+        session.post(f"http://{LOOPBACK}/", data=b"body") as answer,
+    ):
+        assert await answer.text() == "hi"
+    assert (dialled, bodies) == (3, [b"body"])
+
+
 async def test_what_comes_with_the_101_is_not_lost() -> None:
     """A dev server that speaks at once, and an answer and its tunnel in one packet."""
     body = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

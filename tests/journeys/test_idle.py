@@ -9,6 +9,7 @@ from deploy.simulation.services import SERVICES
 from services.gateway.adapters.variables import Variables
 from services.orchestrator.adapters.simulated import JobScript
 from services.orchestrator.config import OrchestratorConfig
+from shared.commands import RestartPreview
 from shared.events import (
     DevServerStarted,
     Event,
@@ -343,3 +344,34 @@ async def test_whoever_waits_for_a_vm_gets_that_of_the_coldest(first: str) -> No
 async def ready_in(stage: Stage, within_s: float) -> None:
     preview_id = await stage.request(await stage.project(STATIC))
     await stage.until(PreviewReady, preview_id, within_s=within_s)
+
+
+async def awake(stage: Stage, preview_id: str, how: str) -> None:
+    """Somebody wants something of it."""
+    if how == "request":
+        await stage.waker().wake(preview_id)
+    elif how == "restart":
+        await stage.send(RestartPreview(preview_id=preview_id, in_place=True))
+    else:
+        project_id = stage.state("gateway").previews[preview_id].project_id
+        await stage.change(project_id, {"index.html": b"<p>edited</p>"})
+
+
+@pytest.mark.parametrize("how", ["request", "edit", "restart"])
+async def test_a_vm_that_boots_anew_when_it_is_woken_is_given_up(how: str) -> None:
+    """Nothing of the preview is in it any more: it begins again in another one, at once, and never as an empty folder's."""
+    async with staged(orchestrator=QUICK) as stage:
+        preview_id = await asleep(stage)
+        vm_id = stage.state("gateway").previews[preview_id].vm_id
+        stage.workspace.reboot(vm_id)
+
+        await awake(stage, preview_id, how)
+        await stage.until(VmLost, preview_id, within_s=2)
+        await stage.until(PreviewReady, preview_id, within_s=20, nth=2)
+        await asyncio.sleep(5)
+
+        [gone] = stage.events(VmLost)
+        assert (gone.vm_id, "anew" in gone.detail) == (vm_id, True)
+        assert stage.state("gateway").previews[preview_id].vm_id != vm_id
+        assert stage.events(PreviewFailed) == []
+        check_rules(stage)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from services.pool.adapters.cleaning import SimulatedVmCleaner
@@ -17,10 +18,23 @@ from services.pool.react import CheckHealth, DestroyVm, Effect, Reconcile, Settl
 from services.pool.state import State
 from services.pool.views import summary
 from shared.commands import CheckVm, Command, RecordVmFrozen, RecordVmLost, ReleaseVm, ResumeVm, SuspendVm
-from shared.events import Event
+from shared.events import Event, VmRetired, VmSuspended
 from shared.ports import Cause, TimerFired
-from tests.builders import PREVIEW, VM, vm_acquired, vm_frozen, vm_lost, vm_released, vm_resumed, vm_suspended, warm_vms
-from tests.spec import Given, Past, given
+from shared.reach import Reach
+from tests.builders import (
+    PREVIEW,
+    VM,
+    vm_acquired,
+    vm_booted,
+    vm_creation_started,
+    vm_frozen,
+    vm_lost,
+    vm_released,
+    vm_resumed,
+    vm_suspended,
+    warm_vms,
+)
+from tests.spec import AT, Given, Past, given
 
 POOL = definition(PoolConfig())
 HELD = [*warm_vms(1), vm_acquired(1)]
@@ -62,6 +76,30 @@ def test_a_suspended_vm_is_not_lost_for_its_silence() -> None:
     silent = CheckVm(vm_id=VM, healthy=False, detail="silent")
     pool(*HELD, vm_suspended()).when(silent).stays_quiet()
     assert pool(*HELD, vm_suspended(), vm_resumed()).when(silent).outcome != []
+
+
+@pytest.mark.parametrize(
+    "woken", [[vm_acquired(1), vm_suspended(), vm_resumed()], [VmSuspended(vm_id=VM), vm_acquired(1)]]
+)
+def test_a_vm_with_a_network_of_its_own_may_be_silent_while_it_wakes(woken: list[Event]) -> None:
+    """Nobody answers at its address meanwhile, and whoever calls it then has heard of the waking, not of its end. Where VMs
+    share a network, a frozen one's connections are held."""
+    booted = msgspec.structs.replace(vm_booted(1), reach=Reach(tunnel=True))
+    config = PoolConfig()
+    for at, counted in ((AT + config.thaw_limit_s - 1, False), (AT + config.thaw_limit_s + 1, True)):
+        silent = CheckVm(vm_id=VM, healthy=False, detail="silent", at=at)
+        assert bool(pool(vm_creation_started(1), booted, *woken).when(silent).outcome) == counted
+    silent = CheckVm(vm_id=VM, healthy=False, detail="silent", at=AT + 1)
+    assert pool(*warm_vms(1), *woken).when(silent).outcome != []
+    assert pool(vm_creation_started(1), booted, vm_acquired(1)).when(silent).outcome != []
+
+
+def test_a_vm_that_booted_anew_is_lost_to_its_preview_at_once() -> None:
+    """It answers, so that no further check would tell. A warm one goes too."""
+    anew = CheckVm(vm_id=VM, healthy=False, detail="anew", anew=True)
+    pool(*warm_vms(1), vm_acquired(1)).when(anew).then(vm_lost(1, PREVIEW, "anew"))
+    pool(*warm_vms(1)).when(anew).then(VmRetired(vm_id=VM, reason="unhealthy"))
+    pool(*warm_vms(1), vm_acquired(1), vm_released(1)).when(anew).stays_quiet()
 
 
 def test_a_suspended_vm_is_released_and_lost_as_any_other() -> None:

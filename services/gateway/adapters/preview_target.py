@@ -66,6 +66,8 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How browsers reach the gateway when nothing trusted says otherwise."""
     connect_timeout_s: float = 5.0
     """A dev server on the same network accepts in milliseconds or not at all."""
+    agent_wait_s: float = 8.0
+    """How long an agent that can't be reached is dialled again before a request is given up: its VM may be on its way awake."""
     first_byte_timeout_s: float = 120.0
     """From the last byte of the request to the answer's headers: a first compile may take a minute on a small VM."""
     idle_timeout_s: float = 3600.0

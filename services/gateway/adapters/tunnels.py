@@ -22,6 +22,8 @@ from shared.secrets import agent_token
 
 log = logging.getLogger("drape.proxy")
 
+ANSWER_UNKNOWN = "tunnel_answer_unknown"
+RETRY_S = 0.2
 _HEAD_END = b"\r\n\r\n"
 _REPLY_BYTES_MAX = 64 * 1024
 """Of the agent's answer to the request for a tunnel, or of what stands between us and it."""
@@ -43,6 +45,7 @@ class TunnelConnector(aiohttp.BaseConnector):
         super().__init__(limit=0, keepalive_timeout=config.upstream_keepalive_s)
         self._through = through
         self._connect_timeout_s = config.connect_timeout_s
+        self._agent_wait_s = config.agent_wait_s
         self._tls = trusted() if through.reach.tls else None
         own = {
             "Host": f"{bracketed(through.host)}:{through.port}",
@@ -61,7 +64,19 @@ class TunnelConnector(aiohttp.BaseConnector):
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
         """A connection to the dev server, as aiohttp's pool wants it. Raises `TunnelRefused`, or what a connection to the
-        agent that fails raises."""
+        agent that fails raises: after a while, since a VM that is being woken may answer nobody before it is awake.
+        Nothing of the request has been sent by then, so that any may wait."""
+        deadline = self._loop.time() + self._agent_wait_s
+        while True:
+            try:
+                return await self._dial()
+            except (aiohttp.ClientConnectionError, OSError) as error:
+                said = isinstance(error, TunnelRefused) and error.code != ANSWER_UNKNOWN
+                if said or self._loop.time() + RETRY_S > deadline:
+                    raise
+            await asyncio.sleep(RETRY_S)
+
+    async def _dial(self) -> ResponseHandler:
         through = self._through
         handshake = _Handshake()
         transport: asyncio.Transport | None = None
@@ -163,5 +178,5 @@ def _refusal(status: int, body: bytes) -> TunnelRefused:
     try:
         problem = msgspec.json.decode(body, type=ErrorBody)
     except UNREADABLE:
-        return TunnelRefused("tunnel_answer_unknown", f"Something answered for the VM's agent, with status {status}.")
+        return TunnelRefused(ANSWER_UNKNOWN, f"Something answered for the VM's agent, with status {status}.")
     return TunnelRefused(problem.code, problem.message)

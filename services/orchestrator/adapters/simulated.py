@@ -94,6 +94,12 @@ class SimulatedWorkspace:
         while len(self._ended) > MACHINES_MAX:
             del self._ended[next(iter(self._ended))]
 
+    def reboot(self, vm_id: VmId) -> None:
+        """The VM boots anew: it answers, and knows nothing of what was done in it."""
+        machine = self._machines.pop(vm_id, None)
+        if machine is not None and not machine.gone.done():
+            machine.gone.set_result(None)
+
     def clean(self, vm_id: VmId) -> None:
         """The VM is emptied for its owner's next preview: no job and no version of the files is left."""
         machine = self._machines.get(vm_id)
@@ -206,7 +212,7 @@ class SimulatedWorkspace:
     def _job(self, vm: Vm, job_id: str) -> "tuple[_Machine, _Job]":
         machine = self._machine(vm)
         if job_id not in machine.jobs:
-            raise AgentError("job_not_found", f"There is no job {job_id}.", 404)
+            raise AgentError("job_unknown", f"There is no job {job_id}.", 404)
         return machine, machine.jobs[job_id]
 
     async def _pause(self, machine: "_Machine", job: "_Job", wait_s: float | None) -> None:
