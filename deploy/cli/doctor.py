@@ -84,7 +84,7 @@ async def _platform(home: Home, running: RunStatus, *, replay_check: bool) -> li
             found = await asyncio.gather(
                 looked_at("streams", streams(client), NATS_S),
                 looked_at("services", services.services(client, home), NATS_S),
-                looked_at("vms", services.inventory(client, home), NATS_S),
+                looked_at("vms", services.inventory(client, home, running.provider), NATS_S),
                 looked_at("postgres", services.postgres(client, running.postgres), NATS_S),
             )
             findings += [finding for part in found for finding in part]
