@@ -46,6 +46,10 @@ ELSEWHERE = {
         "`deploy/compose`",
         "Port of the gateway, 8080 by default; the head of deploy/compose.yaml has the rest.",
     ),
+    "DRAPE_WORKSPACE_IMAGE": (
+        "`deploy/compose`",
+        "The VMs' image, `drape-workspace:latest` by default, which `deploy/workspace/build` makes.",
+    ),
     "DRAPE_BUILD_BASE": ("image builds", "The image to build on; by default what `deploy/images/base` makes."),
     "DRAPE_BUILD_NETWORK": (
         "image builds",
