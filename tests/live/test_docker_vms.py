@@ -111,7 +111,6 @@ async def test_a_preview_lives_sleeps_and_outlives_its_container(contained: Plat
     assert (await user.ended(preview_id))["status"] == "ready"
     assert "Edited in a container" in (await user.visit(preview_id, "/src/App.tsx")).text
     assert (await user.preview(preview_id))["vm_id"] != first
-    print([(each.type, round(each.meta.at - 1795987000, 1)) for each in await contained.events(preview_id)])
     kinds = [each.type for each in await contained.events(preview_id)]
     assert (kinds.count("VmLost"), kinds.count("PreviewFailed")) == (1, 0)
     await user.stop(preview_id)
