@@ -145,6 +145,10 @@ async def test_status_and_doctor_say_what_vms_are(contained: Platform) -> None:
     told = await contained.drape("status", "--json")
     assert told.last["provider"] == "docker"
     looked = await contained.drape("doctor", "--json")
+    [booting] = [each for each in looked.lines if each.get("check") == "boots"]
+    assert booting["code"] == "vm_boots_failing"
+    assert "of old (" in booting["what"]
+    assert "agent_version_unsupported" in booting["why"]
     vms = [each["detail"] for each in looked.lines if each.get("check") == "vms"]
     assert len(vms) == 1
     assert vms[0].startswith("the provider (docker) has ")
