@@ -29,6 +29,8 @@ from deploy.local import records
 from deploy.local.paths import Home
 from services.pool.reaping import Inventory, Run
 from services.pool.views import PoolNumbers
+from shared.events import VmBootFailed
+from tests.builders import VM
 from tests.deploy.waiting import alive, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -269,7 +271,7 @@ def numbers(name: str, boot_failures: int) -> PoolNumbers:
 
 def test_boots_that_fail_are_told_with_their_reason() -> None:
     """A warning where another pool boots, an error where none does."""
-    said = boots.Said("image_missing", "there is no image x; build it")
+    said = VmBootFailed(vm_id=VM, code="image_missing", message="there is no image x; build it")
     told = [
         boots.judged([numbers("a", failures), numbers("b", others)], said)
         for failures, others in ((0, 0), (2, 0), (1, 3))

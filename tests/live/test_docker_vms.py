@@ -135,8 +135,14 @@ async def test_the_kernel_kills_what_outgrows_a_container_and_a_bigger_one_takes
 
 async def test_an_image_whose_agent_is_too_old_is_told(contained: Platform) -> None:
     """Its VMs never become warm; the log says which of both sides is behind, and the others serve."""
-    ran = await contained.drape("events", "--type", "VmBootFailed", "--json")
-    failed = [each for each in ran.lines if each.get("type") == "VmBootFailed"]
+    failed: list[Json] = []
+
+    async def told() -> bool:
+        ran = await contained.drape("events", "--type", "VmBootFailed", "--json")
+        failed[:] = [each for each in ran.lines if each.get("type") == "VmBootFailed"]
+        return bool(failed)
+
+    await eventually(told, BACK_S)
     assert {each["data"]["code"] for each in failed} == {"agent_version_unsupported"}
     assert "deploy/workspace/build" in failed[0]["data"]["message"]
 
