@@ -4,6 +4,7 @@ Starts no container itself: whatever compose can do with compose.yaml, it does t
 """
 
 import argparse
+import asyncio
 import os
 import secrets
 import shutil
@@ -19,6 +20,8 @@ from deploy.local.paths import Home
 from deploy.local.secrets import load_or_make_one
 from deploy.nats.authorization import authorization, users
 from deploy.nats.identities import make_identities
+from services.pool.adapters.docker_config import DockerConfig
+from services.pool.adapters.docker_removal import remove_home
 
 DEPLOY = Path(__file__).parent
 FILE = DEPLOY / "compose.yaml"
@@ -26,13 +29,13 @@ LOCAL_FILE = DEPLOY / "compose.local.yaml"
 NODES = ("nats-1", "nats-2", "nats-3")
 PROJECT = "drape"
 """As compose.yaml names it."""
-VM_LABEL = "drape.home"
-"""What the pool puts on all that it makes on an engine, with the deployment's name."""
 SOCKET = "/var/run/docker.sock"
 PROXY_IMAGE = "drape-proxy:local"
 CLIENT_PORT, ROUTES_PORT, MONITOR_PORT = 4222, 6222, 8222
 READY_LIMIT_S = 300
 """For `up`: three elections, and a replay."""
+REMOVE_LIMIT_S = 60
+"""For all VMs at once."""
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o444
 
 
@@ -61,6 +64,10 @@ def make_secrets(folder: Path) -> None:
 def environment(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     """What compose.yaml asks of the environment; what the caller has set goes before."""
     found = {"DRAPE_COMPOSE_SECRETS": str(folder), **environ}
+    engine = environ.get("DOCKER_HOST", "")
+    # The pool's engine is compose's own. On a Mac the engine is in a machine of its own, where its socket is at the usual place.
+    if not found.get("DRAPE_DOCKER_SOCKET") and engine.startswith("unix://") and sys.platform == "linux":
+        found["DRAPE_DOCKER_SOCKET"] = engine.removeprefix("unix://")
     socket = Path(found.get("DRAPE_DOCKER_SOCKET") or SOCKET)
     if "DRAPE_DOCKER_GID" not in found and socket.exists():
         found["DRAPE_DOCKER_GID"] = str(socket.stat().st_gid)
@@ -107,19 +114,26 @@ def build_images(local: bool, environ: Mapping[str, str]) -> None:
 
 
 def remove_vms(environ: Mapping[str, str]) -> None:
-    """VMs are the pool's, and compose knows none of them: without their pool they would end minutes later."""
-    mine = f"label={VM_LABEL}={environ.get('COMPOSE_PROJECT_NAME') or PROJECT}"
-    for kind, listing, removing in (
-        ("container", ["docker", "ps", "--all"], ["docker", "rm", "--force", "--volumes"]),
-        ("network", ["docker", "network", "ls"], ["docker", "network", "rm"]),
-        ("volume", ["docker", "volume", "ls"], ["docker", "volume", "rm", "--force"]),
-    ):
-        told = subprocess.run(
-            [*listing, "--quiet", "--filter", mine], env=environ, capture_output=True, text=True, check=False
-        )
-        if found := told.stdout.split():
-            subprocess.run([*removing, *found], env=environ, capture_output=True, check=False)
-            print(f"removed of VMs: {len(found)} {kind}{'s' if len(found) > 1 else ''}")
+    """VMs are the pool's, and compose knows none of them, nor of their network and its firewall rules: without their pool they
+    would end minutes later, and the rest would stay. Raises LauncherError `vms_left`."""
+    home = environ.get("COMPOSE_PROJECT_NAME") or PROJECT
+    image = environ.get("DRAPE_WORKSPACE_IMAGE") or DockerConfig().image
+    config = DockerConfig(image=image, tls_dir=environ.get("DOCKER_CERT_PATH", ""))
+    removed = asyncio.run(remove_home(config, [engine_of(environ)], home, timeout_s=REMOVE_LIMIT_S))
+    if removed.vms:
+        print(f"removed VMs: {removed.vms}")
+    if removed.problems:
+        problem = f"VMs, their network or its firewall rules may be left: {removed.problems[0]}."
+        raise LauncherError("vms_left", problem, "Once that is mended, `deploy/compose down` removes them.")
+
+
+def engine_of(environ: Mapping[str, str]) -> str:
+    """The engine that compose speaks to, as a URL: `DOCKER_HOST`, or that of Docker's current context."""
+    argv = ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
+    found = ""
+    if shutil.which(argv[0]) is not None:
+        found = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False).stdout.strip()
+    return found or environ.get("DOCKER_HOST") or f"unix://{SOCKET}"
 
 
 def _run(argv: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -170,7 +184,10 @@ def main() -> None:
         sys.exit(f"compose: {error.code}: {error.message} {error.hint}")
     code = subprocess.run(command(compose, given.local, given.words), env=environ, check=False).returncode
     if code == 0 and given.words[0] == "down":
-        remove_vms(environ)
+        try:
+            remove_vms(environ)
+        except LauncherError as error:
+            sys.exit(f"compose: {error.code}: {error.message} {error.hint}")
     if code == 0 and given.words[0] == "up":
         where = f"http://localhost:{environ.get('DRAPE_PORT') or 8080}/"
         print(f"Drape is up: {where} - its token is the first part of {folder / 'api_tokens'}")

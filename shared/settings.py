@@ -46,7 +46,15 @@ ELSEWHERE = {
         "`deploy/compose`",
         "Port of the gateway, 8080 by default; the head of deploy/compose.yaml has the rest.",
     ),
+    "DRAPE_WORKSPACE_IMAGE": (
+        "`deploy/compose`",
+        "The VMs' image, `drape-workspace:latest` by default, which `deploy/workspace/build` makes.",
+    ),
     "DRAPE_BUILD_BASE": ("image builds", "The image to build on; by default what `deploy/images/base` makes."),
+    "DRAPE_IMAGE_CA": (
+        "image builds",
+        "PEM file: further authorities that images trust, as of a proxy or registry of one's own.",
+    ),
     "DRAPE_BUILD_NETWORK": (
         "image builds",
         "Network of the build steps; `host` where the engine's own has no way out.",

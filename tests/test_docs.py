@@ -21,7 +21,7 @@ from tests.parsing import parsed
 
 ROOT = Path(__file__).parents[1]
 SETTING_ROW = re.compile(r"^\| (?:`([A-Z][A-Z0-9_]+)`)? ?\| `([^`]+)` \|", re.MULTILINE)
-SYSTEM = {"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "GATEWAY", "COMPOSE_PROJECT_NAME"}
+SYSTEM = {"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "GATEWAY", "COMPOSE_PROJECT_NAME", "DOCKER_CERT_PATH"}
 """Variables of the machine, which are none of ours to describe, and what a bench tells its own child."""
 INSTRUMENT = re.compile(r"create_(?:observable_)?(?:counter|gauge|histogram|up_down_counter)")
 

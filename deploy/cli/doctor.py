@@ -10,6 +10,7 @@ from deploy.cli.main import command
 from deploy.cli.output import Output
 from deploy.cli.platform import running_or_none
 from deploy.doctor import machine, replaying, services
+from deploy.doctor.boots import boots
 from deploy.doctor.docker import docker
 from deploy.doctor.finding import Finding, looked_at, unseen, warning, wrong
 from deploy.doctor.fly import fly
@@ -22,7 +23,7 @@ from shared.errors import DrapeError, Unavailable
 
 MACHINE_S, NATS_S, REPLAY_S, PROVIDER_S = 15.0, 30.0, 600.0, 600.0
 PROVIDERS = {"docker": docker, "fly": fly}
-OF_NATS = ("streams", "services", "vms", "postgres")
+OF_NATS = ("streams", "services", "vms", "boots", "postgres")
 """What can only be looked at through NATS."""
 
 
@@ -84,7 +85,8 @@ async def _platform(home: Home, running: RunStatus, *, replay_check: bool) -> li
             found = await asyncio.gather(
                 looked_at("streams", streams(client), NATS_S),
                 looked_at("services", services.services(client, home), NATS_S),
-                looked_at("vms", services.inventory(client, home), NATS_S),
+                looked_at("vms", services.inventory(client, home, running.provider), NATS_S),
+                looked_at("boots", boots(client), NATS_S),
                 looked_at("postgres", services.postgres(client, running.postgres), NATS_S),
             )
             findings += [finding for part in found for finding in part]

@@ -125,6 +125,12 @@ async def down(output: Output) -> int:
     else:
         text = f"Stopped: {', '.join(report.ended) or 'everything'}."
     output.result({"type": "down", "supervisor": report.supervisor, "ended": report.ended, "vms": report.vms}, text)
+    if report.problems:
+        raise LauncherError(
+            "vms_left",
+            f"VMs may be left: {'; '.join(report.problems)}.",
+            "Once that is mended, `drape down` removes them. Their agents end by themselves after DRAPE_POOL_ORPHAN_TIMEOUT_S.",
+        )
     return 0
 
 
@@ -142,6 +148,7 @@ async def status(output: Output, secrets: bool) -> int:
         {
             "type": "status",
             "running": True,
+            "provider": running.provider,
             **_addresses(running, secrets=secrets),
             "services": services,
             "nats_nodes": nodes,
@@ -170,6 +177,7 @@ def _status_text(running: RunStatus, services: dict[str, dict[str, Any]], nodes:
         lines.append(f"{name:<13} {state:<10} seq {each['seq']}, lag {each['lag']}, pid {' '.join(pids) or '-'}")
         if silent := silent_of(running, name, each):
             lines.append(f"{'':<13} no answer from pid {' '.join(map(str, silent))}")
+    lines.append(f"{'VMs':<13} {running.provider}")
     return "\n".join(lines)
 
 

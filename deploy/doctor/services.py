@@ -151,7 +151,7 @@ def _silent(name: str, pid: int, record: str) -> Finding:
 # --- the pool's provider ----------------------------------------------------------------------------------------------
 
 
-async def inventory(client: Client, home: Home) -> list[Finding]:
+async def inventory(client: Client, home: Home, provider: str) -> list[Finding]:
     """What the provider has and the log has not, and the reverse."""
     # Asked again after a second of silence: a replica that hangs may have got it.
     answer = await bus_on(client, "doctor").commands.query("pool", "inventory", timeout_s=INVENTORY_S)
@@ -164,7 +164,7 @@ async def inventory(client: Client, home: Home) -> list[Finding]:
         findings.append(
             warning("vms", "vm_process_leaked", f"Processes of VMs that are no more: {named(leaked)}.", why, todo)
         )
-    return findings or [well("vms", f"the provider has {len(found.provider)}, as the log says")]
+    return findings or [well("vms", f"the provider ({provider}) has {len(found.provider)}, as the log says")]
 
 
 def differences(found: Inventory) -> list[Finding]:

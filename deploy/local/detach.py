@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from deploy.local import logs, records
+from deploy.local import containers, logs, records
 from deploy.local.errors import LauncherError
 from deploy.local.leftovers import end_leftovers, end_process
 from deploy.local.options import AlreadyRunning, RunStatus, UpOptions
@@ -51,6 +51,8 @@ class DownReport(msgspec.Struct, frozen=True, kw_only=True):
     supervisor: Literal["stopped", "killed", "not_running"]
     ended: list[str]
     vms: int = 0
+    problems: tuple[str, ...] = ()
+    """Why VMs may be left on a Docker engine."""
 
 
 async def up_detached(
@@ -138,19 +140,21 @@ async def down(home: Home, *, timeout_s: float = DOWN_TIMEOUT_S) -> DownReport:
     process = supervisor(home)
     outcome: Literal["stopped", "killed", "not_running"] = "not_running"
     if process is not None:
-        politely = await end_process(process, ((signal.SIGTERM, timeout_s),))
+        politely = await end_process(process, ((signal.SIGTERM, timeout_s + containers.allowance_s(home)),))
         outcome = "stopped" if politely else "killed"
     left: list[str] = []
     vms = 0
+    problems: tuple[str, ...] = ()
     try:
         async with supervisor_lock(home):
             left = await end_leftovers(home)
-            vms = await end_vms(home)
+            vms, problems = await containers.end_containers(home)
+            vms += await end_vms(home)
             records.remove(home, records.SUPERVISOR)
             (home.run / "status.json").unlink(missing_ok=True)
     except AlreadyRunning:
         return DownReport(supervisor=outcome, ended=_ended(alive, left))
-    return DownReport(supervisor=outcome, ended=_ended(alive, left), vms=vms)
+    return DownReport(supervisor=outcome, ended=_ended(alive, left), vms=vms, problems=problems)
 
 
 def _ended(before: list[str], left: list[str]) -> list[str]:

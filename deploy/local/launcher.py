@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import asyncpg
 import nats.errors
 
-from deploy.local import logs, ports, postgres
+from deploy.local import containers, logs, ports, postgres
 from deploy.local import nats as local_nats
 from deploy.local.errors import LauncherError
 from deploy.local.leftovers import end_leftovers
@@ -86,6 +86,7 @@ class _Start:
         self._nats_address = self._nats_url
         """What services are told; for our own servers without a password, for they have keys."""
         self._postgres_url = options.database_url or ""
+        self._environ = {**os.environ, **options.env}
 
     async def everything(self) -> RunStatus:
         """From nothing to ready."""
@@ -107,6 +108,7 @@ class _Start:
             nats=self._nats_url,
             nats_monitors=self._nats_monitors,
             postgres=self._postgres_url,
+            provider=containers.provider_of(self._environ),
             pids={child.spec.name: child.pid for child in (*self._children, *self._services) if child.pid is not None},
             supervisor_pid=os.getpid(),
             started_at=time.time(),
@@ -179,7 +181,9 @@ class _Start:
                     pass_fds=(listener.fileno(),) if name == GATEWAY else (),
                 )
                 self._services.append(Supervised(spec, self._home))
+        containers.remember(self._home, self._environ)
         self._stack.push_async_callback(end_vms, self._home)
+        self._stack.push_async_callback(containers.end_containers, self._home)
         self._stack.push_async_callback(_stop_all, self._services)
         for child in self._services:
             child.start()
@@ -187,7 +191,7 @@ class _Start:
     def _orchestrator_settings(self, port: int) -> dict[str, str]:
         """Where the orchestrator confirms previews, the address that it gives them, and the Node that VMs have. What the
         caller's environment says goes before: behind a proxy the addresses differ."""
-        environ = effective({**os.environ, **self._options.env})
+        environ = effective(self._environ)
         domain = environ.get("DRAPE_GATEWAY_PREVIEW_DOMAIN") or "preview.localhost"
         usual = {
             "DRAPE_ORCHESTRATOR_GATEWAY_URL": f"http://{_shown_host(self._options.host)}:{port}",
@@ -200,8 +204,7 @@ class _Start:
         """The caller's environment (services are our own programs; VMs get a clean one from their provider) and ours, with
         the key of this one identity."""
         return {
-            **os.environ,
-            **self._options.env,
+            **self._environ,
             **seed_environment(self._home.nats_seeds, identity, self._options.nats_url, effective()),
             **dict.fromkeys(("NATS_URL_FILE", "DATABASE_URL_FILE", "DRAPE_SECRET_FILE"), ""),
             "DRAPE_HEALTH_PORT": "0",  # one that all read in the same file, only one could have
@@ -352,7 +355,8 @@ async def _unless_set(stop: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T 
 
 
 def _default_node(environ: Mapping[str, str]) -> dict[str, str]:
-    """The Node that this machine gives its VMs, unless the user names one."""
-    major = node_major(environ.get("DRAPE_POOL_NODE_DIR", ""))
+    """The Node that this machine gives its VMs, unless the user names one; VMs made of an image have the image's."""
+    ours = containers.provider_of(environ) in ("local", "simulated")
+    major = node_major(environ.get("DRAPE_POOL_NODE_DIR", "")) if ours else None
     given = environ.get(_DEFAULT_NODE, str(major) if major else "")
     return {_DEFAULT_NODE: given} if given else {}

@@ -91,6 +91,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     pids: dict[str, int]
     nats_monitors: tuple[str, ...] = ()
     """HTTP addresses, one an embedded node."""
+    provider: str = "local"
+    """What VMs are made of."""
     supervisor_pid: int
     started_at: float
     """Seconds since the epoch."""

@@ -423,7 +423,8 @@ def _no_vm(state: State, preview_id: PreviewId, waited_s: float) -> Sequence[Eff
                 attempt=preview.attempt,
                 code="no_vm_available",
                 message=f"No VM came free within {waited_s:.0f} s.",
-                hint="Stop a preview that is not needed, or raise the pool's maximum (DRAPE_POOL_MAXIMUM, `drape pool resize`).",
+                hint="Stop a preview that is not needed, or raise the pool's maximum (DRAPE_POOL_MAXIMUM, `drape pool resize`). "
+                "Where VMs do not boot, `drape doctor` says why.",
             )
         )
     ]

@@ -336,6 +336,23 @@ def test_callers_environment_goes_first(tmp_path: Path) -> None:
     assert composing.environment({"DRAPE_DOCKER_GID": "7"}, tmp_path)["DRAPE_DOCKER_GID"] == "7"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the engine is in a machine of its own")
+def test_pool_gets_the_socket_of_the_engine_that_compose_uses(tmp_path: Path) -> None:
+    """A socket that is not at the usual place, as of an engine without root; what is named goes before."""
+    elsewhere = {"DOCKER_HOST": "unix:///run/user/7/docker.sock"}
+    assert composing.environment(elsewhere, tmp_path)["DRAPE_DOCKER_SOCKET"] == "/run/user/7/docker.sock"
+    assert composing.environment({**elsewhere, "DRAPE_DOCKER_SOCKET": "/x"}, tmp_path)["DRAPE_DOCKER_SOCKET"] == "/x"
+    assert "DRAPE_DOCKER_SOCKET" not in composing.environment({"DOCKER_HOST": "tcp://far:2376"}, tmp_path)
+
+
+def test_vms_that_can_not_be_removed_are_told() -> None:
+    """An engine that does not answer: an error with a code, not a silence."""
+    environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "DOCKER_HOST": "tcp://127.0.0.1:1"}
+    with pytest.raises(LauncherError, match=r"127\.0\.0\.1:1") as caught:
+        composing.remove_vms(environ)
+    assert caught.value.code == "vms_left"
+
+
 def test_machine_without_compose_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither the plugin nor the command: what to install."""
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -23,11 +23,14 @@ from nats.js.api import (
     StreamState,
 )
 
-from deploy.doctor import machine, nodes, services, streams
+from deploy.doctor import boots, machine, nodes, services, streams
 from deploy.doctor.finding import Finding, looked_at, well
 from deploy.local import records
 from deploy.local.paths import Home
 from services.pool.reaping import Inventory, Run
+from services.pool.views import PoolNumbers
+from shared.events import VmBootFailed
+from tests.builders import VM
 from tests.deploy.waiting import alive, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -257,6 +260,26 @@ def test_a_process_on_record_that_does_not_speak_is_hung(tmp_path: Path) -> None
 def inventory(**fields: object) -> Inventory:
     empty = dict.fromkeys(("provider", "orphans", "young", "lost", "retried", "unsettled"), ())
     return msgspec.convert({**empty, "counters": {}, "last_run": None, **fields}, Inventory)
+
+
+def numbers(name: str, boot_failures: int) -> PoolNumbers:
+    counts = ("available", "in_use", "booting", "kept", "going", "waiting", "total", "target", "min", "max")
+    return PoolNumbers(
+        name=name, region="", image="", memory_mb=0, boot_failures=boot_failures, **dict.fromkeys(counts, 0)
+    )
+
+
+def test_boots_that_fail_are_told_with_their_reason() -> None:
+    """A warning where another pool boots, an error where none does."""
+    said = VmBootFailed(vm_id=VM, code="image_missing", message="there is no image x; build it")
+    told = [
+        boots.judged([numbers("a", failures), numbers("b", others)], said)
+        for failures, others in ((0, 0), (2, 0), (1, 3))
+    ]
+    assert [each.level for each in told] == ["ok", "warning", "error"]
+    assert "a (2 in a row)" in told[1].what
+    assert "image_missing: there is no image x; build it." in told[1].why
+    assert boots.judged([numbers("a", 1)], None).code == "vm_boots_failing"
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from deploy import composing
 from deploy.entry import PROBES, SERVICES
 from deploy.local.ports import free_port
+from services.pool.adapters import docker_vm
 from tests.deploy.waiting import eventually
 from tests.live.client import SERVER, Client, node_project
+from tests.pool.docker_stage import rules_of
 
 ROOT = Path(__file__).parents[2]
 REPLICAS = [f"{name}-{number}" for name in SERVICES for number in (1, 2)]
@@ -126,10 +127,10 @@ class Deployment:
     def left(self) -> list[str]:
         """Everything of this project that is still there: compose's and the pool's."""
         found = []
-        for label in (f"com.docker.compose.project={self.project}", f"{composing.VM_LABEL}={self.project}"):
+        for label in (f"com.docker.compose.project={self.project}", f"{docker_vm.HOME}={self.project}"):
             for listing in (("ps", "--all"), ("network", "ls"), ("volume", "ls")):
                 found += _docker(*listing, "--quiet", "--filter", f"label={label}").split()
-        return found
+        return found + (rules_of(self.project) if os.geteuid() == 0 else [])
 
     def logs(self) -> str:
         """The last lines of all containers, for a test that fails."""
