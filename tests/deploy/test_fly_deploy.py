@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 IMAGE = "registry.fly.io/drape-images@sha256:" + "0" * 64
 FLY = """\
 #!{python} -IS
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 folder = pathlib.Path({folder!r})
 args = sys.argv[1:]
 option = lambda name: args[args.index(name) + 1]
@@ -47,7 +47,9 @@ match args:
         time.sleep(30)
     case _:
         sys.exit("no such command: " + " ".join(args))
-path.write_text(json.dumps(world))
+# At once, for the tunnel reads it beside the other calls.
+(folder / f"world.{{os.getpid()}}").write_text(json.dumps(world))
+(folder / f"world.{{os.getpid()}}").replace(path)
 """
 DRAPE = """\
 #!/bin/sh

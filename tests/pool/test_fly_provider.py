@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import aiohttp
 import msgspec
 import psutil
 import pytest
 
 from services.pool.adapters.fly import FlyProvider
 from services.pool.adapters.fly_config import FlyConfig, token_of
-from services.pool.ports import Provider
 from shared.settings import from_env
 from tests.fly.faulty import Front
 from tests.fly.machines_api import APP, HANGING_IMAGE, IMAGE, TOKEN, FakeFly
-from tests.pool.contract_home import FAULTS, Fault, Home
+from tests.pool.contract_home import FAULTS, Fault
 from tests.pool.provider_contract import ProviderContract
 
 HOME = "0a1b2c3d4e5f"
@@ -31,6 +29,7 @@ class FlyHome:
     isolated = True
     limits_memory = True
     runs_agents = True
+    shares_network = True
     faults: frozenset[Fault] = frozenset(FAULTS)
 
     def __init__(self, fly: FakeFly, fronts: dict[Fault, Front], config: FlyConfig) -> None:
@@ -123,6 +122,7 @@ class RealHome:
     isolated = True
     limits_memory = True
     runs_agents = True
+    shares_network = False
     faults: frozenset[Fault] = frozenset(FAULTS)
 
     def __init__(self, fronts: dict[Fault, Front]) -> None:
@@ -182,9 +182,3 @@ class TestReal(ProviderContract):
     @pytest.fixture
     def home(self, fronts: dict[Fault, Front]) -> RealHome:
         return RealHome(fronts)
-
-    async def test_destroy_reaches_orphans_in_other_sessions(
-        self, home: Home, provider: Provider, http: aiohttp.ClientSession
-    ) -> None:
-        """A machine ends as a whole; and its processes can't connect to where this test runs."""
-        pytest.skip("what runs in a machine of Fly's reaches no test")

@@ -53,7 +53,6 @@ from shared.events import (
 from shared.reach import Reach
 
 PREVIEW, RESIDENT, PROJECT = "01m85ea33eaz0eb705bndx9q4g", "01m85ea33e0wq8f1r3d8m1k2c5", "01m85ea2zq5bq7f2x9s1v4t8ny"
-REACH = Reach(tunnel=True, tls=True, headers=(("fly-force-instance-id", "148e21"),))
 VM, KEY = "vm-000042", "0f7c2d1e"
 REACH = Reach(tunnel=True, tls=True, headers=(("fly-force-instance-id", "d891"),))
 
