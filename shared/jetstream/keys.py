@@ -9,19 +9,27 @@ from shared.errors import Unavailable
 from shared.ids import ProjectId
 from shared.jetstream.erasing import erase_messages
 from shared.jetstream.log import WRONG_LAST_SEQUENCE
+from shared.jetstream.outages import settled
 from shared.jetstream.topology import KEYS, KEYS_ROOT
 from shared.seals import Erased
+
+WITHIN_S = 8.0
+"""While a leader is away, which takes 4 to 9 s; less than whoever waits for a command's answer gives it (10 s)."""
+TRY_S = 3.0
 
 
 class NatsKeys:
     """Reads go to whichever server answers; a key never changes, it can only be erased."""
 
-    def __init__(self, client: Client) -> None:
-        self._js = client.jetstream(timeout=5)
+    def __init__(self, client: Client, within_s: float = WITHIN_S) -> None:
+        self._js = client.jetstream(timeout=TRY_S)
+        self._within_s = within_s
 
     async def get(self, project_id: ProjectId) -> bytes | None:
         try:
-            message = await self._js.get_last_msg(KEYS, f"{KEYS_ROOT}.{project_id}", direct=False)
+            message = await settled(
+                lambda: self._js.get_last_msg(KEYS, f"{KEYS_ROOT}.{project_id}", direct=False), self._within_s
+            )
         except NotFoundError:
             return None
         except (nats.errors.Error, APIError, TimeoutError) as error:
@@ -31,10 +39,11 @@ class NatsKeys:
         return message.data
 
     async def create(self, project_id: ProjectId, wrapped: bytes) -> bool:
+        """False where there is one: another's, or this one from a try whose answer was lost. Who asks reads it then."""
         subject = f"{KEYS_ROOT}.{project_id}"
         first = {"Nats-Expected-Last-Subject-Sequence": "0"}
         try:
-            await self._js.publish(subject, wrapped, headers=first)
+            await settled(lambda: self._js.publish(subject, wrapped, headers=first), self._within_s)
         except APIError as error:
             if error.err_code in WRONG_LAST_SEQUENCE:
                 return False

@@ -10,8 +10,9 @@ from nats.aio.client import Client
 from nats.js.api import ClusterInfo
 
 from shared.errors import Unavailable
+from shared.jetstream.keys import NatsKeys
 from shared.jetstream.log import NatsEventLog
-from shared.jetstream.topology import EVENTS, FILES_BUCKET, LOGS, PARKED, TIMERS, reactor_name
+from shared.jetstream.topology import EVENTS, FILES_BUCKET, KEYS, LOGS, PARKED, TIMERS, reactor_name
 from shared.ports import EventLog
 from shared.ulids import new_id
 from tests.deploy.waiting import eventually
@@ -89,6 +90,21 @@ async def test_the_leader_dies(nodes: Cluster, client: Client) -> None:
         nodes.end(leader)
         await under_way.go_on()
         nodes.start(leader)
+
+
+async def test_a_key_is_made_while_its_leader_is_away(nodes: Cluster, client: Client) -> None:
+    """Who creates a project during an election waits for it, and finds the key that an unanswered try may have made."""
+    keys, project = NatsKeys(client, within_s=HEALTHY_TIMEOUT_S), new_id()
+    leader = await nodes.leader(client, KEYS)
+    nodes.end(leader)
+    try:
+        await keys.create(project, b"wrapped")
+
+        assert await keys.get(project) == b"wrapped"
+        assert not await keys.create(project, b"another")
+    finally:
+        nodes.start(leader)
+        await nodes.settled()
 
 
 async def test_a_minority_is_cut_off(nodes: Cluster, client: Client) -> None:
