@@ -123,7 +123,7 @@ async def test_nats_that_is_gone_is_an_error_and_nothing_behind_it_is_called_wel
     assert ran.code == 1, ran.out
     assert "Traceback" not in ran.err
     assert {"nats_silent", "monitor_silent", "process_gone"} <= set(codes)
-    assert codes["not_looked_at"] == {"streams", "services", "vms", "postgres", "replay"}
+    assert codes["not_looked_at"] == {"streams", "services", "vms", "boots", "postgres", "replay"}
     well_ones = {line["check"] for line in ran.lines if line.get("level") == "ok"}
     assert not {"storing", "reactions", "vms", "postgres"} & well_ones
     await well(doubtful)
