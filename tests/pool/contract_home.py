@@ -1,7 +1,9 @@
 """What a provider's set-up under test is, and the little that the contract's cases share."""
 
 import asyncio
+import contextlib
 import json
+import time
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias
 from uuid import uuid4
@@ -65,6 +67,16 @@ class Agent:
         async with self._session.get(f"{self._url}/health", headers=self._headers, timeout=timeout) as response:
             await response.read()
             return response.status
+
+    async def is_silent(self, for_s: float) -> bool:
+        """Whether no request of the next `for_s` seconds reaches the agent: unanswered, refused, or answered for it by what
+        stands in front of its VM."""
+        until_s = time.monotonic() + for_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+                if await self.health(timeout_s=left_s) == 200:
+                    return False
+        return True
 
     async def start(self, script: str, *arguments: str) -> str:
         """Start a Python script as a job; returns the job's id."""
