@@ -89,6 +89,7 @@ class Health:
         self._started = False
         self._leaving = False
         self._lag = Lag()
+        self._heard = clock()
         self._last: tuple[float, int | None] | None = None
         self._asking = asyncio.Lock()
 
@@ -107,6 +108,7 @@ class Health:
     def started(self, gauges: Gauges | None = None) -> None:
         """It serves."""
         self._started, self._gauges = True, gauges
+        self._heard = self._clock()
 
     def leave(self) -> None:
         """It ends soon: no more work, please."""
@@ -151,7 +153,12 @@ class Health:
             return self._unready("disconnected", seq=replica.seq)
         last = await self._last_seq(replica)
         if last is None:
-            return self._unready("log_silent", seq=replica.seq)
+            # For as long as it may be behind: an election of the log's leader must not take all replicas out at once.
+            silent = self._clock() - self._heard
+            figures = {"seq": replica.seq, "silent_s": round(silent, 1)}
+            over = silent > self.limits.lag_s
+            return self._unready("log_silent", **figures) if over else self._answer(200, "ready", **figures)
+        self._heard = self._clock()
         behind, seconds = max(0, last - replica.seq), self._lag.seconds(replica.seq, last, self._clock())
         figures = {"seq": replica.seq, "lag": behind, "lag_s": round(seconds, 1)}
         if behind > self.limits.lag_events or seconds > self.limits.lag_s:

@@ -145,7 +145,8 @@ async def test_a_replay_is_told_and_a_lost_log_is_no_reason_to_die(unsynced: Uns
     writer = await connect(unsynced.url, "drape-live-test")
     await fill(writer, EVENTS)
     await writer.close()
-    async with service("telemetry", tmp_path, unsynced.url, DATABASE_URL=NO_POSTGRES) as process:
+    soon = {"DATABASE_URL": NO_POSTGRES, "DRAPE_HEALTH_LAG_MAX_S": "3"}
+    async with service("telemetry", tmp_path, unsynced.url, **soon) as process:
         seen: list[Said] = []
 
         async def started() -> bool:
