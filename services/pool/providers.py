@@ -78,11 +78,11 @@ def _fly(config: PoolConfig, settings: Common) -> Provider:
     from services.pool.adapters.fly import FlyProvider  # no other provider needs it
 
     own = from_env(FlyConfig, "DRAPE_POOL_FLY")
-    if not own.app or not settings.drape_secret:
-        raise Invalid(
-            "settings_missing",
-            "The Fly provider needs DRAPE_POOL_FLY_APP and DRAPE_SECRET.",
-            "Name an app of its own, and give `openssl rand -hex 32`, the same to every service.",
-        )
+    if not own.app:
+        hint = "Name an app that holds nothing else; the pool makes it where DRAPE_POOL_FLY_ORG is set too."
+        raise Invalid("settings_missing", "The Fly provider needs DRAPE_POOL_FLY_APP.", hint)
+    if not settings.drape_secret:
+        hint = "Give `openssl rand -hex 32`, the same to every service."
+        raise Invalid("settings_missing", "The Fly provider needs DRAPE_SECRET.", hint)
     own = msgspec.structs.replace(own, boot_timeout_s=min(own.boot_timeout_s, config.boot_timeout_s))
     return FlyProvider(own, token_of(own, os.environ), home_of(settings.drape_secret))

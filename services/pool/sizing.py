@@ -52,6 +52,7 @@ def pools_of(config: PoolConfig) -> dict[str, PoolShape]:
     """The pools that are configured; where none is, the one that the other settings describe. Raises `Invalid`
     (`bad_pools`) for what can't be, naming the pool."""
     if not config.pools:
+        _check_one(config)
         one = PoolShape(
             memory_mb=config.vm_memory_mb,
             cpu_cores=config.vm_cpu_cores,
@@ -99,6 +100,19 @@ def _resized(state: State, name: str, shape: PoolShape) -> ResizePool:
         region=shape.region,
         image=shape.image,
     )
+
+
+def _check_one(config: PoolConfig) -> None:
+    """The settings of a single pool, by their own names; its sizes are looked at beside what the log has."""
+    if not 1 <= config.vm_memory_mb <= MEMORY_MB_MAX:
+        what = f"DRAPE_POOL_VM_MEMORY_MB must be 1 to {MEMORY_MB_MAX}, it is {config.vm_memory_mb}."
+    elif not config.vm_cpu_cores > 0:
+        what = f"DRAPE_POOL_VM_CPU_CORES must be above 0, it is {config.vm_cpu_cores:g}."
+    elif config.vm_pids_max < 1:
+        what = f"DRAPE_POOL_VM_PIDS_MAX must be above 0, it is {config.vm_pids_max}."
+    else:
+        return
+    raise Invalid("bad_setting", what, "See docs/settings.md.")
 
 
 def _check(name: str, shape: PoolShape) -> None:

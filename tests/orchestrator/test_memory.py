@@ -137,15 +137,16 @@ def test_an_install_too() -> None:
     ids=["one size", "the biggest", "the biggest that is left"],
 )
 def test_without_a_bigger_one_it_fails_as_ever(past: list[Event]) -> None:
-    """With a hint that names the setting, beside what the cause itself advises."""
+    """With a hint that names the setting; the cause's own is sealed, and nothing can be added to it."""
     outcome = orchestrator(*past).when(exited()).outcome
     assert isinstance(outcome, list)
     ended, failed = outcome
     assert isinstance(ended, DevServerExited)
     assert isinstance(failed, PreviewFailed)
     assert (failed.code, failed.message, failed.step) == (CODE, "No.", "waiting_server")
-    assert failed.hint.startswith("Hm. ")
+    assert failed.hint.startswith("Its VM had ")
     assert "DRAPE_POOL_POOLS" in failed.hint
+    assert "Hm." not in failed.hint
 
 
 @pytest.mark.parametrize(

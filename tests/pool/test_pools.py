@@ -326,3 +326,16 @@ def test_a_table_that_can_not_be_is_refused_by_name(table: dict[str, PoolShape],
     with pytest.raises(Invalid, match="DRAPE_POOL_POOLS") as raised:
         pools_of(PoolConfig(pools=table))
     assert (raised.value.code, told in raised.value.message) == ("bad_pools", True)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (PoolConfig(vm_memory_mb=0), "DRAPE_POOL_VM_MEMORY_MB"),
+        (PoolConfig(vm_cpu_cores=0), "DRAPE_POOL_VM_CPU_CORES"),
+        (PoolConfig(vm_pids_max=0), "DRAPE_POOL_VM_PIDS_MAX"),
+    ],
+)
+def test_a_single_pool_of_nothing_is_refused_by_its_setting(config: PoolConfig, named: str) -> None:
+    with pytest.raises(Invalid, match=named):
+        pools_of(config)

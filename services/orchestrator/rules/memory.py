@@ -44,7 +44,7 @@ def go_on(state: State, preview: Preview) -> Sequence[Event]:
         return advance(preview)
     bigger_mb = next((mb for mb in _sizes_mb(state, preview) if mb > max(has_mb, preview.grown_mb)), 0)
     if not bigger_mb:
-        return [failed(preview, replace(preview.failure, hint=_hint(preview.failure.hint, has_mb)))]
+        return [failed(preview, replace(preview.failure, hint=_hint(has_mb)))]
     if RAN_OUT_WARNING not in preview.warned:
         return [_ran_out(preview, has_mb, bigger_mb)]
     return [_grown(preview, project, bigger_mb)]
@@ -61,7 +61,7 @@ def too_small(state: State, preview: Preview) -> Sequence[Event]:
             attempt=preview.attempt,
             code=TOO_SMALL_WARNING,
             message=f"Its VM has {has_mb} MB of memory, {needs_mb} MB are wanted: it may run out.",
-            recommendation="A pool whose VMs have as much (DRAPE_POOL_POOLS), or a preview that asks for less.",
+            recommendation="a pool whose VMs have as much (DRAPE_POOL_POOLS), or a preview that asks for less",
         )
     ]
 
@@ -86,7 +86,7 @@ def _ran_out(preview: Preview, has_mb: int, bigger_mb: int) -> PreviewWarningRai
         attempt=preview.attempt,
         code=RAN_OUT_WARNING,
         message=f"It ran out of memory in a VM of {has_mb} MB, and begins anew in one of {bigger_mb} MB.",
-        recommendation=f"Ask for {bigger_mb} MB at once (--memory-mb), or make the project need less.",
+        recommendation=f"ask for {bigger_mb} MB at once (--memory-mb), or make the project need less",
     )
 
 
@@ -94,5 +94,9 @@ def _grown(preview: Preview, project: Project, bigger_mb: int) -> Event:
     return replace(restarted(preview, project, "out_of_memory"), memory_mb=bigger_mb)
 
 
-def _hint(hint: str, has_mb: int) -> str:
-    return f"{hint} It had {has_mb} MB, the most that there is here: DRAPE_POOL_POOLS or DRAPE_POOL_VM_MEMORY_MB give more."
+def _hint(has_mb: int) -> str:
+    """Instead of the cause's own, which is sealed in the state: nothing can be added to that."""
+    return (
+        f"Its VM had {has_mb} MB, the most that there is here. Make the project need less, or have bigger VMs: "
+        "DRAPE_POOL_POOLS, DRAPE_POOL_VM_MEMORY_MB."
+    )
