@@ -329,7 +329,7 @@ def _service_failed(child: Supervised) -> LauncherError:
     return LauncherError(
         "service_failed",
         f"{child.spec.name} ended {child.exits} times instead of starting (exit code {child.last_exit}). "
-        f"{logs.tail_text(child.spec.log)}",
+        f"{logs.tail_text(child.spec.log, child.log_from)}",
         f"Its log is {child.spec.log}.",
     )
 

@@ -46,19 +46,24 @@ def rotate(path: Path, limits: LogLimits) -> bool:
     return True
 
 
-def tail(path: Path, lines_max: int = TAIL_LINES_MAX) -> list[str]:
-    """The last lines of a log; empty when there is none."""
+def tail(path: Path, lines_max: int = TAIL_LINES_MAX, since: int = 0) -> list[str]:
+    """The last lines of a log, none before the byte `since`; empty when there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES_MAX))
+            file.seek(max(since if since <= size else 0, size - TAIL_BYTES_MAX))
             text = file.read(TAIL_BYTES_MAX).decode("utf-8", "replace")
     except FileNotFoundError:
         return []
     return text.splitlines()[-lines_max:]
 
 
-def tail_text(path: Path) -> str:
+def size(path: Path) -> int:
+    """Bytes in it so far; 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def tail_text(path: Path, since: int = 0) -> str:
     """The last lines for an error message."""
-    lines = tail(path)
+    lines = tail(path, since=since)
     return "The end of its log:\n" + "\n".join(f"  {line}" for line in lines) if lines else "It has logged nothing."

@@ -76,6 +76,7 @@ class Supervised:
         self.pid: int | None = None
         self.exits = 0
         self.last_exit: int | None = None
+        self.log_from = 0
         self._home = home
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -118,6 +119,7 @@ class Supervised:
         """One life of the child, from start to end."""
         await self.spec.prepare()
         await asyncio.to_thread(logs.rotate, self.spec.log, self.spec.limits)
+        self.log_from = logs.size(self.spec.log)
         output = logs.open_for_append(self.spec.log)
         try:
             child = await asyncio.create_subprocess_exec(
@@ -218,14 +220,14 @@ async def wait_answering(
                     raise LauncherError(
                         code,
                         f"{child.spec.name} ended {child.exits} times instead of starting "
-                        f"(exit code {child.last_exit}). {logs.tail_text(child.spec.log)}",
+                        f"(exit code {child.last_exit}). {logs.tail_text(child.spec.log, child.log_from)}",
                         f"Its log is {child.spec.log}.",
                     )
                 await asyncio.sleep(poll_s)
     except TimeoutError as error:
         raise LauncherError(
             code,
-            f"{child.spec.name} did not answer within {timeout_s:g} s. {logs.tail_text(child.spec.log)}",
+            f"{child.spec.name} did not answer within {timeout_s:g} s. {logs.tail_text(child.spec.log, child.log_from)}",
             f"Its log is {child.spec.log}.",
         ) from error
 

@@ -128,6 +128,18 @@ async def test_program_that_does_not_exist_is_an_exit_with_a_reason(home: Home, 
     assert "cannot start /nonexistent/program" in logs.tail(home.logs / "child.log")[0]
 
 
+async def test_what_the_last_start_has_said_is_told_apart(home: Home, make: Make) -> None:
+    """An earlier start's words, those of another day among them, are not taken for the reason of this one."""
+    home.logs.mkdir(parents=True, exist_ok=True)
+    (home.logs / "child.log").write_text("an old mistake\n")
+    child = make("import sys; print('a new mistake'); sys.exit(1)")
+    await eventually(lambda: child.exits >= 2)
+
+    assert logs.tail(child.spec.log)[0] == "an old mistake"
+    assert logs.tail(child.spec.log, since=child.log_from) in (["a new mistake"], [])
+    assert "old" not in logs.tail_text(child.spec.log, child.log_from)
+
+
 async def test_chatty_child_cannot_fill_the_disk(home: Home, make: Make) -> None:
     """A log that grows past its limit is rotated while the child goes on writing."""
     make(
