@@ -6,12 +6,10 @@ away gets no new VMs, and makes `list` fail: half a list would make its VMs look
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 import time
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
@@ -23,7 +21,8 @@ from services.pool.adapters.docker_config import DockerConfig
 from services.pool.adapters.docker_engine import CONFLICT, NOT_FOUND, Container, Engine, EngineError, Info
 from services.pool.adapters.docker_isolation import Isolation, network_name
 from services.pool.adapters.docker_vm import GVISOR, Place
-from services.pool.adapters.specs import check_spec, check_vm_id
+from services.pool.adapters.specs import check_spec
+from services.pool.adapters.turns import Turns
 from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec
 
 log = logging.getLogger("drape.pool.docker")
@@ -53,16 +52,15 @@ class DockerProvider:
         self._home = home
         self._boot_timeout_s = boot_timeout_s
         self._engines = [Engine(url, tls_dir=config.tls_dir, timeout_s=config.request_timeout_s) for url in urls]
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._turns = Turns()
         self._preparing = {engine.url: asyncio.Lock() for engine in self._engines}
         self._booting: dict[str, Engine] = {}
         self._http: aiohttp.ClientSession | None = None
-        self._closed = False
 
     async def create(self, spec: VmSpec) -> VmAddress:
         """Boot a VM; what the id held before is destroyed first. Raises ProviderError, also `isolation_unavailable`."""
         check_spec(spec)
-        async with self._holding(spec.vm_id):
+        async with self._turns.holding(spec.vm_id):
             engine, *others = await self._by_load()
             place = await self._prepared(engine, spec.image or self._config.image)
             for each in (engine, *others):
@@ -77,20 +75,20 @@ class DockerProvider:
                 self._booting.pop(spec.vm_id, None)
 
     async def suspend(self, vm_id: str) -> int:
-        async with self._holding(vm_id):
+        async with self._turns.holding(vm_id):
             engine, row = await self._live(vm_id)
             if row.state != "paused":
                 await self._settle(engine, row, "paused", "suspend_failed")
             return await self._memory(engine, row)
 
     async def resume(self, vm_id: str) -> None:
-        async with self._holding(vm_id):
+        async with self._turns.holding(vm_id):
             engine, row = await self._live(vm_id)
             if row.state == "paused":
                 await self._settle(engine, row, "running", "resume_failed")
 
     async def destroy(self, vm_id: str) -> None:
-        async with self._holding(vm_id):
+        async with self._turns.holding(vm_id):
             works = (self._remove(engine, vm_id) for engine in self._engines)
             found = await asyncio.gather(*works, return_exceptions=True)
             failed = [each for each in found if isinstance(each, BaseException)]
@@ -99,7 +97,7 @@ class DockerProvider:
                 raise failed[0]
 
     async def list(self) -> Sequence[VmListing]:
-        self._check_open()
+        self._turns.check_open()
         found = await _all(self._rows(engine) for engine in self._engines)
         listings: dict[str, VmListing] = {}
         for engine, rows in zip(self._engines, found, strict=True):
@@ -111,7 +109,7 @@ class DockerProvider:
 
     async def close(self) -> None:
         """Close the connections. Every later call but this one is refused."""
-        self._closed = True
+        self._turns.close()
         for engine in self._engines:
             await engine.close()
         if self._http is not None:
@@ -386,19 +384,6 @@ class DockerProvider:
             return " ".join((await engine.ask("read a VM's log", call)).split())[-LOG_CHARS:] or "(empty)"
         except ProviderError as error:
             return f"({error.code})"
-
-    @contextlib.asynccontextmanager
-    async def _holding(self, vm_id: str) -> AsyncIterator[None]:
-        """One verb at a time for one VM."""
-        self._check_open()
-        check_vm_id(vm_id)
-        lock = self._locks.setdefault(vm_id, asyncio.Lock())
-        async with lock:
-            yield
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ProviderError("provider_closed", "this provider has been closed; make a new one")
 
 
 async def _volume(docker: Docker, options: dict[str, Any]) -> Any:

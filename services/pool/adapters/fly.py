@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import time
-import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from uuid import uuid4
 
@@ -24,7 +23,8 @@ from services.pool.adapters.fly_create import Attempt, FlyCreate
 from services.pool.adapters.fly_leases import FlyMachines
 from services.pool.adapters.fly_machines import Machine, Phase
 from services.pool.adapters.fly_volumes import FlyVolumes
-from services.pool.adapters.specs import check_spec, check_vm_id
+from services.pool.adapters.specs import check_spec
+from services.pool.adapters.turns import Turns
 from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec
 
 log = logging.getLogger("drape.pool.fly")
@@ -48,9 +48,8 @@ class FlyProvider:
         self._machines = FlyMachines(self._api, config, owner or f"drape {home} {uuid4().hex[:8]}")
         self._volumes = FlyVolumes(self._api, config, home)
         self._create = FlyCreate(self._api, config, home, self._volumes)
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._turns = Turns()  # among processes the lease sees to it
         self._agents: aiohttp.ClientSession | None = None
-        self._closed = False
 
     async def create(self, spec: VmSpec) -> VmAddress:
         """Make the machine and wait for its agent; what the id held before is destroyed first.
@@ -58,7 +57,7 @@ class FlyProvider:
         Raises ProviderError, besides the usual codes `image_missing`, `image_unusable`, `region_full`.
         """
         check_spec(spec)
-        async with self._holding(spec.vm_id):
+        async with self._turns.holding(spec.vm_id):
             self._create.check(spec)
             await self._create.ensure_app()
             await self._destroy(spec.vm_id)
@@ -84,24 +83,24 @@ class FlyProvider:
 
     async def suspend(self, vm_id: str) -> int:
         """Suspend the machine to disk. Gives its size: what Fly stores of it may be less."""
-        async with self._holding(vm_id), self._one(vm_id) as (machine, nonce):
+        async with self._turns.holding(vm_id), self._one(vm_id) as (machine, nonce):
             if (await self._at_rest(machine)).phase == "up":
                 await self._machines.change(machine.id, "suspend", nonce)
             return (await self._become(machine, "asleep")).memory_bytes
 
     async def resume(self, vm_id: str) -> None:
         """Start the suspended machine. Where Fly has lost what was suspended it boots anew, as after a power cut."""
-        async with self._holding(vm_id), self._one(vm_id) as (machine, nonce):
+        async with self._turns.holding(vm_id), self._one(vm_id) as (machine, nonce):
             if (await self._at_rest(machine)).phase == "asleep":
                 await self._machines.change(machine.id, "start", nonce)
             await self._become(machine, "up")
 
     async def destroy(self, vm_id: str) -> None:
-        async with self._holding(vm_id):
+        async with self._turns.holding(vm_id):
             await self._destroy(vm_id)
 
     async def list(self) -> Sequence[VmListing]:
-        self._check_open()
+        self._turns.check_open()
         machines, server_now = await self._list()
         volumes = await self._volumes.list() if self._volumes.used else []
         now = self._clock()
@@ -119,7 +118,7 @@ class FlyProvider:
 
     async def close(self) -> None:
         """Ends the connections. Every later call but this one is refused."""
-        self._closed = True
+        self._turns.close()
         await self._api.close()
         if self._agents is not None:
             await self._agents.close()
@@ -244,22 +243,6 @@ class FlyProvider:
                 await self._destroy(vm_id, attempt)
         except (ProviderError, TimeoutError) as error:
             log.warning("vm_left_behind", extra={"vm_id": vm_id, "error": str(error)})
-
-    # -- order
-
-    @contextlib.asynccontextmanager
-    async def _holding(self, vm_id: str) -> AsyncIterator[None]:
-        """One verb at a time for one VM, in this process; among processes the lease sees to it."""
-        self._check_open()
-        check_vm_id(vm_id)
-        lock = self._locks.setdefault(vm_id, asyncio.Lock())
-        async with lock:
-            self._check_open()
-            yield
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ProviderError("provider_closed", "this provider has been closed; make a new one")
 
 
 def _ended(vm_id: str) -> ProviderError:

@@ -16,7 +16,6 @@ import importlib.util
 import logging
 import os
 import sys
-import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +24,8 @@ from typing import Literal, TypeVar
 import msgspec
 
 from services.pool.adapters import cgroups, local_launch, local_vm, sandbox, vm_locks
-from services.pool.adapters.specs import VM_ID, check_spec, check_vm_id
+from services.pool.adapters.specs import VM_ID, check_spec
+from services.pool.adapters.turns import Turns
 from services.pool.ports import ProviderError, VmAddress, VmListing, VmSpec
 
 log = logging.getLogger("drape.pool.local")
@@ -93,11 +93,10 @@ class LocalProvider:
         self._config = config
         self.home_key = hashlib.sha256(str(self._vms_dir).encode()).hexdigest()[:8]
         self._threads = ThreadPoolExecutor(config.workers_max, thread_name_prefix="drape-local")
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._turns = Turns()
         self._setup_lock = asyncio.Lock()
         self._launcher: local_launch.Launcher | None = None
         self._creating: dict[str, VmSpec] = {}
-        self._closed = False
 
     async def create(self, spec: VmSpec) -> VmAddress:
         """Boot a VM; what the id held before is destroyed first. Raises ProviderError, also `sandbox_unavailable`."""
@@ -129,7 +128,7 @@ class LocalProvider:
             vm_locks.forget(self._vms_dir, vm_id)
 
     async def list(self) -> Sequence[VmListing]:
-        self._check_open()
+        self._turns.check_open()
         try:
             return await self._in_thread(self._list)
         except OSError as error:  # half a list would make the rest look lost
@@ -137,7 +136,7 @@ class LocalProvider:
 
     async def close(self) -> None:
         """Wait for blocking work that is under way, and end the threads. Every later call but this one is refused."""
-        self._closed = True
+        self._turns.close()
         await asyncio.to_thread(self._threads.shutdown)
 
     # -- set-up
@@ -276,16 +275,12 @@ class LocalProvider:
 
     @contextlib.asynccontextmanager
     async def _holding(self, vm_id: str) -> AsyncIterator[None]:
-        """One verb at a time for one VM."""
-        self._check_open()
-        check_vm_id(vm_id)
-        lock = self._locks.setdefault(vm_id, asyncio.Lock())
-        async with lock, vm_locks.locked(self._vms_dir, vm_id, self._config.lock_timeout_s):
+        """One verb at a time for one VM, among processes too."""
+        async with (
+            self._turns.holding(vm_id),
+            vm_locks.locked(self._vms_dir, vm_id, self._config.lock_timeout_s),
+        ):
             yield
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ProviderError("provider_closed", "this provider has been closed; make a new one")
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run blocking work; when cancelled, wait for its end first, so that a clean-up never runs beside it."""
