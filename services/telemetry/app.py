@@ -8,10 +8,12 @@ from functools import partial
 import msgspec
 
 from services.telemetry import decide, react, state, views
+from services.telemetry.adapters import rollups
 from services.telemetry.adapters.postgres import answers, close_pool, open_pool
 from services.telemetry.adapters.previews import PREVIEWS, PreviewsProjection
 from services.telemetry.adapters.projection import Projector
 from services.telemetry.adapters.projections import Projection, ProjectionStore
+from services.telemetry.adapters.retention import Retention
 from services.telemetry.adapters.stats import StatsReader
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.effects import TelemetryEffects
@@ -37,7 +39,7 @@ def definition(config: TelemetryConfig) -> Definition[state.State]:
         react=react.react,
         on_timer=react.on_timer,
         commands=commands_of("telemetry"),
-        ticks={react.ALERTS_TICK: config.alerts_period_s},
+        ticks={react.ALERTS_TICK: config.alerts_period_s, react.RETENTION_TICK: config.retention_period_s},
     )
 
 
@@ -53,10 +55,15 @@ def wiring(config: TelemetryConfig) -> Wiring[state.State]:
         stats = StatsReader(pool, lambda: projectors[PREVIEWS].log_id, config, runtime.clock)
         for projector in projectors.values():
             _run(projector, runtime, stack)
-        perform = TelemetryEffects(bus.parked, runtime.send).perform
+        retention = Retention(pool, DAILY, config, runtime.clock)
+        perform = TelemetryEffects(bus.parked, runtime.send, retention.look).perform
         return Parts(perform, queries(runtime, projectors, partial(answers, pool), stats))
 
     return Wiring(definition(config), build)
+
+
+DAILY = (rollups.DAILY,)
+"""The tables that lose their oldest days."""
 
 
 def projections() -> tuple[Projection, ...]:

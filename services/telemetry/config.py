@@ -1,5 +1,7 @@
 """Every knob of telemetry, with its unit and the reason for its default. Set by `DRAPE_TELEMETRY_<NAME>`."""
 
+from typing import Annotated
+
 import msgspec
 
 
@@ -24,8 +26,8 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Longest pause: so late is its return noticed at most."""
     retry_log_period_s: float = 60.0
     """While the outage lasts, one log line in so long."""
-    connections_max: int = 4
-    """Connections of one replica; the projection needs one."""
+    connections_max: int = 8
+    """Connections of one replica; each projection needs one, and a rebuild two."""
     stats_concurrency_max: int = 2
     """Statistics computed at once; fewer than the connections, so that the projection always gets one."""
     connect_timeout_s: float = 3.0
@@ -38,3 +40,11 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """For the statistics as a whole: below the 5 s that whoever asks will wait."""
     close_timeout_s: float = 3.0
     """For the connections' end."""
+    retention_days: Annotated[int, msgspec.Meta(ge=1)] = 90
+    """So many whole days (UTC) before today keep each attempt; of older ones sums and distributions are left."""
+    retention_period_s: float = 3600.0
+    """Tick that drops days, and makes the next ones' tables: a day ends once a day, the rest is catching up."""
+    rebuild_period_s: float = 1.0
+    """How often a replica looks for a projection that is to be rebuilt: that soon it begins."""
+    delete_rows_max: int = 2_000
+    """Rows of a replaced generation deleted in one transaction: few enough to be over in milliseconds."""

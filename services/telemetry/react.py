@@ -14,9 +14,14 @@ class LookAtAlerts(msgspec.Struct, frozen=True):
     """Have the alerts evaluated, with what the log does not say: how many reactions are parked."""
 
 
-Effect = LookAtAlerts
+class ApplyRetention(msgspec.Struct, frozen=True):
+    """Have the days dropped that are past keeping."""
+
+
+Effect = LookAtAlerts | ApplyRetention
 
 ALERTS_TICK = "alerts"
+RETENTION_TICK = "retention"
 
 REACTS_TO: tuple[type[Event], ...] = ()
 
@@ -30,4 +35,6 @@ def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
     """What has to happen because time has passed."""
     if fired.name == ALERTS_TICK:
         return [LookAtAlerts()]
+    if fired.name == RETENTION_TICK:
+        return [ApplyRetention()]
     return []  # a timer of another version of this service

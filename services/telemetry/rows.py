@@ -30,6 +30,7 @@ from shared.events import (
     PreviewWarningRaised,
     ProjectDetected,
     VmAcquired,
+    VmCreationStarted,
 )
 from shared.ids import OwnerId, PreviewId, ProjectId, VmId
 from shared.sealed import is_sealed
@@ -51,6 +52,9 @@ WARNINGS_MAX = 50
 TEXT_CHARS_MAX = 2_000
 """What is longer is cut: the log has the whole."""
 VM_LOST = "vm_lost"
+FINAL_AFTER_S = 30 * 24 * 3600.0
+"""So long after an attempt has ended nothing changes it any more: a restart that late counts as nobody's attempt. So the
+statistics need not keep every preview for ever only because it could be restarted."""
 
 _PREVIEW_KEY = f"{PreviewEvent.service}.{PreviewEvent.aggregate}."
 
@@ -76,6 +80,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
     package_manager: str | None = None
     vm_id: VmId | None = None
+    provider: str | None = None
     from_pool: bool | None = None
     install: Literal["started", "completed", "failed", "skipped"] | None = None
     code: str | None = None
@@ -100,31 +105,36 @@ def preview_of(recorded: Recorded) -> PreviewId | None:
     return None
 
 
-def project(newest: Mapping[PreviewId, Attempt], events: Iterable[Recorded]) -> list[Attempt]:
+def project(
+    newest: Mapping[PreviewId, Attempt], events: Iterable[Recorded], providers: Mapping[VmId, str] | None = None
+) -> list[Attempt]:
     """The rows that these events (in the log's order) make or change, in their last shape, oldest attempt first.
-    `newest`: each named preview's newest attempt so far, where it has one."""
+    `newest`: each named preview's newest attempt so far, where it has one; `providers`: of VMs that were made before."""
     current = dict(newest)
+    made_by = dict(providers or {})
     changed: dict[tuple[PreviewId, int], Attempt] = {}
     for recorded in events:
+        if isinstance(recorded.event, VmCreationStarted):
+            made_by[recorded.event.vm_id] = recorded.event.provider
         preview_id = preview_of(recorded)
         if preview_id is None:
             continue
-        for row in change(current.get(preview_id), recorded):
+        for row in change(current.get(preview_id), recorded, made_by):
             current[preview_id] = row
             changed[preview_id, row.attempt] = row
     return list(changed.values())
 
 
-def change(row: Attempt | None, recorded: Recorded) -> list[Attempt]:
+def change(row: Attempt | None, recorded: Recorded, providers: Mapping[VmId, str] | None = None) -> list[Attempt]:
     """The rows after one event of the preview; the last is its newest attempt. Empty: nothing changes."""
     event, meta = recorded.event, recorded.meta
     if isinstance(event, PreviewRequested):
         # A resident is nobody's preview: its times would tell of no user's wait.
         return [_requested(event, recorded)] if row is None and not event.resident else []
-    if row is None:
+    if row is None or _is_final(row, meta.at):
         return []
     if isinstance(event, VmAcquired):
-        acquired = _acquired(row, event, meta.at)
+        acquired = _acquired(row, event, meta.at, (providers or {}).get(event.vm_id))
         return [] if acquired is row else [acquired]
     if meta.rev <= row.rev:
         return []  # two writers got through: the lower sequence won, here as in every fold
@@ -150,11 +160,16 @@ def _requested(event: PreviewRequested, recorded: Recorded) -> Attempt:
     )
 
 
-def _acquired(row: Attempt, event: VmAcquired, at: float) -> Attempt:
+def _is_final(row: Attempt, at: float) -> bool:
+    return row.status in ENDED and row.ended_at is not None and at - row.ended_at > FINAL_AFTER_S
+
+
+def _acquired(row: Attempt, event: VmAcquired, at: float, provider: str | None) -> Attempt:
     if row.vm_id is not None or row.status in ENDED:
         return row
     vm_s = _seconds(at - row.attempt_at)
-    return _joined(replace(row, vm_id=event.vm_id, vm_at=at, from_pool=event.from_pool, vm_s=vm_s), at)
+    held = replace(row, vm_id=event.vm_id, provider=provider, vm_at=at, from_pool=event.from_pool, vm_s=vm_s)
+    return _joined(held, at)
 
 
 def _joined(row: Attempt, at: float) -> Attempt:

@@ -4,6 +4,7 @@ import math
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from .world import (
     Projecting,
     Story,
     acquired,
+    created,
     detected,
     dev_ready,
     dev_started,
@@ -66,6 +68,7 @@ class Lived:
     owner: str
     framework: str
     from_pool: bool
+    provider: str
     steps: dict[str, float] = field(default_factory=dict)
     skipped: bool = False
     total_s: float | None = None
@@ -93,9 +96,11 @@ class Past:
 
     def _attempt(self, preview: str, number: int, owner: str) -> None:
         dice, story = self.dice, self.story
-        lived = Lived(owner, dice.choice(["vite", "nextjs", "express"]), dice.random() < 0.7)
+        framework, warm = dice.choice(["vite", "nextjs", "express"]), dice.random() < 0.7
+        lived = Lived(owner, framework, warm, dice.choice(["local", "docker"]))
         self.attempts.append(lived)
         vm = acquired(preview, vm=f"{preview}-{number}", from_pool=lived.from_pool)
+        story.tell(created(vm.vm_id, lived.provider))
         story.tell(detected(preview, number, lived.framework)).tell(vm, after_s=self._step("acquire", lived, 2))
         story.tell(synced(preview, number), after_s=self._step("sync", lived, 1))
         if dice.random() < 0.4:
@@ -134,24 +139,36 @@ def percentile(values: list[float], part: float) -> float:
     return low + (high - low) * (place - math.floor(place))
 
 
-def seconds(values: list[float]) -> dict[str, float]:
-    """Average and percentiles of at least one value."""
-    return {
-        "average": sum(values) / len(values),
-        **{f"p{part}": percentile(values, part / 100) for part in (50, 95, 99)},
-    }
+def seconds(values: list[float]) -> dict[str, Any]:
+    """Count, average and percentiles."""
+    if not values:
+        return {"count": 0, "average": None, "p50": None, "p95": None, "p99": None}
+    parts = {f"p{part}": percentile(values, part / 100) for part in (50, 95, 99)}
+    return {"count": len(values), "average": sum(values) / len(values), **parts}
+
+
+def steps_of(attempts: list[Lived]) -> dict[str, Any]:
+    """By step."""
+    return {name: seconds([a.steps[name] for a in attempts if name in a.steps]) for name in STEP_NAMES}
+
+
+def group(attempts: list[Lived]) -> dict[str, Any]:
+    """What is answered of attempts that have something in common."""
+    totals = seconds([lived.total_s for lived in attempts if lived.total_s is not None])
+    success = totals.pop("count")
+    failed = sum(lived.code is not None and lived.total_s is None for lived in attempts)
+    return {"count": len(attempts), "success": success, "failed": failed, **totals, "steps": steps_of(attempts)}
+
+
+def grouped(attempts: list[Lived], key: Callable[[Lived], str]) -> dict[str, Any]:
+    """By what they have in common."""
+    return {name: group([a for a in attempts if key(a) == name]) for name in {key(a) for a in attempts}}
 
 
 def recomputed(attempts: list[Lived]) -> dict[str, Any]:
-    """The answer, but for its time and position."""
+    """The answer, but for its times and position."""
     totals = [lived.total_s for lived in attempts if lived.total_s is not None]
     codes = Counter(lived.code for lived in attempts if lived.code and lived.total_s is None)
-    steps = {name: [lived.steps[name] for lived in attempts if name in lived.steps] for name in STEP_NAMES}
-    frameworks = {}
-    for slug in {lived.framework for lived in attempts}:
-        own = [lived for lived in attempts if lived.framework == slug]
-        figures = seconds([lived.total_s for lived in own if lived.total_s is not None])
-        frameworks[slug] = {"count": len(own), "p50": figures["p50"], "p95": figures["p95"]}
     return {
         "days": 7,
         "previews": {
@@ -161,13 +178,24 @@ def recomputed(attempts: list[Lived]) -> dict[str, Any]:
             "success_rate": len(totals) / (len(totals) + codes.total()),
         },
         "total_s": seconds(totals),
-        "steps": {name: {**seconds(values), "count": len(values)} for name, values in steps.items()},
+        "steps": steps_of(attempts),
         "pool_hit_rate": sum(lived.from_pool for lived in attempts) / len(attempts),
         "install_skip_rate": sum(lived.skipped for lived in attempts) / len(attempts),
         "failures": dict(codes),
         "failures_after_ready": {"dev_server_exited": sum(bool(a.code) and a.total_s is not None for a in attempts)},
-        "by_framework": frameworks,
+        "by_framework": grouped(attempts, lambda lived: lived.framework),
+        "by_provider": grouped(attempts, lambda lived: lived.provider),
+        "by_warmth": grouped(attempts, lambda lived: "warm" if lived.from_pool else "cold"),
+        "by_install": grouped(attempts, _install),
+        "percentiles": "exact",
+        "percentile_error": 0.0,
     }
+
+
+def _install(lived: Lived) -> str:
+    if lived.skipped:
+        return "skipped"
+    return "completed" if "install" in lived.steps else "started"
 
 
 def near(figures: Any) -> Any:
@@ -186,9 +214,16 @@ async def test_the_figures_are_those_of_the_events(database_url: str) -> None:
         await caught_up(at_work, broker)
         everybody = await asked(at_work, days=7, owner=None)
         ann = await asked(at_work, days=7, owner="ann")
+        local = await asked(at_work, framework="vite", provider="local")
 
-    for answer, attempts in ((everybody, past.attempts), (ann, [a for a in past.attempts if a.owner == "ann"])):
+    of = {
+        "everybody": (everybody, past.attempts),
+        "ann": (ann, [lived for lived in past.attempts if lived.owner == "ann"]),
+        "local": (local, [a for a in past.attempts if (a.framework, a.provider) == ("vite", "local")]),
+    }
+    for answer, attempts in of.values():
         assert answer.pop("position") == len(broker.records)
+        assert abs(answer.pop("since") - time.time() + 7 * 86_400) < 60
         assert abs(answer.pop("generated_at") - time.time()) < 60
         assert answer == near(recomputed(attempts))
 
@@ -207,12 +242,13 @@ async def test_zero_previews_have_no_averages(database_url: str, with_events: bo
         await caught_up(at_work, broker)
         answer = await asked(at_work, days=7, owner="nobody")
 
-    nothing = {"average": None, "p50": None, "p95": None, "p99": None}
+    nothing = {"count": 0, "average": None, "p50": None, "p95": None, "p99": None}
     assert answer["previews"] == {"count": 0, "success": 0, "failed": 0, "success_rate": None}
     assert answer["total_s"] == nothing
-    assert answer["steps"] == {name: {**nothing, "count": 0} for name in STEP_NAMES}
+    assert answer["steps"] == dict.fromkeys(STEP_NAMES, nothing)
     assert (answer["pool_hit_rate"], answer["install_skip_rate"]) == (None, None)
     assert (answer["failures"], answer["failures_after_ready"], answer["by_framework"]) == ({}, {}, {})
+    assert (answer["by_provider"], answer["by_warmth"], answer["by_install"]) == ({}, {}, {})
     assert answer["position"] == len(broker.records)
 
 

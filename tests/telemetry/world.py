@@ -30,6 +30,7 @@ from shared.events import (
     PreviewStopped,
     ProjectDetected,
     VmAcquired,
+    VmCreationStarted,
     aggregate_key,
 )
 from shared.memory import MemoryBroker
@@ -83,6 +84,10 @@ def requested(preview: str, owner: str = "ann") -> PreviewRequested:
 def acquired(preview: str, *, vm: str = "", from_pool: bool = True, owner: str = "ann") -> VmAcquired:
     vm_id = vm or f"vm-of-{preview}"
     return VmAcquired(vm_id=vm_id, preview_id=preview, owner=owner, from_pool=from_pool, waited_s=0.0, host="h", port=1)
+
+
+def created(vm: str, provider: str = "local") -> VmCreationStarted:
+    return VmCreationStarted(vm_id=vm, provider=provider, number=1)
 
 
 def detected(preview: str, attempt: int = 1, framework: str = "vite") -> ProjectDetected:

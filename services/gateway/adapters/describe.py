@@ -259,11 +259,17 @@ def _cut_schema() -> Json:
 def _health_paths(problem: Json) -> Json:
     anything = {"type": "object"}
     days = {"name": "days", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 365, "default": 7}}
+    only = [
+        {"name": name, "in": "query", "description": f"only attempts of this {name}", "schema": {"type": "string"}}
+        for name in ("framework", "provider")
+    ]
     return {
         "/health": {"get": _operation("Is this gateway able to serve?", problem, {"200": _ok("Yes", anything)})},
         "/health/pool": {"get": _operation("The pool in numbers", problem, {"200": _ok("Counts", anything)})},
         "/metrics/stats": {
-            "get": _operation("What previews took", problem, {"200": _ok("Figures", anything)}, parameters=[days])
+            "get": _operation(
+                "What previews took", problem, {"200": _ok("Figures", anything)}, parameters=[days, *only]
+            )
         },
     }
 

@@ -31,6 +31,7 @@ log = logging.getLogger("drape.gateway")
 _MARK = MARK.encode()
 
 WEB = Path(__file__).parent.parent / "web"
+FILTER_CHARS_MAX = 100
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -140,7 +141,12 @@ class Api:
         if not days.isdecimal() or len(days) > 3 or not 1 <= int(days) <= 365:
             raise Invalid("bad_days", "`days` is a whole number from 1 to 365.")
         scope = owner if self._context.access.tokens else None
-        body = msgspec.json.encode({"days": int(days), "owner": scope})
+        of = {name: text for name in ("framework", "provider") if (text := request.query.get(name))}
+        if not all(text.isprintable() and len(text) <= FILTER_CHARS_MAX for text in of.values()):
+            raise Invalid(
+                "bad_filter", f"`framework` and `provider` are names of at most {FILTER_CHARS_MAX} characters."
+            )
+        body = msgspec.json.encode({"days": int(days), "owner": scope, **of})
         return answer(msgspec.json.decode(await self._context.bus.commands.query("telemetry", "stats", body)))
 
     async def _openapi(self, _request: web.Request) -> web.StreamResponse:

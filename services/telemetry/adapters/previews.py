@@ -1,4 +1,4 @@
-"""The projection `previews`: one row an attempt of a preview. The only file that knows the columns of its table."""
+"""The projection `previews`: one row an attempt of a preview, by day. Beside `rollups.py` all that knows its tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -6,15 +6,25 @@ from typing import Any
 
 import msgspec
 
+from services.telemetry.adapters.partitions import day_of, ensure
+from services.telemetry.adapters.rollups import TABLE
 from services.telemetry.rows import Attempt, preview_of, project
 from shared.codec import Recorded
-from shared.events import ProjectDeleted
-from shared.ids import PreviewId
+from shared.events import (
+    PreviewRequested,
+    PreviewRestarted,
+    ProjectDeleted,
+    VmAcquired,
+    VmBootFailed,
+    VmCreationStarted,
+    VmDestroyed,
+)
+from shared.ids import PreviewId, VmId
 from shared.sealed import ERASED
 
 PREVIEWS = "previews"
 
-_KEY = ("log_id", "preview_id", "attempt")
+_KEY = ("log_id", "preview_id", "attempt", "attempt_at")
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(Attempt))
 _TIMES = frozenset(name for name in _FIELDS if name.endswith("_at"))
 _COLUMNS = ("log_id", *_FIELDS)
@@ -32,20 +42,42 @@ _ERASE = "UPDATE drape.preview_attempts SET message = $3 WHERE log_id = $1 AND p
 """New messages are sealed, and can't be read any more; those of a log from before that were not."""
 
 
+_MADE = "INSERT INTO drape.preview_vms (log_id, vm_id, provider) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+_GONE = "DELETE FROM drape.preview_vms WHERE log_id = $1 AND vm_id = ANY($2::text[])"
+_PROVIDERS = "SELECT vm_id, provider FROM drape.preview_vms WHERE log_id = $1 AND vm_id = ANY($2::text[])"
+
+
 class PreviewsProjection:
     """Every attempt of every preview."""
 
     name = PREVIEWS
-    tables = ("preview_attempts",)
+    version = 2
+    tables = (TABLE, "preview_vms", "preview_rollups", "preview_rollup_seconds")
 
     async def apply(self, connection: Any, log_id: str, events: Sequence[Recorded]) -> None:
         """Write the rows that these events make or change; what a deleted project said is erased."""
-        rows = project(await newest(connection, log_id, events), events)
+        begun = {day_of(each.meta.at) for each in events if isinstance(each.event, PreviewRequested | PreviewRestarted)}
+        await ensure(connection, TABLE, begun)
+        providers = await self._providers(connection, log_id, events)
+        rows = project(await newest(connection, log_id, events), events, providers)
         if rows:
             await connection.executemany(_UPSERT, [_values(log_id, row) for row in rows])
         for recorded in events:
             if isinstance(recorded.event, ProjectDeleted):
                 await connection.execute(_ERASE, log_id, recorded.event.project_id, ERASED)
+
+    async def _providers(self, connection: Any, log_id: str, events: Sequence[Recorded]) -> Mapping[VmId, str]:
+        """Who made the VMs that these events give to previews. Kept for as long as there is the VM."""
+        happened = [recorded.event for recorded in events]
+        made = [(log_id, each.vm_id, each.provider) for each in happened if isinstance(each, VmCreationStarted)]
+        if made:
+            await connection.executemany(_MADE, made)
+        acquired = {each.vm_id for each in happened if isinstance(each, VmAcquired)}
+        found = await connection.fetch(_PROVIDERS, log_id, sorted(acquired)) if acquired else []
+        gone = {each.vm_id for each in happened if isinstance(each, VmDestroyed | VmBootFailed)}
+        if gone:
+            await connection.execute(_GONE, log_id, sorted(gone))
+        return {row["vm_id"]: row["provider"] for row in found}
 
 
 async def newest(connection: Any, log_id: str, events: Iterable[Recorded]) -> Mapping[PreviewId, Attempt]:

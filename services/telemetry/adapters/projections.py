@@ -29,7 +29,8 @@ _ENSURE = (
 )
 _LOCK = "SELECT seq, state FROM drape.projection_position WHERE name = $1 AND log_id = $2 FOR UPDATE"
 _MOVE = (
-    "UPDATE drape.projection_position SET seq = $3, event_id = $4, updated_at = now() WHERE name = $1 AND log_id = $2"
+    "UPDATE drape.projection_position SET seq = $3, event_id = $4, event_at = to_timestamp($5), updated_at = now() "
+    "WHERE name = $1 AND log_id = $2"
 )
 _FORGET = (
     "DELETE FROM drape.projection_position WHERE name = $1 AND log_id = $2 AND seq = $3 AND event_id = $4 RETURNING seq"
@@ -137,4 +138,4 @@ class ProjectionStore:
         if fresh[0].seq != seq + 1:
             raise GapError(f"the rows hold up to {seq}, the batch begins at {fresh[0].seq}")
         await self._projection.apply(connection, log_id, fresh)
-        await connection.execute(_MOVE, self.name, log_id, fresh[-1].seq, fresh[-1].meta.id)
+        await connection.execute(_MOVE, self.name, log_id, fresh[-1].seq, fresh[-1].meta.id, fresh[-1].meta.at)

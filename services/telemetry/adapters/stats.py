@@ -1,126 +1,90 @@
-"""`drape.query.telemetry.stats`: what previews took and how they ended, computed by PostgreSQL from the attempts.
+"""`drape.query.telemetry.stats`: what previews took and how they ended, computed by PostgreSQL.
 
-An attempt counts where it began within the asked days. It succeeded when it was ready once, whatever became of it
-later; it failed when it failed before. What still runs, was stopped or superseded is neither.
+From the attempts, exactly, as far as their days are kept. Of older days there are roll-ups beside (`rollups.py`): counts
+and averages stay exact, percentiles are then read from buckets, those of the newer days too.
 """
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import msgspec
 
+from services.telemetry.adapters.partitions import FIRST_DAY, day_of, horizon, midnight
 from services.telemetry.adapters.postgres import OUTAGES
 from services.telemetry.adapters.previews import PREVIEWS
 from services.telemetry.adapters.projections import serving
+from services.telemetry.adapters.rollups import GROUPS, MEASURES, TABLE, VALUES, WARMTH
 from services.telemetry.config import TelemetryConfig
+from services.telemetry.figures import (
+    DAY_S,
+    DAYS_MAX,
+    Stats,
+    StatsQuery,
+    Tallies,
+    Tally,
+    answer,
+    from_buckets,
+    seconds_of,
+)
 from shared.errors import UNREADABLE, Invalid, Unavailable
-from shared.ids import OwnerId
-
-DAYS_MAX = 365
-DAY_S = 24 * 3600.0
-
-STEPS: Mapping[str, str] = {
-    "acquire": "acquire_s",
-    "sync": "sync_s",
-    "install": "install_s",
-    "boot": "boot_s",
-    "confirm": "confirm_s",
-}
-
-
-class StatsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked. `owner` None: everybody's."""
-
-    days: int = 7
-    owner: OwnerId | None = None
-
-
-class Previews(msgspec.Struct, frozen=True, kw_only=True):
-    """Attempts by outcome. `success_rate`: 0..1 of those that succeeded or failed."""
-
-    count: int
-    success: int
-    failed: int
-    success_rate: float | None
-
-
-class Seconds(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds; None where there is nothing to compute from."""
-
-    average: float | None
-    p50: float | None
-    p95: float | None
-    p99: float | None
-
-
-class StepSeconds(Seconds, frozen=True, kw_only=True):
-    """`count`: attempts in which the step came to its end."""
-
-    count: int
-
-
-class FrameworkStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Attempts of a framework, and seconds to ready of those that were."""
-
-    count: int
-    p50: float | None
-    p95: float | None
-
-
-class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer. Rates: 0..1 or None. `failures`: codes of the attempts under `previews.failed`; those of attempts
-    that were ready before stand apart. `generated_at`: seconds, UTC; `position`: up to which sequence it holds."""
-
-    days: int
-    previews: Previews
-    total_s: Seconds
-    steps: dict[str, StepSeconds]
-    pool_hit_rate: float | None
-    install_skip_rate: float | None
-    failures: dict[str, int]
-    failures_after_ready: dict[str, int]
-    by_framework: dict[str, FrameworkStats]
-    generated_at: float
-    position: int
-
 
 _query = msgspec.json.Decoder(StatsQuery)
 
-_FROM = "FROM drape.preview_attempts WHERE log_id = $1 AND attempt_at >= $2 AND ($3::text IS NULL OR owner = $3)"
+_ASKED = (
+    "log_id = $1 AND ($3::text IS NULL OR owner = $3) AND ($4::text IS NULL OR framework = $4) "
+    "AND ($5::text IS NULL OR provider = $5)"
+)
+_ROWS = f"FROM drape.{TABLE} WHERE attempt_at >= $2 AND {_ASKED}"
+_ROLLED = "WHERE day >= ($2::timestamptz AT TIME ZONE 'UTC')::date AND " + _ASKED
+_KINDS = ("framework", "provider", "warmth", "install")
+_GROUPED = "GROUP BY GROUPING SETS ((), (framework), (provider), (warmth), (install))"
+_BY = f"grouping({', '.join(_KINDS)}) AS kind, {', '.join(_KINDS)}"
 
-
-def _seconds_columns(column: str) -> str:
-    return (
-        f"count({column}) AS {column}_count, avg({column}) AS {column}_average, "
-        f"percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY {column}) AS {column}_percentiles"
-    )
-
+_OF_KIND = {0b0111: "framework", 0b1011: "provider", 0b1101: "warmth", 0b1110: "install"}
+"""Of `grouping`: a bit for each column that the group is not of."""
 
 # The names in these are ours; what is asked for travels as parameters.
-_TOTALS = (
-    "SELECT count(*) AS count, count(ready_at) AS success, "
+_LOCK = f"LOCK TABLE drape.{TABLE} IN ACCESS SHARE MODE"
+"""Before the transaction's first look: so no day is dropped between that and the look at its rows."""
+_COUNTS = (
+    f"SELECT {_BY}, count(*) AS count, count(ready_at) AS success, "  # noqa: S608
     "count(*) FILTER (WHERE status = 'failed' AND ready_at IS NULL) AS failed, "
-    "count(from_pool) AS vms, count(*) FILTER (WHERE from_pool) AS warm_vms, "
-    "count(install) AS installs, count(*) FILTER (WHERE install = 'skipped') AS skipped, "
-    + ", ".join(_seconds_columns(column) for column in ("total_s", *STEPS.values()))
-    + f" {_FROM}"
+    "count(from_pool) AS vms, count(*) FILTER (WHERE from_pool) AS warm, "
+    "count(install) AS installs, count(*) FILTER (WHERE install = 'skipped') AS skipped"
+    + "".join(
+        f", count({column}) AS {name}_count, avg({column}) AS {name}_average, "
+        f"percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY {column}) AS {name}_percentiles"
+        for name, column in MEASURES
+    )
+    + f" FROM (SELECT *, nullif({WARMTH}, '') AS warmth {_ROWS}) AS attempts {_GROUPED}"
 )
 _FAILURES = (
-    f"SELECT code, ready_at IS NOT NULL AS was_ready, count(*) AS count {_FROM} "
-    "AND status = 'failed' GROUP BY 1, 2 ORDER BY 3 DESC, 1"
+    f"SELECT code, ready_at IS NOT NULL AS was_ready, count(*) AS count {_ROWS} AND status = 'failed' GROUP BY 1, 2"
 )
-_FRAMEWORKS = (
-    "SELECT framework, count(*) AS count, "
-    f"percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY total_s) AS percentiles {_FROM} "
-    "AND framework IS NOT NULL GROUP BY 1 ORDER BY 1"
+_ROLLED_COUNTS = (
+    "SELECT framework, provider, warmth, install, outcome, code, sum(count)::bigint AS count "  # noqa: S608
+    f"FROM drape.preview_rollups {_ROLLED} GROUP BY 1, 2, 3, 4, 5, 6"
 )
+_BUCKETS = (
+    f"SELECT {_BY}, measure, bucket, sum(count)::bigint AS count, sum(seconds) AS seconds FROM ("  # noqa: S608
+    "SELECT framework, provider, warmth, install, measure, bucket, count, seconds "
+    f"FROM drape.preview_rollup_seconds {_ROLLED} UNION ALL "
+    "SELECT g.framework, g.provider, g.warmth, g.install, m.measure, drape.seconds_bucket(m.value), 1, m.value "
+    f"FROM (SELECT * {_ROWS}) AS attempts CROSS JOIN LATERAL (VALUES {VALUES}) AS m(measure, value) "
+    f"CROSS JOIN LATERAL (SELECT {GROUPS}) AS g(framework, provider, warmth, install) WHERE m.value IS NOT NULL"
+    f") AS spread GROUP BY measure, bucket, GROUPING SETS ((), (framework), (provider), (warmth), (install))"
+)
+
+_Group = tuple[str, str]
+"""A kind of group and which of them; twice empty: all attempts."""
 
 
 class StatsReader:
-    """Answers the query."""
+    """Answers the query. `log_id` gives the log that the previews' projection reads."""
 
     def __init__(
         self,
@@ -145,6 +109,8 @@ class StatsReader:
             ) from error
         if not 1 <= query.days <= DAYS_MAX:
             raise Invalid("bad_days", f"`days` is a whole number from 1 to {DAYS_MAX}.")
+        if not all(text.isprintable() for text in (query.owner or "", query.framework or "", query.provider or "")):
+            raise Invalid("bad_filter", "What is asked for has characters that no name has.")
         return msgspec.json.encode(await self.stats(query))
 
     async def stats(self, query: StatsQuery) -> Stats:
@@ -161,60 +127,103 @@ class StatsReader:
             ) from error
 
     async def _read(self, query: StatsQuery) -> Stats:
-        now = self._clock()
-        since = datetime.fromtimestamp(now - query.days * DAY_S, UTC)
+        now = round(self._clock(), 3)
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
+            await connection.execute(_LOCK)
             position = await serving(connection, PREVIEWS, self._log_id())
-            asked = (position.log_id, since, query.owner)
-            totals = await connection.fetchrow(_TOTALS, *asked)
+            since, is_rolled = _since(now - query.days * DAY_S, await horizon(connection, TABLE))
+            start = datetime.fromtimestamp(since, UTC)
+            asked = (position.log_id, start, query.owner, query.framework, query.provider)
+            counts = await connection.fetch(_COUNTS, *asked)
             failures = await connection.fetch(_FAILURES, *asked)
-            frameworks = await connection.fetch(_FRAMEWORKS, *asked)
-        return Stats(
-            days=query.days,
-            previews=Previews(
-                count=totals["count"],
-                success=totals["success"],
-                failed=totals["failed"],
-                success_rate=_rate(totals["success"], totals["success"] + totals["failed"]),
-            ),
-            total_s=_seconds(totals, "total_s"),
-            steps={name: _step(totals, column) for name, column in STEPS.items()},
-            pool_hit_rate=_rate(totals["warm_vms"], totals["vms"]),
-            install_skip_rate=_rate(totals["skipped"], totals["installs"]),
-            failures={row["code"]: row["count"] for row in failures if not row["was_ready"]},
-            failures_after_ready={row["code"]: row["count"] for row in failures if row["was_ready"]},
-            by_framework={row["framework"]: _framework(row) for row in frameworks},
-            generated_at=round(now, 3),
-            position=position.seq,
-        )
+            rolled = await connection.fetch(_ROLLED_COUNTS, *asked) if is_rolled else []
+            buckets = await connection.fetch(_BUCKETS, *asked) if rolled else []
+        tallies = _tallies(counts, failures)
+        if rolled:
+            _add(tallies, rolled, buckets)
+        return answer(tallies, query, since=since, now=now, position=position.seq, bucketed=bool(rolled))
 
 
-def _seconds(totals: Mapping[str, Any], column: str) -> Seconds:
-    p50, p95, p99 = _rounded(totals[f"{column}_percentiles"], 3)
-    return Seconds(average=_round(totals[f"{column}_average"]), p50=p50, p95=p95, p99=p99)
+def _since(since: float, before: date) -> tuple[float, bool]:
+    """From when on attempts count, and whether days from then on have been dropped: of such a day no part can be told."""
+    if before == FIRST_DAY or day_of(since) >= before:
+        return since, False
+    return midnight(day_of(since)).timestamp(), True
 
 
-def _step(totals: Mapping[str, Any], column: str) -> StepSeconds:
-    p50, p95, p99 = _rounded(totals[f"{column}_percentiles"], 3)
-    average = _round(totals[f"{column}_average"])
-    return StepSeconds(average=average, p50=p50, p95=p95, p99=p99, count=totals[f"{column}_count"])
+def _tallies(counts: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]) -> Tallies:
+    """What the rows of attempts say."""
+    found = {_group_of(row): _tally(row) for row in counts}
+    return Tallies(
+        whole=found.pop(("", ""), Tally()),
+        by_framework=_of_kind(found, "framework"),
+        by_provider=_of_kind(found, "provider"),
+        by_warmth=_of_kind(found, "warmth"),
+        by_install=_of_kind(found, "install"),
+        failures={row["code"]: row["count"] for row in failures if not row["was_ready"]},
+        failures_after_ready={row["code"]: row["count"] for row in failures if row["was_ready"]},
+    )
 
 
-def _framework(row: Mapping[str, Any]) -> FrameworkStats:
-    p50, p95 = _rounded(row["percentiles"], 2)
-    return FrameworkStats(count=row["count"], p50=p50, p95=p95)
+def _group_of(row: Mapping[str, Any]) -> _Group:
+    kind = _OF_KIND.get(row["kind"], "")
+    return kind, (row[kind] or "") if kind else ""
 
 
-def _rounded(values: Sequence[float | None] | None, count: int) -> list[float | None]:
-    return [None] * count if values is None else [_round(value) for value in values]
+def _of_kind(found: Mapping[_Group, Tally], kind: str) -> dict[str, Tally]:
+    return {name: tally for (of, name), tally in found.items() if of == kind and name}
 
 
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def _tally(row: Mapping[str, Any]) -> Tally:
+    counts = {name: row[name] for name in ("count", "success", "failed", "vms", "warm", "installs", "skipped")}
+    seconds = {
+        name: seconds_of(row[f"{name}_count"], row[f"{name}_average"], row[f"{name}_percentiles"] or (None,) * 3)
+        for name, _column in MEASURES
+    }
+    return Tally(**counts, seconds=seconds)
 
 
-def _rate(part: int, whole: int) -> float | None:
-    return round(part / whole, 4) if whole else None
+def _add(tallies: Tallies, rolled: Sequence[Mapping[str, Any]], buckets: Sequence[Mapping[str, Any]]) -> None:
+    """What the roll-ups say beside. `buckets` hold the rows' seconds too."""
+    kinds = {kind: getattr(tallies, f"by_{kind}") for kind in _KINDS}
+    failures, after_ready = Counter(tallies.failures), Counter(tallies.failures_after_ready)
+    for row in rolled:
+        _count(tallies.whole, row)
+        for kind, groups in kinds.items():
+            if row[kind]:
+                _count(groups.setdefault(row[kind], Tally()), row)
+        if row["outcome"] == "failed":
+            failures[row["code"]] += row["count"]
+        elif row["outcome"] == "failed_after_ready":
+            after_ready[row["code"]] += row["count"]
+    tallies.failures, tallies.failures_after_ready = dict(failures), dict(after_ready)
+    for (kind, name), spread in _spreads(buckets).items():
+        if kind and not name:
+            continue
+        tally = kinds[kind].setdefault(name, Tally()) if kind else tallies.whole
+        tally.seconds = {measure: from_buckets(*each) for measure, each in spread.items()}
+
+
+def _count(tally: Tally, row: Mapping[str, Any]) -> None:
+    count = row["count"]
+    tally.count += count
+    tally.success += count if row["outcome"] in ("ready", "failed_after_ready") else 0
+    tally.failed += count if row["outcome"] == "failed" else 0
+    tally.vms += count if row["warmth"] else 0
+    tally.warm += count if row["warmth"] == "warm" else 0
+    tally.installs += count if row["install"] else 0
+    tally.skipped += count if row["install"] == "skipped" else 0
+
+
+def _spreads(buckets: Sequence[Mapping[str, Any]]) -> dict[_Group, dict[str, tuple[dict[int, int], float]]]:
+    """By group and measure: how many values are in each bucket, and the sum of all."""
+    spreads: dict[_Group, dict[str, tuple[dict[int, int], float]]] = {}
+    for row in buckets:
+        of = spreads.setdefault(_group_of(row), {})
+        counts, total_s = of.get(row["measure"], ({}, 0.0))
+        counts[row["bucket"]] = row["count"]
+        of[row["measure"]] = (counts, total_s + row["seconds"])
+    return spreads
