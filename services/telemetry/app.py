@@ -1,18 +1,21 @@
 """Wires telemetry: alerts in the loop, the projection beside it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any, NoReturn
 
 import msgspec
 
 from services.telemetry import decide, react, state, views
 from services.telemetry.adapters import rollups
+from services.telemetry.adapters.asking import ProjectionQueries
 from services.telemetry.adapters.postgres import answers, close_pool, open_pool
 from services.telemetry.adapters.previews import PREVIEWS, PreviewsProjection
 from services.telemetry.adapters.projection import Projector
 from services.telemetry.adapters.projections import Projection, ProjectionStore
+from services.telemetry.adapters.rebuild import Rebuilder
 from services.telemetry.adapters.retention import Retention
 from services.telemetry.adapters.stats import StatsReader
 from services.telemetry.config import TelemetryConfig
@@ -49,15 +52,20 @@ def wiring(config: TelemetryConfig) -> Wiring[state.State]:
     async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
         pool = await open_pool(settings.database_url, config)
         stack.push_async_callback(close_pool, pool, config.close_timeout_s)
-        projectors = {
-            each.name: Projector(bus.log, ProjectionStore(pool, each, config), config) for each in projections()
-        }
+        projectors: dict[str, Projector] = {}
+        rebuilders: dict[str, Rebuilder] = {}
+        for each in projections():
+            store = ProjectionStore(pool, each, config)
+            projector = projectors[each.name] = Projector(bus.log, store, config)
+            rebuilder = rebuilders[each.name] = Rebuilder(bus.log, store, projector, config)
+            _run(projector.run(), f"telemetry-projection-{each.name}", runtime, stack)
+            _run(rebuilder.run(), f"telemetry-rebuild-{each.name}", runtime, stack)
         stats = StatsReader(pool, lambda: projectors[PREVIEWS].log_id, config, runtime.clock)
-        for projector in projectors.values():
-            _run(projector, runtime, stack)
+        asking = ProjectionQueries(rebuilders, bus.log.last_seq)
         retention = Retention(pool, DAILY, config, runtime.clock)
         perform = TelemetryEffects(bus.parked, runtime.send, retention.look).perform
-        return Parts(perform, queries(runtime, projectors, partial(answers, pool), stats))
+        answered = queries(runtime, projectors, partial(answers, pool), stats)
+        return Parts(perform, {**answered, "projections": asking.projections, "rebuild": asking.rebuild})
 
     return Wiring(definition(config), build)
 
@@ -101,9 +109,9 @@ def queries(
     return {"stats": stats.answer, "alerts": alerts, "status": status}
 
 
-def _run(projector: Projector, runtime: Runtime[state.State], stack: AsyncExitStack) -> None:
-    """A projection for as long as the service; if it breaks, so does the service, which is then started again."""
-    task = asyncio.create_task(projector.run(), name=f"telemetry-projection-{projector.name}")
+def _run(work: Coroutine[Any, Any, NoReturn], name: str, runtime: Runtime[state.State], stack: AsyncExitStack) -> None:
+    """A projection's work for as long as the service; if it breaks, so does the service, which is then started again."""
+    task = asyncio.create_task(work, name=name)
 
     def ended(done: "asyncio.Task[None]") -> None:
         error = None if done.cancelled() else done.exception()

@@ -24,7 +24,7 @@ _SERVING = (
     "SELECT log_id, seq, event_id FROM drape.projection_position WHERE name = $1 AND base = $2 AND state = 'serving'"
 )
 _ENSURE = (
-    "INSERT INTO drape.projection_position (name, log_id, base, seq, event_id) VALUES ($1, $2, $3, 0, '') "
+    "INSERT INTO drape.projection_position (name, log_id, base, version, seq, event_id) VALUES ($1, $2, $2, $3, 0, '') "
     "ON CONFLICT DO NOTHING"
 )
 _LOCK = "SELECT seq, state FROM drape.projection_position WHERE name = $1 AND log_id = $2 FOR UPDATE"
@@ -46,6 +46,11 @@ class Projection(Protocol):
     @property
     def name(self) -> str:
         """Under which its position is kept."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Which shape of rows this code writes, from 1. Rows of an older one are made anew, while they serve."""
         ...
 
     @property
@@ -88,14 +93,20 @@ class ProjectionStore:
 
     def __init__(self, pool: Any, projection: Projection, config: TelemetryConfig) -> None:
         self.name = projection.name
+        self.version = projection.version
+        self.tables = projection.tables
         self._pool = pool
         self._projection = projection
         self._config = config
         self._migrations = migrations()
 
+    def connection(self) -> Any:
+        """One of the pool's, as an async context manager."""
+        return self._pool.acquire(timeout=self._config.connect_timeout_s)
+
     async def migrate(self) -> None:
         """Bring the schema up to date."""
-        async with self._pool.acquire(timeout=self._config.connect_timeout_s) as connection:
+        async with self.connection() as connection:
             applied = await migrate(connection, self._migrations, timeout_s=self._config.migration_timeout_s)
         if applied:
             log.info("migrated", extra={"migrations": applied})
@@ -106,16 +117,16 @@ class ProjectionStore:
 
     async def position(self, base: str) -> Position:
         """Up to where the rows that serve for this log hold."""
-        async with self._pool.acquire(timeout=self._config.connect_timeout_s) as connection:
+        async with self.connection() as connection:
             return await serving(connection, self.name, base)
 
     async def forget(self, expected: Position) -> None:
         """Delete the rows of `expected.log_id`, to project it anew; nothing where another replica has done so already."""
-        async with self._pool.acquire(timeout=self._config.connect_timeout_s) as connection, connection.transaction():
+        async with self.connection() as connection, connection.transaction():
             asked = (self.name, expected.log_id, expected.seq, expected.event_id)
             if await connection.fetchrow(_FORGET, *asked) is None:
                 return
-            for table in self._projection.tables:
+            for table in self.tables:
                 await connection.execute(f"DELETE FROM drape.{table} WHERE log_id = $1", expected.log_id)  # noqa: S608
 
     async def apply(self, log_id: str, batch: Sequence[Recorded]) -> list[Recorded]:
@@ -124,17 +135,19 @@ class ProjectionStore:
         The events follow on each other. Raises `GapError` where they do not follow on the position, or where these rows
         serve no longer.
         """
-        async with self._pool.acquire(timeout=self._config.connect_timeout_s) as connection, connection.transaction():
-            await connection.execute(_ENSURE, self.name, log_id, base_of(log_id))
+        async with self.connection() as connection, connection.transaction():
+            if log_id == base_of(log_id):  # a later generation has been begun, or is none
+                await connection.execute(_ENSURE, self.name, log_id, self._projection.version)
             row = await connection.fetchrow(_LOCK, self.name, log_id)
             if row is None or row["state"] == "retired":
                 raise GapError(f"the rows of {log_id} have been replaced by others")
             fresh = [recorded for recorded in batch if recorded.seq > row["seq"]]
             if fresh:
-                await self._write(connection, log_id, row["seq"], fresh)
+                await self.write(connection, log_id, row["seq"], fresh)
         return fresh
 
-    async def _write(self, connection: Any, log_id: str, seq: int, fresh: Sequence[Recorded]) -> None:
+    async def write(self, connection: Any, log_id: str, seq: int, fresh: Sequence[Recorded]) -> None:
+        """Write what new events change, and the position, which the caller's transaction holds and found at `seq`."""
         if fresh[0].seq != seq + 1:
             raise GapError(f"the rows hold up to {seq}, the batch begins at {fresh[0].seq}")
         await self._projection.apply(connection, log_id, fresh)
