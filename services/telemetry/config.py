@@ -38,3 +38,7 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """For the statistics as a whole: below the 5 s that whoever asks will wait."""
     close_timeout_s: float = 3.0
     """For the connections' end."""
+    errors_days: int = 90
+    """An error is kept for so long after its last occurrence, by the log's times; the log itself has it for ever."""
+    errors_per_group_max: int = 100
+    """The newest occurrences of a group and owner that are kept one by one; counts go on beyond them."""
