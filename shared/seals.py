@@ -91,7 +91,9 @@ class Seals:
         """What failures with the same message have in common, whoever's they are. Keyed: without the platform's secret
         nobody can try out which message it is of."""
         key = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=b"drape/error-fingerprint")
-        return hmac.digest(key.derive(self._secret.encode()), normalised(text).encode(), "sha256").hex()[:FINGERPRINT_CHARS]
+        return hmac.digest(key.derive(self._secret.encode()), normalised(text).encode(), "sha256").hex()[
+            :FINGERPRINT_CHARS
+        ]
 
     async def opened(self, value: T) -> T:
         """The tree with every sealed text in it opened, or `erased`. Raises `Unavailable`."""

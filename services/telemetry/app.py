@@ -8,11 +8,13 @@ from functools import partial
 import msgspec
 
 from services.telemetry import decide, react, state, views
+from services.telemetry.adapters.errors import ErrorsProjection, ErrorsReader
 from services.telemetry.adapters.postgres import answers, close_pool, open_pool
 from services.telemetry.adapters.previews import PREVIEWS, PreviewsProjection
 from services.telemetry.adapters.projection import Projector
 from services.telemetry.adapters.projections import Projection, ProjectionStore
 from services.telemetry.adapters.stats import StatsReader
+from services.telemetry.adapters.timing import TimingReader
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.effects import TelemetryEffects
 from shared.commands import commands_of
@@ -48,20 +50,29 @@ def wiring(config: TelemetryConfig) -> Wiring[state.State]:
         pool = await open_pool(settings.database_url, config)
         stack.push_async_callback(close_pool, pool, config.close_timeout_s)
         projectors = {
-            each.name: Projector(bus.log, ProjectionStore(pool, each, config), config) for each in projections()
+            each.name: Projector(bus.log, ProjectionStore(pool, each, config), config) for each in projections(config)
         }
         stats = StatsReader(pool, lambda: projectors[PREVIEWS].log_id, config, runtime.clock)
+        log_id = partial(_log_id_of, projectors)
+        errors = ErrorsReader(pool, log_id, config, runtime.clock)
+        timing = TimingReader(pool, log_id, config, runtime.clock)
         for projector in projectors.values():
             _run(projector, runtime, stack)
         perform = TelemetryEffects(bus.parked, runtime.send).perform
-        return Parts(perform, queries(runtime, projectors, partial(answers, pool), stats))
+        told = queries(runtime, projectors, partial(answers, pool), stats)
+        return Parts(perform, {**told, "errors": errors.answer, "timing": timing.answer})
 
     return Wiring(definition(config), build)
 
 
-def projections() -> tuple[Projection, ...]:
+def _log_id_of(projectors: Mapping[str, Projector]) -> str:
+    """Known only once the log is read."""
+    return projectors[ErrorsProjection.name].log_id
+
+
+def projections(config: TelemetryConfig) -> tuple[Projection, ...]:
     """All that is projected. Each has its own position: one that is behind or made anew hinders no other."""
-    return (PreviewsProjection(),)
+    return (PreviewsProjection(), ErrorsProjection(config))
 
 
 def queries(

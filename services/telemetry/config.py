@@ -24,8 +24,8 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Longest pause: so late is its return noticed at most."""
     retry_log_period_s: float = 60.0
     """While the outage lasts, one log line in so long."""
-    connections_max: int = 4
-    """Connections of one replica; the projection needs one."""
+    connections_max: int = 8
+    """Connections of one replica; each projection needs one, and so does each question that is asked at once."""
     stats_concurrency_max: int = 2
     """Statistics computed at once; fewer than the connections, so that the projection always gets one."""
     connect_timeout_s: float = 3.0

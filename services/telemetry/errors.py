@@ -120,7 +120,7 @@ def fold(newest: Mapping[PreviewId, Facts], events: Iterable[Recorded]) -> tuple
         after = _facts(before, recorded)
         if after is not None and after is not before:
             current[after.preview_id] = changed[after.preview_id, after.attempt] = after
-        if after is not before or not isinstance(recorded.event, PreviewEvent):
+        if after is not before or before is None or not isinstance(recorded.event, PreviewEvent):
             error = _error(before, recorded)
             found += [error] if error is not None else []
     return list(changed.values()), found
@@ -224,7 +224,7 @@ def _error(facts: Facts | None, recorded: Recorded) -> Occurrence | None:
         case VmLost():
             step = facts.step if facts else ""
             error = _of(facts, recorded, VM_LOST, event.detail, step, normalised(event.detail), grouped_by_step=False)
-            return replace(error, vm_id=event.vm_id, preview_id=event.preview_id or "")
+            return replace(error, vm_id=event.vm_id)
         case VmBootFailed():
             error = _of(None, recorded, event.code, event.message, "", normalised(event.message))
             return replace(error, vm_id=event.vm_id)
@@ -256,7 +256,7 @@ def _of(
         trace_id=trace_of(recorded.meta.traceparent),
     )
     if facts is None:
-        return error
+        return replace(error, preview_id=getattr(recorded.event, "preview_id", None) or "")
     return replace(
         error,
         framework=grouped[1],

@@ -9,10 +9,19 @@ from shared.grouping import TEXT_CHARS_MAX, normalised
     ("text", "others"),
     [
         ("Port 5173 is in use by process 4711.", ("Port 3000 is in use by process 9.",)),
-        ("The package 'left-pat' does not exist.", ('The package "lodahs" does not exist.', "The package `a b` does not exist.")),
-        ("Cannot find /home/ann/shop/src/main.ts", ("Cannot find /srv/x.js", "Cannot find ./src/main.ts", "Cannot find C:\\\\a\\\\b.js")),
+        (
+            "The package 'left-pat' does not exist.",
+            ('The package "lodahs" does not exist.', "The package `a b` does not exist."),
+        ),
+        (
+            "Cannot find /home/ann/shop/src/main.ts",
+            ("Cannot find /srv/x.js", "Cannot find ./src/main.ts", "Cannot find C:\\\\a\\\\b.js"),
+        ),
         ("Cannot find src/main.ts here", ("Cannot find packages/app/src/other.tsx here",)),
-        ("Get https://registry.npmjs.org/react failed after 12.5 s", ("Get http://localhost:4873/@a/b failed after 3 s",)),
+        (
+            "Get https://registry.npmjs.org/react failed after 12.5 s",
+            ("Get http://localhost:4873/@a/b failed after 3 s",),
+        ),
         ("VM vm-000042 is silent", ("VM vm-000001 is silent",)),
         ("commit 9f8e7d6c5b4a gone", ("commit 0123abcdef gone",)),
         ("preview 01m85ea33eaz0eb705bndx9q4g ended", ("preview 01m85ea2zq5bq7f2x9s1v4t8ny ended",)),

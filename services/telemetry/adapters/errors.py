@@ -12,6 +12,7 @@ import msgspec
 
 from services.telemetry.adapters.columns import fields_of, from_record, to_columns
 from services.telemetry.adapters.postgres import OUTAGES
+from services.telemetry.adapters.projections import serving
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.errors import Facts, Occurrence, fold, preview_of
 from shared.codec import Recorded
@@ -54,6 +55,7 @@ _TRIM = (
     "ORDER BY seq DESC OFFSET $4 LIMIT 1)"
 )
 _FORGET_OLD = (
+    "DELETE FROM drape.attempt_facts WHERE log_id = $1 AND at < $2",
     "DELETE FROM drape.error_counts WHERE log_id = $1 AND last_at < $2",
     "DELETE FROM drape.error_occurrences WHERE log_id = $1 AND at < $2",
 )
@@ -111,9 +113,7 @@ class ErrorsProjection:
                 for statement in _ERASE:
                     await connection.execute(statement, log_id, recorded.event.project_id, ERASED)
 
-    async def _newest(
-        self, connection: Any, log_id: str, events: Sequence[Recorded]
-    ) -> Mapping[PreviewId, Facts]:
+    async def _newest(self, connection: Any, log_id: str, events: Sequence[Recorded]) -> Mapping[PreviewId, Facts]:
         wanted = {preview_id for preview_id in map(preview_of, events) if preview_id is not None}
         if not wanted:
             return {}
@@ -176,12 +176,14 @@ _query = msgspec.json.Decoder(ErrorsQuery)
 class ErrorsReader:
     """Answers the query."""
 
-    def __init__(self, pool: Any, log_id: Callable[[], str], config: TelemetryConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, pool: Any, log_id: Callable[[], str], config: TelemetryConfig, clock: Callable[[], float]
+    ) -> None:
         self._pool = pool
         self._log_id = log_id
         self._config = config
         self._clock = clock
-        self._free = asyncio.Semaphore(config.stats_concurrency_max)
+        self._free = asyncio.Semaphore(1)
 
     async def answer(self, body: bytes, _headers: object) -> bytes:
         """JSON of `ErrorsQuery` -> JSON of `Errors`. Raises `Invalid` (`bad_query`), `Unavailable`."""
@@ -207,17 +209,19 @@ class ErrorsReader:
             ) from error
 
     async def _read(self, query: ErrorsQuery) -> Errors:
-        log_id = self._log_id()
         since = datetime.fromtimestamp(self._clock() - query.days * DAY_S, UTC)
-        asked = (log_id, query.owner, query.fingerprint, query.code, query.project, since)
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
+            log_id = (await serving(connection, ErrorsProjection.name, self._log_id())).log_id
+            asked = (log_id, query.owner, query.fingerprint, query.code, query.project, since)
             before = None if query.occurrences else query.before
             rows = await connection.fetch(_GROUPS, *asked, before, query.limit + 1)
             shown = rows[: query.limit]
-            last = {row["seq"]: row for row in await connection.fetch(_LAST, log_id, [row["last_seq"] for row in shown])}
+            last = {
+                row["seq"]: row for row in await connection.fetch(_LAST, log_id, [row["last_seq"] for row in shown])
+            }
             groups = [_group(row, last[row["last_seq"]]) for row in shown]
             if not query.occurrences:
                 return Errors(groups=groups, occurrences=[], next=_next(rows, query.limit, "last_seq"))

@@ -24,6 +24,7 @@ CREATE TABLE drape.attempt_facts (
     PRIMARY KEY (log_id, preview_id, attempt)
 );
 
+CREATE INDEX attempt_facts_by_time ON drape.attempt_facts (log_id, at);
 CREATE INDEX attempt_facts_by_project ON drape.attempt_facts (log_id, project_id, at);
 CREATE INDEX attempt_facts_by_deps ON drape.attempt_facts (log_id, owner, deps, at) WHERE deps <> '';
 
