@@ -1,9 +1,9 @@
 """`explain`: the story of one preview, from the log, with times, causes and who decided what."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -43,6 +43,9 @@ NEAR_MAX = 5
 PREVIEWS = f"{SUBJECT_ROOT}.orchestrator.preview"
 ENDS = (PreviewFailed, PreviewStopped)
 
+Source = Callable[[str, int, int | None], AsyncIterator[Recorded]]
+"""The events whose subject fits, after one sequence and up to another (None: the last), in order."""
+
 
 @click.command()
 @click.argument("preview_id")
@@ -52,7 +55,10 @@ async def explain(output: Output, preview_id: str) -> int:
     running = require_running()
     client = await connect(running.nats, "drape-cli")
     try:
-        events, cut = await gather(client, preview_id)
+        gathered = await gather(partial(of_subject, client), preview_id) if is_token(preview_id) else None
+        if gathered is None:
+            raise await _unknown(client, preview_id)
+        events, cut = gathered
         story = tell([await _opened(each, bus_on(client, "cli", platform_secret()).seals) for each in events])
     finally:
         await client.close()
@@ -61,30 +67,30 @@ async def explain(output: Output, preview_id: str) -> int:
     return 0
 
 
-async def gather(client: Client, preview_id: str) -> tuple[list[Recorded], bool]:
-    """All events that the story is made of, in order, and whether some were left out. Raises `NotFound`."""
-    own, cut = await _taken(of_subject(client, f"{PREVIEWS}.{preview_id}.>")) if is_token(preview_id) else ([], False)
+async def gather(source: Source, preview_id: str) -> tuple[list[Recorded], bool] | None:
+    """All events that the story is made of, in order, and whether some were left out; None: there is no such preview."""
+    own, cut = await _taken(source(f"{PREVIEWS}.{preview_id}.>", 0, None))
     if not any(isinstance(each.event, PreviewRequested) for each in own):
-        raise await _unknown(client, preview_id)
+        return None
     found = {each.seq: each for each in own}
     first, last = own[0].seq, None if not isinstance(own[-1].event, ENDS) else own[-1].seq
     request = next(each.event for each in own if isinstance(each.event, PreviewRequested))
-    claims = of_subject(client, f"{SUBJECT_ROOT}.pool.claim.{preview_id}.>")
-    project = of_subject(client, f"{SUBJECT_ROOT}.gateway.project.{request.project_id}.>", first, last)
-    for source in (claims, _vms(client, preview_id, own), project):
-        more, left = await _taken(source, EVENTS_MAX)
+    claims = source(f"{SUBJECT_ROOT}.pool.claim.{preview_id}.>", 0, None)
+    project = source(f"{SUBJECT_ROOT}.gateway.project.{request.project_id}.>", first, last)
+    for beside in (claims, _vms(source, preview_id, own), project):
+        more, left = await _taken(beside)
         found |= {each.seq: each for each in more}
         cut = cut or left
     return [found[seq] for seq in sorted(found)], cut
 
 
-async def _vms(client: Client, preview_id: str, own: list[Recorded]) -> AsyncIterator[Recorded]:
+async def _vms(source: Source, preview_id: str, own: list[Recorded]) -> AsyncIterator[Recorded]:
     """What happened to each VM from the attempt's begin, when it may not have been there yet, until it was given back."""
     for begin, end in _searches(own):
-        acquired = await _acquired(client, preview_id, begin, end)
+        acquired = await _acquired(source, preview_id, begin, end)
         if acquired is None:
             continue
-        async for recorded in of_subject(client, f"{SUBJECT_ROOT}.{acquired.key}.>", begin - 1):
+        async for recorded in source(f"{SUBJECT_ROOT}.{acquired.key}.>", begin - 1, None):
             yield recorded
             if isinstance(recorded.event, VmReleased | VmLost | VmDestroyed) and recorded.seq > acquired.seq:
                 break
@@ -104,19 +110,18 @@ def _searches(own: list[Recorded]) -> list[tuple[int, int | None]]:
     return [*searches, (begin, None)] if begin else searches
 
 
-async def _acquired(client: Client, preview_id: str, begin: int, end: int | None) -> Recorded | None:
+async def _acquired(source: Source, preview_id: str, begin: int, end: int | None) -> Recorded | None:
     subject = f"{SUBJECT_ROOT}.pool.vm.*.{VmAcquired.__name__}"
-    async with aclosing(of_subject(client, subject, begin, end)) as found:  # type: ignore[type-var] # it is a generator
-        async for recorded in found:
-            if isinstance(recorded.event, VmAcquired) and recorded.event.preview_id == preview_id:
-                return recorded
+    async for recorded in source(subject, begin, end):
+        if isinstance(recorded.event, VmAcquired) and recorded.event.preview_id == preview_id:
+            return recorded
     return None
 
 
-async def _taken(source: AsyncIterator[Recorded], most: int = EVENTS_MAX) -> tuple[list[Recorded], bool]:
+async def _taken(events: AsyncIterator[Recorded]) -> tuple[list[Recorded], bool]:
     taken: list[Recorded] = []
-    async for recorded in source:
-        if len(taken) >= most:
+    async for recorded in events:
+        if len(taken) >= EVENTS_MAX:
             return taken, True
         taken.append(recorded)
     return taken, False
@@ -186,7 +191,7 @@ def lines_of(line: Line) -> list[str]:
     step = f"  [{line.step.replace('_', ' ')} took {line.step_s:.2f} s]" if line.step_s is not None else ""
     return [
         f"{line.since_s:>+10.3f} s  {plain(line.text)}{step}",
-        f"{'':>14}#{line.seq} {line.event}{_because(line.because)}{f', by {line.actor}' * bool(line.actor)}",
+        f"{'':>14}#{line.seq} {line.event}{_because(line.because)}, decided by {line.decided}{_asked(line)}",
     ]
 
 
@@ -195,6 +200,12 @@ def _because(because: Because) -> str:
     if because.seq:
         return f", because of #{because.seq} {because.event}{what}"
     return f", by the command {because.command}" if because.command else ""
+
+
+def _asked(line: Line) -> str:
+    """Where it was another than the one that decided."""
+    own = not line.actor or line.actor.partition("/")[0] == line.decided
+    return "" if own else f", asked by {line.actor}"
 
 
 COMMANDS = (explain,)

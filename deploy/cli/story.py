@@ -16,7 +16,7 @@ TEXT_CHARS_MAX = 400
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One event. `at`: seconds, UTC; `since_s`: since the preview was requested; `step` and `step_s`: the step that it
-    ends, and its seconds; `actor`: the service's replica, or the door, that decided."""
+    ends, and its seconds; `decided`: the service that decided; `actor`: who asked it to, a service's replica or a door."""
 
     seq: int
     at: float
@@ -24,6 +24,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     event: str
     text: str
     because: Because
+    decided: str
     actor: str
     attempt: int | None = None
     step: str = ""
@@ -70,6 +71,7 @@ def tell(events: Sequence[Recorded]) -> Told:
                 event=recorded.type,
                 text=words(recorded.event, recorded.type)[:TEXT_CHARS_MAX],
                 because=because[recorded.seq],
+                decided=recorded.key.partition(".")[0],
                 actor=recorded.meta.actor,
                 attempt=getattr(recorded.event, "attempt", None),
                 step=step,
