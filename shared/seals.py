@@ -5,6 +5,7 @@ of keys nor the log alone gives a text away. Without the key, which goes with th
 """
 
 import base64
+import hmac
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from shared.commands import Command
 from shared.errors import Invalid
-from shared.events import Event
+from shared.events import Event, PreviewFailed
+from shared.grouping import normalised
 from shared.ids import ProjectId
 from shared.sealed import ERASED, MARK, PERSONAL, is_sealed, opened, project_in, projects_in, sealed
 
@@ -26,6 +28,7 @@ KEYS_CACHED_MAX = 10_000
 """Keys, and projects known to be erased, that a replica remembers; others are asked for again."""
 CLOSED = "sealed"
 """What a sealed text reads as for whoever does not have the platform's secret."""
+FINGERPRINT_CHARS = 16
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _SAME_NONCE = bytes(_NONCE_BYTES)
@@ -79,7 +82,18 @@ class Seals:
         def one(plain: bytes) -> str:
             return _sealed(key, project_id, plain)
 
-        return msgspec.structs.replace(message, **{name: sealed(value, one) for name, value in values.items()})
+        changed = {name: sealed(value, one) for name, value in values.items()}
+        if isinstance(message, PreviewFailed) and key is not None and not message.fingerprint:
+            changed["fingerprint"] = self._fingerprint(_plain(key, message.message))
+        return msgspec.structs.replace(message, **changed)
+
+    def _fingerprint(self, text: str) -> str:
+        """What failures with the same message have in common, whoever's they are. Keyed: without the platform's secret
+        nobody can try out which message it is of."""
+        key = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=b"drape/error-fingerprint")
+        return hmac.digest(key.derive(self._secret.encode()), normalised(text).encode(), "sha256").hex()[
+            :FINGERPRINT_CHARS
+        ]
 
     async def opened(self, value: T) -> T:
         """The tree with every sealed text in it opened, or `erased`. Raises `Unavailable`."""
@@ -172,6 +186,11 @@ def _sealed(key: AESGCMSIV | None, project_id: ProjectId, plain: bytes) -> str:
         return str(only)  # from the state; a text that only looks sealed is sealed as any other
     body = base64.urlsafe_b64encode(key.encrypt(_SAME_NONCE, plain, project_id.encode())).decode()
     return f"{MARK}{project_id}.{body}"
+
+
+def _plain(key: AESGCMSIV, text: str) -> str:
+    """A message as it was before it was sealed, where it comes from the state."""
+    return str(_opened(key, text)) if is_sealed(text) else text
 
 
 def _opened(key: AESGCMSIV | None, text: str) -> Any:

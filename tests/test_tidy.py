@@ -55,7 +55,7 @@ MORE_ROOMS = {
         "watching.py",
     },
     "gateway": {"effects.py", "erasing.py", "web"},
-    "telemetry": {"effects.py", "figures.py", "recounting.py", "rows.py"},
+    "telemetry": {"effects.py", "errors.py", "figures.py", "recounting.py", "rows.py", "slow.py"},
 }
 """What a service has beside the rooms that all have."""
 POLLING = {

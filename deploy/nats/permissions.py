@@ -90,7 +90,7 @@ OWN: frozenset[type[Command]] = frozenset(
 ASKS: dict[str, tuple[str, ...]] = {
     "pool": (),
     "orchestrator": ("pool.restore_deps", "pool.publish_deps"),
-    "gateway": ("pool.summary", "telemetry.stats"),
+    "gateway": ("pool.summary", "telemetry.stats", "telemetry.errors", "telemetry.timing"),
     "telemetry": (),
     OPERATOR: (">",),
     OBSERVER: (),

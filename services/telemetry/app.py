@@ -11,6 +11,7 @@ import msgspec
 from services.telemetry import decide, react, state, views
 from services.telemetry.adapters import rollups
 from services.telemetry.adapters.asking import ProjectionQueries
+from services.telemetry.adapters.errors import ErrorsProjection, ErrorsReader
 from services.telemetry.adapters.postgres import answers, close_pool, open_pool
 from services.telemetry.adapters.previews import PREVIEWS, PreviewsProjection
 from services.telemetry.adapters.projection import Projector
@@ -18,6 +19,7 @@ from services.telemetry.adapters.projections import Projection, ProjectionStore
 from services.telemetry.adapters.rebuild import Rebuilder
 from services.telemetry.adapters.retention import Retention
 from services.telemetry.adapters.stats import StatsReader
+from services.telemetry.adapters.timing import TimingReader
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.effects import TelemetryEffects
 from shared.commands import commands_of
@@ -54,18 +56,22 @@ def wiring(config: TelemetryConfig) -> Wiring[state.State]:
         stack.push_async_callback(close_pool, pool, config.close_timeout_s)
         projectors: dict[str, Projector] = {}
         rebuilders: dict[str, Rebuilder] = {}
-        for each in projections():
+        for each in projections(config):
             store = ProjectionStore(pool, each, config)
             projector = projectors[each.name] = Projector(bus.log, store, config)
             rebuilder = rebuilders[each.name] = Rebuilder(bus.log, store, projector, config)
             _run(projector.run(), f"telemetry-projection-{each.name}", runtime, stack)
             _run(rebuilder.run(), f"telemetry-rebuild-{each.name}", runtime, stack)
         stats = StatsReader(pool, lambda: projectors[PREVIEWS].log_id, config, runtime.clock)
+        base = partial(_base_of, projectors)
+        errors = ErrorsReader(pool, base, config, runtime.clock)
+        timing = TimingReader(pool, base, config, runtime.clock)
         asking = ProjectionQueries(rebuilders, bus.log.last_seq)
         retention = Retention(pool, DAILY, config, runtime.clock)
         perform = TelemetryEffects(bus.parked, runtime.send, retention.look).perform
         answered = queries(runtime, projectors, partial(answers, pool), stats)
-        return Parts(perform, {**answered, "projections": asking.projections, "rebuild": asking.rebuild})
+        more = {"errors": errors.answer, "timing": timing.answer}
+        return Parts(perform, {**answered, **more, "projections": asking.projections, "rebuild": asking.rebuild})
 
     return Wiring(definition(config), build)
 
@@ -74,9 +80,14 @@ DAILY = (rollups.DAILY,)
 """The tables that lose their oldest days."""
 
 
-def projections() -> tuple[Projection, ...]:
+def _base_of(projectors: Mapping[str, Projector]) -> str:
+    """The log's name in PostgreSQL: known only once the log is read."""
+    return projectors[PREVIEWS].log_id
+
+
+def projections(config: TelemetryConfig) -> tuple[Projection, ...]:
     """All that is projected. Each has its own position: one that is behind or made anew hinders no other."""
-    return (PreviewsProjection(),)
+    return (PreviewsProjection(), ErrorsProjection(config))
 
 
 def queries(

@@ -48,3 +48,7 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How often a replica looks for a projection that is to be rebuilt: that soon it begins."""
     delete_rows_max: int = 2_000
     """Rows of a replaced generation deleted in one transaction: few enough to be over in milliseconds."""
+    errors_days: int = 90
+    """An error is kept for so long after its last occurrence, by the log's times; the log itself has it for ever."""
+    errors_per_group_max: int = 100
+    """The newest occurrences of a group and owner that are kept one by one; counts go on beyond them."""

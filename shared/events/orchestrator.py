@@ -249,6 +249,7 @@ class PreviewFailed(PreviewEvent, frozen=True, kw_only=True):
     """The attempt ended without a preview, for a reason that a person can act on.
 
     `evidence`: offsets of lines in the log of the step; `choices`: the apps to choose from (`app_choice_needed`).
+    `fingerprint`: 16 hex digits that failures with the same cause have in common, made where the event is sealed; empty: unknown.
     """
 
     attempt: int
@@ -258,6 +259,7 @@ class PreviewFailed(PreviewEvent, frozen=True, kw_only=True):
     step: str
     evidence: tuple[int, ...] = ()
     choices: tuple[AppChoice, ...] = ()
+    fingerprint: str = ""
 
 
 class PreviewStopped(PreviewEvent, frozen=True, kw_only=True):

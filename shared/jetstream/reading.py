@@ -81,14 +81,15 @@ async def _batch(client: Client, seq: int, count: int) -> list[Recorded]:
             await subscription.unsubscribe()
     events: list[Recorded] = []
     for message in found:
-        recorded = _recorded(message)
+        recorded = recorded_of(message)
         if recorded.seq != seq + len(events):
             break
         events.append(recorded)
     return events
 
 
-def _recorded(message: Msg) -> Recorded:
+def recorded_of(message: Msg) -> Recorded:
+    """The event that a direct get answered with."""
     headers = message.headers or {}
     return decode(
         message.data,

@@ -221,6 +221,7 @@ _ORCHESTRATOR: tuple[Event, ...] = (
         step="acquiring_vm",
         evidence=(1,),
         choices=(AppChoice(path="apps/shop", framework="vite", name="shop"),),
+        fingerprint="9f8e7d6c5b4a3921",
     ),
     PreviewStopped(preview_id=PREVIEW, reason="asked"),
 )

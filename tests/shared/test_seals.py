@@ -34,7 +34,7 @@ NOT_PERSONAL: dict[str, set[str]] = {
     "PreviewReady": {"url", "install", "steps"},
     "HmrProbed": {"state"},
     "PreviewResumed": {"reason"},
-    "PreviewFailed": {"code", "step"},
+    "PreviewFailed": {"code", "step", "fingerprint"},
     "PreviewStopped": {"reason"},
 }
 """Fields of projects' and previews' events that hold texts and are nobody's: words of ours, ids, versions, fingerprints."""
@@ -160,6 +160,30 @@ async def test_after_the_erasure_everything_reads_erased() -> None:
         assert again.name == ERASED
     await old.erase(PROJECT)
     assert world.broker.keys == {PROJECT: b""}
+
+
+def failed_with(message: str) -> PreviewFailed:
+    """A failure as a decision gives it."""
+    return PreviewFailed(preview_id="p", attempt=1, code="install_failed", message=message, hint="", step="installing")
+
+
+async def test_failures_with_the_same_cause_have_the_same_fingerprint() -> None:
+    """Whoever's they are, and whether the message was sealed already, as it comes from the state; with another secret it is
+    another, so that nobody can try out which message it is of."""
+    world = World()
+    seals = world.seals()
+    mine = await seals.seal(failed_with("Port 5173 is taken by 'shop'."), PROJECT)
+    theirs = await seals.seal(failed_with("Port 5174 is taken by 'desk'."), OTHER)
+    assert mine.message != theirs.message
+    assert mine.fingerprint == theirs.fingerprint
+    assert len(mine.fingerprint) == 16
+    again = await seals.seal(failed_with(mine.message), PROJECT)
+    assert again == mine
+    assert (await seals.seal(failed_with("There is no package left-pat."), PROJECT)).fingerprint != mine.fingerprint
+    elsewhere = await World().seals("2" * 64).seal(failed_with("Port 5173 is taken by 'shop'."), PROJECT)
+    assert elsewhere.fingerprint != mine.fingerprint
+    await seals.erase(PROJECT)
+    assert (await seals.seal(failed_with("Port 5173 is taken by 'shop'."), PROJECT)).fingerprint == ""
 
 
 async def test_without_a_project_nothing_is_said() -> None:

@@ -63,15 +63,21 @@ async def test_the_service_projects_and_answers_over_nats(database_url: str, tmp
         async def projected() -> bool:
             return bool((await query("status"))["projection"]["seq"] == await bus.log.last_seq())
 
+        async def errors_projected() -> bool:
+            return bool((await query("status"))["projections"]["errors"]["seq"] == await bus.log.last_seq())
+
         await eventually(projected)
         await append(bus, up_to_ready(Story(), "news"))
         await eventually(projected)
 
         status = await query("status")
         assert (status["ready"], status["postgres"], status["projection"]["lag"]) == (True, True, 0)
-        assert status["projections"] == {"previews": status["projection"]}
+        assert status["projections"]["previews"] == status["projection"]
         assert (await query("stats", days=365, owner=None))["position"] == await bus.log.last_seq()
         assert await query("alerts") == []
+        await eventually(errors_projected)
+        assert (await query("errors", days=365))["groups"] == []
+        assert (await query("timing", preview_id="news"))["total_s"] == 7.5
         with pytest.raises(Invalid):
             await query("stats", days=0)
         events = [recorded async for recorded in bus.log.read()]

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from services.gateway.adapters import insight
 from services.gateway.views import LOG_STEPS
 from shared.codec import SUBJECT_ROOT
 from shared.errors import Problem
@@ -35,6 +36,7 @@ def openapi() -> Json:
             **_residents_paths(problem),
             **_preview_paths(problem),
             **_link_paths(problem),
+            **insight.described(_operation, problem, _ID),
             **_health_paths(problem),
         },
         "components": {

@@ -13,6 +13,7 @@ from services.gateway.adapters import describe, pages, websocket
 from services.gateway.adapters.access import problem_response
 from services.gateway.adapters.context import Context, answer
 from services.gateway.adapters.environment import EnvironmentRoutes
+from services.gateway.adapters.insight import InsightRoutes
 from services.gateway.adapters.load import Load
 from services.gateway.adapters.previews import PreviewRoutes
 from services.gateway.adapters.private import Passes
@@ -55,6 +56,7 @@ class Api:
             ResidentRoutes(context),
             PreviewRoutes(context),
             SharingRoutes(context, passes),
+            InsightRoutes(context),
         )
 
     def application(self) -> web.Application:
