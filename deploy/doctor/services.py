@@ -16,7 +16,7 @@ from deploy.local.options import SERVICES
 from deploy.local.paths import Home
 from services.pool.config import PoolConfig
 from services.pool.reaping import Inventory
-from services.telemetry.adapters.postgres import PROJECTION
+from services.telemetry.adapters.previews import PREVIEWS
 from shared.jetstream.connection import bus_on
 from shared.jetstream.topology import EVENTS
 
@@ -243,7 +243,8 @@ async def _projected(url: str) -> int | None:
             if await connection.fetchval("SELECT to_regclass('drape.projection_position')") is None:
                 return None
             row: Mapping[str, Any] | None = await connection.fetchrow(
-                "SELECT seq FROM drape.projection_position WHERE name = $1 ORDER BY updated_at DESC LIMIT 1", PROJECTION
+                "SELECT seq FROM drape.projection_position WHERE name = $1 AND state = 'serving' ORDER BY updated_at DESC LIMIT 1",
+                PREVIEWS,
             )
             return None if row is None else int(row["seq"])
         finally:

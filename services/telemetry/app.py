@@ -1,14 +1,17 @@
 """Wires telemetry: alerts in the loop, the projection beside it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
 import msgspec
 
 from services.telemetry import decide, react, state, views
-from services.telemetry.adapters.postgres import PreviewStore, close_pool, open_pool
+from services.telemetry.adapters.postgres import answers, close_pool, open_pool
+from services.telemetry.adapters.previews import PREVIEWS, PreviewsProjection
 from services.telemetry.adapters.projection import Projector
+from services.telemetry.adapters.projections import Projection, ProjectionStore
 from services.telemetry.adapters.stats import StatsReader
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.effects import TelemetryEffects
@@ -44,25 +47,37 @@ def wiring(config: TelemetryConfig) -> Wiring[state.State]:
     async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
         pool = await open_pool(settings.database_url, config)
         stack.push_async_callback(close_pool, pool, config.close_timeout_s)
-        store = PreviewStore(pool, config)
-        projector = Projector(bus.log, store, config)
-        stats = StatsReader(pool, lambda: projector.log_id, config, runtime.clock)
-        _run(projector, runtime, stack)
-        return Parts(TelemetryEffects(bus.parked, runtime.send).perform, queries(runtime, projector, store, stats))
+        projectors = {
+            each.name: Projector(bus.log, ProjectionStore(pool, each, config), config) for each in projections()
+        }
+        stats = StatsReader(pool, lambda: projectors[PREVIEWS].log_id, config, runtime.clock)
+        for projector in projectors.values():
+            _run(projector, runtime, stack)
+        perform = TelemetryEffects(bus.parked, runtime.send).perform
+        return Parts(perform, queries(runtime, projectors, partial(answers, pool), stats))
 
     return Wiring(definition(config), build)
 
 
+def projections() -> tuple[Projection, ...]:
+    """All that is projected. Each has its own position: one that is behind or made anew hinders no other."""
+    return (PreviewsProjection(),)
+
+
 def queries(
-    runtime: Runtime[state.State], projector: Projector, store: PreviewStore, stats: StatsReader
+    runtime: Runtime[state.State],
+    projectors: Mapping[str, Projector],
+    postgres: Callable[[], Awaitable[bool]],
+    stats: StatsReader,
 ) -> dict[str, Handler]:
-    """What telemetry answers beside commands. `status` is the other services', and how the projection stands."""
+    """What telemetry answers beside commands. `status` is the other services', and how the projections stand."""
 
     async def alerts(_body: bytes, _headers: object) -> bytes:
         return msgspec.json.encode(views.alerts(runtime.state))
 
     async def status(_body: bytes, _headers: object) -> bytes:
         last = await runtime.bus.log.last_seq()
+        stand = {name: {"seq": each.seq, "lag": max(0, last - each.seq)} for name, each in projectors.items()}
         return msgspec.json.encode(
             {
                 "ready": runtime.ready,
@@ -70,8 +85,9 @@ def queries(
                 "lag": max(0, last - runtime.seq),
                 "replay_s": round(runtime.replay_s, 4),
                 "snapshot_seq": runtime.snapshot_seq,
-                "postgres": await store.answers(),
-                "projection": {"seq": projector.seq, "lag": max(0, last - projector.seq)},
+                "postgres": await postgres(),
+                "projection": stand[PREVIEWS],
+                "projections": stand,
             }
         )
 
@@ -79,8 +95,8 @@ def queries(
 
 
 def _run(projector: Projector, runtime: Runtime[state.State], stack: AsyncExitStack) -> None:
-    """The projection for as long as the service; if it breaks, so does the service, which is then started again."""
-    task = asyncio.create_task(projector.run(), name="telemetry-projection")
+    """A projection for as long as the service; if it breaks, so does the service, which is then started again."""
+    task = asyncio.create_task(projector.run(), name=f"telemetry-projection-{projector.name}")
 
     def ended(done: "asyncio.Task[None]") -> None:
         error = None if done.cancelled() else done.exception()

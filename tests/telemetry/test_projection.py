@@ -10,8 +10,9 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.telemetry.adapters.postgres import GapError, Position, PreviewStore
+from services.telemetry.adapters.previews import PreviewsProjection, newest
 from services.telemetry.adapters.projection import Queue
+from services.telemetry.adapters.projections import GapError, Position, ProjectionStore
 from services.telemetry.rows import project
 from shared.errors import Unavailable
 from shared.events import ProjectDeleted
@@ -123,7 +124,7 @@ async def test_the_same_batch_twice_counts_once(database_url: str) -> None:
         assert await stored(database_url) == once
 
         assert await store.apply("log", records[half - 3 :]) == records[half:]
-        assert await store.position("log") == Position(records[-1].seq, records[-1].meta.id)
+        assert await store.position("log") == Position(records[-1].seq, records[-1].meta.id, "log")
 
     attempts = sorted(project({}, records), key=lambda row: (row.preview_id, row.attempt))
     assert await stored(database_url) == [
@@ -139,7 +140,7 @@ async def test_a_batch_with_a_gap_before_it_is_refused(database_url: str) -> Non
         with pytest.raises(GapError):
             await store.apply("log", records[1:])
 
-        assert await store.position("log") == Position()
+        assert await store.position("log") == Position(log_id="log")
 
 
 async def test_what_is_stored_comes_back_as_it_was(database_url: str) -> None:
@@ -150,7 +151,7 @@ async def test_what_is_stored_comes_back_as_it_was(database_url: str) -> None:
         for record in records:
             await store.apply("log", [record])
         async with store._pool.acquire() as connection:
-            found = await store._newest(connection, "log", records)
+            found = await newest(connection, "log", records)
 
     row = project({}, records)[-1]
     times = {name: pytest.approx(getattr(row, name), abs=1e-5) for name in row.__struct_fields__ if name[-3:] == "_at"}
@@ -400,7 +401,7 @@ async def test_the_queue_gives_what_it_has_before_it_fails() -> None:
 
 def test_the_store_needs_no_connection_to_exist() -> None:
     """The migrations are read from the package, so a wheel without them fails at once."""
-    assert PreviewStore(None, QUICK)
+    assert ProjectionStore(None, PreviewsProjection(), QUICK)
 
 
 async def test_a_deleted_project_s_messages_are_erased(database_url: str) -> None:

@@ -69,6 +69,7 @@ async def test_the_service_projects_and_answers_over_nats(database_url: str, tmp
 
         status = await query("status")
         assert (status["ready"], status["postgres"], status["projection"]["lag"]) == (True, True, 0)
+        assert status["projections"] == {"previews": status["projection"]}
         assert (await query("stats", days=365, owner=None))["position"] == await bus.log.last_seq()
         assert await query("alerts") == []
         with pytest.raises(Invalid):

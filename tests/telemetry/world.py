@@ -8,8 +8,10 @@ from typing import Any
 
 import asyncpg
 
-from services.telemetry.adapters.postgres import PreviewStore, close_pool, open_pool
+from services.telemetry.adapters.postgres import close_pool, open_pool
+from services.telemetry.adapters.previews import PreviewsProjection
 from services.telemetry.adapters.projection import Projector
+from services.telemetry.adapters.projections import ProjectionStore
 from services.telemetry.adapters.stats import StatsReader
 from services.telemetry.config import TelemetryConfig
 from shared.codec import Meta, Recorded
@@ -171,17 +173,17 @@ class Projecting:
     """A projector at work and what it works on."""
 
     projector: Projector
-    store: PreviewStore
+    store: ProjectionStore
     stats: StatsReader
     task: "asyncio.Task[None]"
 
 
 @asynccontextmanager
-async def opened(url: str, config: TelemetryConfig = QUICK) -> AsyncIterator[PreviewStore]:
+async def opened(url: str, config: TelemetryConfig = QUICK) -> AsyncIterator[ProjectionStore]:
     """The store on a pool of its own."""
     pool = await open_pool(url, config)
     try:
-        yield PreviewStore(pool, config)
+        yield ProjectionStore(pool, PreviewsProjection(), config)
     finally:
         await close_pool(pool, config.close_timeout_s)
 
@@ -190,7 +192,7 @@ async def opened(url: str, config: TelemetryConfig = QUICK) -> AsyncIterator[Pre
 async def projecting(broker: MemoryBroker, url: str, config: TelemetryConfig = QUICK) -> AsyncIterator[Projecting]:
     """A projector, for the length of a block. A bug in it shows as its exception at the end."""
     pool = await open_pool(url, config)
-    store = PreviewStore(pool, config)
+    store = ProjectionStore(pool, PreviewsProjection(), config)
     projector = Projector(broker.bus().log, store, config)
     task: asyncio.Task[None] = asyncio.create_task(projector.run())
     try:

@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from opentelemetry import metrics
 
-from services.telemetry.adapters.postgres import OUTAGES, PROJECTION, GapError, Position, PreviewStore, describe
+from services.telemetry.adapters.postgres import OUTAGES, describe
+from services.telemetry.adapters.projections import GapError, Position, ProjectionStore
 from services.telemetry.config import TelemetryConfig
 from shared.codec import Recorded
 from shared.errors import Unavailable
@@ -59,11 +60,14 @@ class Queue:
 
 
 class Projector:
-    """One replica's projection. `log_id` names the log (empty before its first event); `seq`: how far its rows are."""
+    """One projection, kept by one replica. `log_id` names the log (empty before its first event); `seq`: how far its rows
+    are."""
 
-    def __init__(self, event_log: EventLog, store: PreviewStore, config: TelemetryConfig) -> None:
+    def __init__(self, event_log: EventLog, store: ProjectionStore, config: TelemetryConfig) -> None:
+        self.name = store.name
         self.log_id = ""
         self.seq = 0
+        self._rows = ""
         self._log = event_log
         self._store = store
         self._config = config
@@ -77,7 +81,7 @@ class Projector:
             try:
                 await self._project()
             except GapError as gap:
-                log.warning("projection_gap", extra={"detail": str(gap)})
+                log.warning("projection_gap", extra={"projection": self.name, "detail": str(gap)})
                 await self._pause(gap)
             except (*OUTAGES, Unavailable) as error:
                 self._migrated = False  # it may come back as another, empty one
@@ -94,15 +98,17 @@ class Projector:
 
     async def _start(self) -> Position:
         """Where to go on. Rows that this log does not lead to (it was restored from a backup) are made anew."""
-        self.log_id = await self._event_id(1) if await self._log.last_seq() else ""
+        self.log_id = self._rows = await self._event_id(1) if await self._log.last_seq() else ""
         if not self.log_id:
             return Position()
         position = await self._store.position(self.log_id)
         known = position.seq <= await self._log.last_seq()
         if position.seq and not (known and await self._event_id(position.seq) == position.event_id):
-            log.warning("projection_rebuilt", extra={"seq": position.seq, "log_id": self.log_id})
-            await self._store.forget(self.log_id, position)
-            position = Position()
+            about = {"projection": self.name, "seq": position.seq, "log_id": position.log_id}
+            log.warning("projection_rebuilt", extra=about)
+            await self._store.forget(position)
+            position = Position(log_id=self.log_id)
+        self._rows = position.log_id
         self._recovered(position.seq)
         return position
 
@@ -123,7 +129,7 @@ class Projector:
                 seq = await self._write(batch, seq)
         finally:
             await subscription.stop()
-        log.info("projection_behind", extra={"seq": seq})
+        log.info("projection_behind", extra={"projection": self.name, "seq": seq})
         return seq
 
     async def _write(self, batch: list[Recorded], seq: int) -> int:
@@ -131,16 +137,16 @@ class Projector:
             return seq
         if not self.log_id:
             assert batch[0].seq == 1, "a log without an identity is one whose first event comes now"
-            self.log_id = batch[0].meta.id
-        await self._store.apply(self.log_id, batch)
+            self.log_id = self._rows = batch[0].meta.id
+        await self._store.apply(self._rows, batch)
         self._recovered(batch[-1].seq)
-        _position_gauge.set(self.seq, {"drape.projection": PROJECTION})
+        _position_gauge.set(self.seq, {"drape.projection": self.name})
         return self.seq
 
     def _recovered(self, seq: int) -> None:
         self.seq = seq
         if self._failures:
-            log.warning("projection_recovered", extra={"failures": self._failures, "seq": seq})
+            log.warning("projection_recovered", extra={"projection": self.name, "failures": self._failures, "seq": seq})
         self._failures = 0
         self._logged_at = 0.0
 
@@ -149,6 +155,7 @@ class Projector:
         now = time.monotonic()
         if not self._logged_at or now - self._logged_at >= self._config.retry_log_period_s:
             self._logged_at = now
-            log.warning("projection_waits", extra={"error": describe(error), "failures": self._failures})
+            about = {"projection": self.name, "error": describe(error), "failures": self._failures}
+            log.warning("projection_waits", extra=about)
         doublings = min(self._failures - 1, 30)
         await asyncio.sleep(min(self._config.retry_max_s, self._config.retry_s * float(2**doublings)))

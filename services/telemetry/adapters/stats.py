@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
-from services.telemetry.adapters.postgres import OUTAGES, PROJECTION
+from services.telemetry.adapters.postgres import OUTAGES
+from services.telemetry.adapters.previews import PREVIEWS
+from services.telemetry.adapters.projections import serving
 from services.telemetry.config import TelemetryConfig
 from shared.errors import UNREADABLE, Invalid, Unavailable
 from shared.ids import OwnerId
@@ -115,7 +117,6 @@ _FRAMEWORKS = (
     f"percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY total_s) AS percentiles {_FROM} "
     "AND framework IS NOT NULL GROUP BY 1 ORDER BY 1"
 )
-_POSITION = "SELECT seq FROM drape.projection_position WHERE name = $1 AND log_id = $2"
 
 
 class StatsReader:
@@ -161,17 +162,16 @@ class StatsReader:
 
     async def _read(self, query: StatsQuery) -> Stats:
         now = self._clock()
-        log_id = self._log_id()
         since = datetime.fromtimestamp(now - query.days * DAY_S, UTC)
-        asked = (log_id, since, query.owner)
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
+            position = await serving(connection, PREVIEWS, self._log_id())
+            asked = (position.log_id, since, query.owner)
             totals = await connection.fetchrow(_TOTALS, *asked)
             failures = await connection.fetch(_FAILURES, *asked)
             frameworks = await connection.fetch(_FRAMEWORKS, *asked)
-            position = await connection.fetchval(_POSITION, PROJECTION, log_id)
         return Stats(
             days=query.days,
             previews=Previews(
@@ -188,7 +188,7 @@ class StatsReader:
             failures_after_ready={row["code"]: row["count"] for row in failures if row["was_ready"]},
             by_framework={row["framework"]: _framework(row) for row in frameworks},
             generated_at=round(now, 3),
-            position=position or 0,
+            position=position.seq,
         )
 
 
