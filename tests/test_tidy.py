@@ -40,6 +40,7 @@ MORE_ROOMS = {
         "shapes.py",
         "sizing.py",
         "suspending.py",
+        "usage.py",
         "warming.py",
     },
     "orchestrator": {
@@ -55,7 +56,7 @@ MORE_ROOMS = {
         "watching.py",
     },
     "gateway": {"effects.py", "erasing.py", "web"},
-    "telemetry": {"effects.py", "rows.py"},
+    "telemetry": {"costs.py", "effects.py", "measuring.py", "prices.py", "rows.py"},
 }
 """What a service has beside the rooms that all have."""
 POLLING = {

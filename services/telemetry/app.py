@@ -1,20 +1,28 @@
 """Wires telemetry: alerts in the loop, the projection beside it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any, NoReturn
 
 import msgspec
 
 from services.telemetry import decide, react, state, views
+from services.telemetry.adapters.cost_meter import CostMeter
+from services.telemetry.adapters.cost_reader import CostReader
+from services.telemetry.adapters.cost_retention import CostRetention
+from services.telemetry.adapters.costs import COSTS, RESOURCES, CostsProjection, ResourcesProjection
 from services.telemetry.adapters.postgres import answers, close_pool, open_pool
 from services.telemetry.adapters.previews import PREVIEWS, PreviewsProjection
+from services.telemetry.adapters.price_file import prices_of
 from services.telemetry.adapters.projection import Projector
 from services.telemetry.adapters.projections import Projection, ProjectionStore
+from services.telemetry.adapters.resource_reader import ResourceReader
 from services.telemetry.adapters.stats import StatsReader
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.effects import TelemetryEffects
+from services.telemetry.measuring import ResourceMeter
 from shared.commands import commands_of
 from shared.definition import Definition
 from shared.ports import Bus, Handler
@@ -37,7 +45,7 @@ def definition(config: TelemetryConfig) -> Definition[state.State]:
         react=react.react,
         on_timer=react.on_timer,
         commands=commands_of("telemetry"),
-        ticks={react.ALERTS_TICK: config.alerts_period_s},
+        ticks={react.ALERTS_TICK: config.alerts_period_s, react.RESOURCES_TICK: config.resources_period_s},
     )
 
 
@@ -51,17 +59,25 @@ def wiring(config: TelemetryConfig) -> Wiring[state.State]:
             each.name: Projector(bus.log, ProjectionStore(pool, each, config), config) for each in projections()
         }
         stats = StatsReader(pool, lambda: projectors[PREVIEWS].log_id, config, runtime.clock)
+        costs = CostReader(pool, lambda: projectors[COSTS].log_id, config, prices, runtime.clock)
+        resources = ResourceReader(pool, lambda: projectors[RESOURCES].log_id, config, runtime.clock)
         for projector in projectors.values():
-            _run(projector, runtime, stack)
-        perform = TelemetryEffects(bus.parked, runtime.send).perform
-        return Parts(perform, queries(runtime, projectors, partial(answers, pool), stats))
+            _run(projector.run(), f"telemetry-projection-{projector.name}", runtime, stack)
+        costs_now = CostMeter(costs, lambda: runtime.state.resources, config, runtime.clock)
+        _run(costs_now.run(), "telemetry-costs", runtime, stack)
+        measure = ResourceMeter(bus.commands, runtime.send, runtime.clock).measure
+        keep_costs = CostRetention(pool, config, runtime.clock).look
+        perform = TelemetryEffects(bus.parked, runtime.send, measure, keep_costs).perform
+        asked = {"costs": costs.answer, "resources": resources.answer}
+        return Parts(perform, {**queries(runtime, projectors, partial(answers, pool), stats), **asked})
 
+    prices = prices_of(config)  # before anything begins
     return Wiring(definition(config), build)
 
 
 def projections() -> tuple[Projection, ...]:
     """All that is projected. Each has its own position: one that is behind or made anew hinders no other."""
-    return (PreviewsProjection(),)
+    return (PreviewsProjection(), CostsProjection(), ResourcesProjection())
 
 
 def queries(
@@ -94,11 +110,11 @@ def queries(
     return {"stats": stats.answer, "alerts": alerts, "status": status}
 
 
-def _run(projector: Projector, runtime: Runtime[state.State], stack: AsyncExitStack) -> None:
-    """A projection for as long as the service; if it breaks, so does the service, which is then started again."""
-    task = asyncio.create_task(projector.run(), name=f"telemetry-projection-{projector.name}")
+def _run(work: Coroutine[Any, Any, NoReturn], name: str, runtime: Runtime[state.State], stack: AsyncExitStack) -> None:
+    """It runs for as long as the service; if it breaks, so does the service, which is then started again."""
+    task = asyncio.create_task(work, name=name)
 
-    def ended(done: "asyncio.Task[None]") -> None:
+    def ended(done: "asyncio.Task[NoReturn]") -> None:
         error = None if done.cancelled() else done.exception()
         if error is not None and not runtime.crashed.done():
             runtime.crashed.set_exception(error)

@@ -1,6 +1,10 @@
 """Every knob of telemetry, with its unit and the reason for its default. Set by `DRAPE_TELEMETRY_<NAME>`."""
 
+from typing import Annotated
+
 import msgspec
+
+from services.telemetry.prices import PriceTable
 
 
 class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,8 +28,8 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Longest pause: so late is its return noticed at most."""
     retry_log_period_s: float = 60.0
     """While the outage lasts, one log line in so long."""
-    connections_max: int = 4
-    """Connections of one replica; the projection needs one."""
+    connections_max: int = 8
+    """Connections of one replica; each projection needs one."""
     stats_concurrency_max: int = 2
     """Statistics computed at once; fewer than the connections, so that the projection always gets one."""
     connect_timeout_s: float = 3.0
@@ -36,5 +40,20 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """For the schema's migrations, waiting for another replica's included."""
     stats_timeout_s: float = 4.0
     """For the statistics as a whole: below the 5 s that whoever asks will wait."""
+    retention_days: Annotated[int, msgspec.Meta(ge=1)] = 90
+    """So many whole days (UTC) before today are kept in detail; of older ones sums are left."""
+    resources_period_s: float = 300.0
+    """Tick that takes a snapshot of VMs, previews, processors and memory."""
+    prices: PriceTable = PriceTable()
+    """What VMs cost: as JSON `{"currency": "USD", "prices": [{"provider": "fly", "memory_mb": 2048, "running_per_h":
+    0.0158}]}`, with `suspended_per_h`, `disk_gb`, `storage_per_gb_h`, `region`, `since`."""
+    prices_file: str = ""
+    """A file with that table instead, in TOML or JSON (`.json`); `deploy/prices.example.toml` is one."""
+    costs_timeout_s: float = 4.0
+    """For costs or resources as a whole: below the 5 s that whoever asks will wait."""
+    costs_rows_max: int = 1_000
+    """Previews or owners in one answer, the costliest first; the total is of all."""
+    costs_period_s: float = 30.0
+    """How often the metrics of costs are computed."""
     close_timeout_s: float = 3.0
     """For the connections' end."""

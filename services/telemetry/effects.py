@@ -1,10 +1,10 @@
-"""Performs telemetry's one effect: a look at what is parked, and what comes of it is a command."""
+"""Performs telemetry's effects: looks at what the log does not say, and what comes of it is a command."""
 
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from services.telemetry.react import LookAtAlerts
+from services.telemetry.react import KeepCosts, LookAtAlerts, MeasureResources
 from shared.commands import Command, EvaluateAlerts
 from shared.definition import Effect
 from shared.errors import Unavailable
@@ -14,11 +14,20 @@ from shared.ports import Cause
 
 
 class TelemetryEffects:
-    """`send` takes a command and why it is sent."""
+    """`send` takes a command and why it is sent; `measure` takes the snapshot of what there is,
+    `keep_costs` puts away what is past keeping, where anything is kept."""
 
-    def __init__(self, parked: ParkedReactions, send: Callable[[Command, Cause], Awaitable[bytes]]) -> None:
+    def __init__(
+        self,
+        parked: ParkedReactions,
+        send: Callable[[Command, Cause], Awaitable[bytes]],
+        measure: Callable[[Cause], Awaitable[None]],
+        keep_costs: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._parked = parked
         self._send = send
+        self._measure = measure
+        self._keep_costs = keep_costs
 
     async def perform(self, effect: Effect, cause: Cause) -> None:
         """Raises what the command is refused with; a count that is not to be had hinders no other alert."""
@@ -31,5 +40,10 @@ class TelemetryEffects:
                 command = EvaluateAlerts(parked=parked)
                 command_id = derive(cause.causation_id, type(command).__name__)
                 await self._send(msgspec.structs.replace(command, id=command_id), cause)
+            case MeasureResources():
+                await self._measure(cause)
+            case KeepCosts():
+                if self._keep_costs is not None:
+                    await self._keep_costs()
             case _:
                 raise AssertionError(f"not an effect of telemetry: {type(effect).__name__}")

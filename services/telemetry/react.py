@@ -14,9 +14,18 @@ class LookAtAlerts(msgspec.Struct, frozen=True):
     """Have the alerts evaluated, with what the log does not say: how many reactions are parked."""
 
 
-Effect = LookAtAlerts
+class MeasureResources(msgspec.Struct, frozen=True):
+    """Have a snapshot taken of what the pools are and use."""
+
+
+class KeepCosts(msgspec.Struct, frozen=True):
+    """Have costs that are past keeping gathered by month."""
+
+
+Effect = LookAtAlerts | MeasureResources | KeepCosts
 
 ALERTS_TICK = "alerts"
+RESOURCES_TICK = "resources"
 
 REACTS_TO: tuple[type[Event], ...] = ()
 
@@ -30,4 +39,6 @@ def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
     """What has to happen because time has passed."""
     if fired.name == ALERTS_TICK:
         return [LookAtAlerts()]
+    if fired.name == RESOURCES_TICK:
+        return [MeasureResources(), KeepCosts()]
     return []  # a timer of another version of this service

@@ -1,6 +1,7 @@
 """How long VMs ran and for whom: the fold alone, from lists of events."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -45,7 +46,9 @@ def released(vm: str = "v", keep: str = "") -> VmReleased:
 def life(story: Story, vm: str = "v") -> Story:
     """Made at 0, warm at 10, held from 100 to 400 of which it stood still from 200 to 300, gone at 405 s."""
     story.tell(creating(vm)).tell(booted(vm), after_s=10).tell(acquired("p", vm=vm), after_s=90)
-    story.tell(VmSuspended(vm_id=vm, preview_id="p"), after_s=100).tell(VmResumed(vm_id=vm, preview_id="p"), after_s=100)
+    story.tell(VmSuspended(vm_id=vm, preview_id="p"), after_s=100).tell(
+        VmResumed(vm_id=vm, preview_id="p"), after_s=100
+    )
     return story.tell(released(vm), after_s=100).tell(VmDestroyed(vm_id=vm), after_s=5)
 
 
@@ -92,7 +95,9 @@ def test_a_kept_vm_is_its_owners_until_it_is_let_go() -> None:
 
 
 def test_a_vm_that_never_booted_costs_the_pool() -> None:
-    story = Story(NEW_YEAR).tell(creating()).tell(VmBootFailed(vm_id="v", code="boot_timeout", message="no"), after_s=30)
+    story = (
+        Story(NEW_YEAR).tell(creating()).tell(VmBootFailed(vm_id="v", code="boot_timeout", message="no"), after_s=30)
+    )
     story.tell(VmDestroyed(vm_id="v"), after_s=2)
 
     assert by_owner(all_at_once(story.recorded())) == {(POOL, ""): (32.0, 0.0)}
@@ -150,7 +155,9 @@ def test_what_ends_on_the_hour_has_nothing_of_the_next() -> None:
 def test_an_event_that_comes_again_changes_nothing() -> None:
     """Two writers got through with one revision: the first counts, as in every fold."""
     records = life(Story(NEW_YEAR)).recorded()
-    doubled = [each for record in records[:-1] for each in (record, msgspec.structs.replace(record, seq=record.seq + 50))]
+    doubled = [
+        each for record in records[:-1] for each in (record, msgspec.structs.replace(record, seq=record.seq + 50))
+    ]
 
     assert fold({}, [*doubled, records[-1]]) == all_at_once(records)
 
@@ -234,7 +241,7 @@ def test_batches_give_what_the_whole_gives(story: Story, cuts: list[int]) -> Non
     open_now: dict[str, Interval] = {}
     added: dict[Bucket, Spent] = {}
     borders = [0, *sorted(min(cut, len(records)) for cut in cuts), len(records)]
-    for begin, end in zip(borders, borders[1:], strict=False):
+    for begin, end in pairwise(borders):
         folded = fold(open_now, records[begin:end])
         open_now = {**{vm: row for vm, row in open_now.items() if vm not in folded.ended}, **folded.opened}
         for bucket, spent in folded.added.items():
