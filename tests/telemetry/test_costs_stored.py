@@ -404,8 +404,8 @@ async def test_snapshots_come_back_as_they_were_oldest_first(database_url: str) 
         await at_work.stores[1].apply(at_work.projectors[1].log_id, broker.records)
         found = await at_work.resources.resources(1)
 
-    assert [(each.at, each.measured.ready) for each in found.snapshots] == [(NOW - 600, 2), (NOW - 10, 3)]
-    assert [each.measured.pools for each in found.snapshots] == [(pool,), None]
+    assert [(each.at, each.previews.ready) for each in found.snapshots] == [(NOW - 600, 2), (NOW - 10, 3)]
+    assert [each.pools for each in found.snapshots] == [(pool,), None]
     assert found.position == 3
 
 

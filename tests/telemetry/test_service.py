@@ -69,9 +69,11 @@ async def test_the_service_projects_and_answers_over_nats(database_url: str, tmp
 
         status = await query("status")
         assert (status["ready"], status["postgres"], status["projection"]["lag"]) == (True, True, 0)
-        assert status["projections"] == {"previews": status["projection"]}
+        assert status["projections"] == dict.fromkeys(("previews", "costs", "resources"), status["projection"])
         assert (await query("stats", days=365, owner=None))["position"] == await bus.log.last_seq()
         assert await query("alerts") == []
+        assert (await query("costs", by="pool"))["position"] == await bus.log.last_seq()
+        assert (await query("resources", hours=1))["snapshots"] == []
         with pytest.raises(Invalid):
             await query("stats", days=0)
         events = [recorded async for recorded in bus.log.read()]

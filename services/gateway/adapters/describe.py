@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from services.gateway.adapters.describe_costs import cost_paths
 from services.gateway.views import LOG_STEPS
 from shared.codec import SUBJECT_ROOT
 from shared.errors import Problem
@@ -36,6 +37,7 @@ def openapi() -> Json:
             **_preview_paths(problem),
             **_link_paths(problem),
             **_health_paths(problem),
+            **cost_paths(problem),
         },
         "components": {
             "schemas": {

@@ -12,6 +12,7 @@ from aiohttp import web
 from services.gateway.adapters import describe, pages, websocket
 from services.gateway.adapters.access import problem_response
 from services.gateway.adapters.context import Context, answer
+from services.gateway.adapters.costs import CostRoutes
 from services.gateway.adapters.environment import EnvironmentRoutes
 from services.gateway.adapters.load import Load
 from services.gateway.adapters.previews import PreviewRoutes
@@ -54,6 +55,7 @@ class Api:
             ResidentRoutes(context),
             PreviewRoutes(context),
             SharingRoutes(context, passes),
+            CostRoutes(context),
         )
 
     def application(self) -> web.Application:

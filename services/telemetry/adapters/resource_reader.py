@@ -13,7 +13,7 @@ from services.telemetry.adapters.postgres import OUTAGES
 from services.telemetry.adapters.projections import serving
 from services.telemetry.config import TelemetryConfig
 from shared.errors import UNREADABLE, Invalid, Unavailable
-from shared.events import ResourcesMeasured
+from shared.events import PoolUsage, ResourcesMeasured
 
 HOURS_MAX = 168
 SNAPSHOTS_MAX = 2_100
@@ -26,11 +26,20 @@ class ResourcesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hours: int = 24
 
 
+class Previews(msgspec.Struct, frozen=True, kw_only=True):
+    """Previews that live, by state."""
+
+    starting: int
+    ready: int
+    suspended: int
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """What there was `at` that moment (seconds, UTC): the fields of `ResourcesMeasured`."""
+    """What there was `at` that moment (seconds, UTC). `pools` None: they did not answer."""
 
     at: float
-    measured: ResourcesMeasured
+    pools: tuple[PoolUsage, ...] | None
+    previews: Previews
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,5 +108,10 @@ class ResourceReader:
         ):
             position = await serving(connection, RESOURCES, self._log_id())
             rows = await connection.fetch(_NEWEST, position.log_id, since, SNAPSHOTS_MAX)
-        found = [Snapshot(at=row["at"].timestamp(), measured=_measured.decode(row["data"])) for row in reversed(rows)]
+        found = [_snapshot(row["at"].timestamp(), _measured.decode(row["data"])) for row in reversed(rows)]
         return Resources(hours=hours, snapshots=found, generated_at=round(now, 3), position=position.seq)
+
+
+def _snapshot(at: float, event: ResourcesMeasured) -> Snapshot:
+    previews = Previews(starting=event.starting, ready=event.ready, suspended=event.suspended)
+    return Snapshot(at=at, pools=event.pools, previews=previews)
