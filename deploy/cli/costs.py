@@ -37,7 +37,7 @@ async def costs(output: Output, by: str, days: int, owner: str | None) -> int:
     """What VMs have cost: those that somebody held, and the pool's overhead beside them."""
     told = await _ask("costs", {"by": by, "days": days, "owner": owner})
     currency, rows = told["currency"], told.pop("rows")
-    table = [(by.upper(), "RUNNING H", "STANDING H", currency, "OVERHEAD")]
+    table: list[tuple[str, ...]] = [(by.upper(), "RUNNING H", "STANDING H", currency, "OVERHEAD")]
     for row in rows:
         output.emit({"type": "cost", **row})
         table.append(_row(row["key"], row, row["overhead"]))
@@ -59,7 +59,9 @@ async def resources(output: Output, hours: int) -> int:
     """What VMs and previews there were and what they used, a line for each five minutes and pool, newest last."""
     told = await _ask("resources", {"hours": hours})
     snapshots = told.pop("snapshots")
-    table = [("UTC", "POOL", "WARM", "IN USE", "STANDING", "BOOTING", "KEPT", "GOING", "CPUS", "MEMORY", "PREVIEWS")]
+    table: list[tuple[str, ...]] = [
+        ("UTC", "POOL", "WARM", "IN USE", "STANDING", "BOOTING", "KEPT", "GOING", "CPUS", "MEMORY", "PREVIEWS")
+    ]
     for snapshot in snapshots:
         output.emit({"type": "resources", **snapshot})
         at = datetime.fromtimestamp(snapshot["at"], UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -45,8 +45,7 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     resources_period_s: float = 300.0
     """Tick that takes a snapshot of VMs, previews, processors and memory."""
     prices: PriceTable = PriceTable()
-    """What VMs cost: as JSON `{"currency": "USD", "prices": [{"provider": "fly", "memory_mb": 2048, "running_per_h":
-    0.0158}]}`, with `suspended_per_h`, `disk_gb`, `storage_per_gb_h`, `region`, `since`."""
+    """What VMs cost: as JSON `{"currency": "USD", "prices": [{"provider": "fly", "running_per_h": 0.0158}]}`."""
     prices_file: str = ""
     """A file with that table instead, in TOML or JSON (`.json`); `deploy/prices.example.toml` is one."""
     costs_timeout_s: float = 4.0

@@ -12,13 +12,16 @@ HINT = "deploy/prices.example.toml is a table."
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one size of VM costs at one provider, in the table's currency. `memory_mb`: which size this is; 0: any that has
-    no row of its own. `region` empty: any. `since`: the first day (UTC, 2026-01-31) that it counts for; empty: always."""
+    """What one size of VM costs at one provider, in the table's currency."""
 
     provider: str
+    """Whose VMs these are: `fly`, `docker`, `local`."""
     memory_mb: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Which size this is; 0: any that has no row of its own."""
     region: str = ""
+    """Where they are; empty: anywhere."""
     since: Annotated[str, msgspec.Meta(pattern=r"^(\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01]))?$")] = ""
+    """The first day (UTC, 2026-01-31) that it counts for; empty: always."""
     running_per_h: NotNegative
     """An hour in which it runs."""
     suspended_per_h: NotNegative = 0.0
@@ -44,10 +47,12 @@ OWN_MACHINES = tuple(Price(provider=name, running_per_h=0.0) for name in ("local
 
 
 class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All prices. `currency`: ISO 4217."""
+    """All prices."""
 
     currency: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")] = "USD"
+    """Of all of them: ISO 4217."""
     prices: Annotated[tuple[Price, ...], msgspec.Meta(max_length=1_000)] = OWN_MACHINES
+    """A row for each size. By default VMs on one's own machines cost nothing, and of others nobody knows."""
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True, order=True):

@@ -51,7 +51,8 @@ def test_a_row_for_any_size_counts_where_no_other_does() -> None:
 
 
 def test_a_disk_is_paid_for_whether_its_vm_runs_or_not() -> None:
-    assert (SMALL.running, SMALL.suspended) == (pytest.approx(1.1), pytest.approx(0.2))
+    assert SMALL.running == pytest.approx(1.1)
+    assert SMALL.suspended == pytest.approx(0.2)
 
 
 def test_days_on_which_prices_change_are_known() -> None:
