@@ -73,6 +73,8 @@ def _structs(info: types.Type) -> Iterator[type[msgspec.Struct]]:
     """The Structs that values of this type hold."""
     if isinstance(info, types.StructType):
         yield info.cls
+        for field in info.fields:
+            yield from _structs(field.type)
     parts = [getattr(info, name, None) for name in ("type", "item_type", "value_type")]
     for each in [*parts, *getattr(info, "types", ())]:
         if isinstance(each, types.Type):

@@ -40,6 +40,7 @@ MORE_ROOMS = {
         "shapes.py",
         "sizing.py",
         "suspending.py",
+        "usage.py",
         "warming.py",
     },
     "orchestrator": {
@@ -55,7 +56,10 @@ MORE_ROOMS = {
         "watching.py",
     },
     "gateway": {"effects.py", "erasing.py", "web"},
-    "telemetry": {"effects.py", "errors.py", "figures.py", "recounting.py", "rows.py", "slow.py"},
+    "telemetry": {
+        *("costs.py", "effects.py", "errors.py", "figures.py", "measuring.py", "prices.py"),
+        *("recounting.py", "rows.py", "slow.py"),
+    },
 }
 """What a service has beside the rooms that all have."""
 POLLING = {

@@ -50,6 +50,7 @@ def command(work: Callable[Concatenate[Output, P], Coroutine[Any, Any, int | Non
 MODULES = {
     **dict.fromkeys(("up", "down", "status"), "lifecycle"),
     **dict.fromkeys(("ps", "logs", "stop", "restart", "stats", "events"), "inspect"),
+    **dict.fromkeys(("costs", "resources"), "costs"),
     **{
         name: name
         for name in (

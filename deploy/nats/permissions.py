@@ -30,6 +30,7 @@ from shared.commands import (
     RecordInstallCompleted,
     RecordInstallFailed,
     RecordProject,
+    RecordResources,
     RecordVmBooted,
     RecordVmBootFailed,
     RecordVmCleaned,
@@ -82,7 +83,7 @@ OWN: frozenset[type[Command]] = frozenset(
         *(RecordVmBooted, RecordVmBootFailed, RecordVmCleaned, RecordVmCleanFailed, RecordVmDestroyed),
         *(RecordVmFrozen, RecordVmLost, RecordProject, RecordFilesSynced, RecordInstallCompleted, RecordInstallFailed),
         *(RecordDevServerReady, RecordDevServerExited, RecordHmr, ConfirmPreview, FailPreview, ExpireStep),
-        *(HandleVmLost, RecordFiles, RecordErasure),
+        *(HandleVmLost, RecordFiles, RecordErasure, RecordResources),
     }
 )
 """Reports and the like, which a service makes of what it has seen itself: nobody sends them to it, no person either."""
@@ -90,8 +91,11 @@ OWN: frozenset[type[Command]] = frozenset(
 ASKS: dict[str, tuple[str, ...]] = {
     "pool": (),
     "orchestrator": ("pool.restore_deps", "pool.publish_deps"),
-    "gateway": ("pool.summary", "telemetry.stats", "telemetry.errors", "telemetry.timing"),
-    "telemetry": (),
+    "gateway": (
+        *("pool.summary", "telemetry.stats", "telemetry.errors", "telemetry.timing"),
+        *("telemetry.costs", "telemetry.resources"),
+    ),
+    "telemetry": ("pool.usage",),
     OPERATOR: (">",),
     OBSERVER: (),
 }

@@ -20,6 +20,7 @@ from services.pool.effects import PoolEffects
 from services.pool.providers import cleaner_of, probe_of, provider_of
 from services.pool.react import Reconcile
 from services.pool.sizing import commands_for, pools_of
+from services.pool.usage import Usages
 from shared.commands import MaintainPool, commands_of
 from shared.definition import Definition
 from shared.ids import ProjectId
@@ -64,9 +65,10 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         provider = provider_of(config, settings)
         stack.push_async_callback(provider.close)
         deps = _deps(runtime, config, settings, stack)
+        usages = Usages()
         effects = PoolEffects(
             provider,
-            probe_of(config, settings, session),
+            probe_of(config, settings, session, usages),
             cleaner_of(config, settings, session),
             runtime.send,
             lambda: runtime.state,
@@ -81,20 +83,28 @@ def wiring(config: PoolConfig) -> Wiring[state.State]:
         await effects.perform(Reconcile(), Cause(causation_id=new_id(), actor="pool/start"))
         await runtime.execute(MaintainPool())  # the first VMs, without waiting for a tick
         kept = {"restore_deps": deps.restore, "publish_deps": deps.publish} if deps is not None else {}
-        answers = {**queries(runtime, config), "inventory": effects.inventory, **kept}
+        answers = {**queries(runtime, config, usages), "inventory": effects.inventory, **kept}
         return Parts(effects.perform, answers, gauges=lambda: views.gauges(runtime.state, config, runtime.clock()))
 
     pools_of(config)  # before anything begins
     return Wiring(definition(config), build)
 
 
-def queries(runtime: Runtime[state.State], config: PoolConfig | None = None) -> dict[str, Handler]:
-    """What the pool answers beside commands."""
+def queries(
+    runtime: Runtime[state.State], config: PoolConfig | None = None, usages: Usages | None = None
+) -> dict[str, Handler]:
+    """What the pool answers beside commands. `usages`: what the VMs' agents have said."""
+    known = config or PoolConfig()
+    heard = usages or Usages()
 
     async def summary(_body: bytes, _headers: object) -> bytes:
         return msgspec.json.encode(views.summary(runtime.state, config, runtime.clock()))
 
-    return {"summary": summary}
+    async def usage(_body: bytes, _headers: object) -> bytes:
+        recent = heard.since(runtime.clock() - views.USAGE_PERIODS_MAX * known.health_period_s)
+        return msgspec.json.encode(views.usage(runtime.state, known, recent))
+
+    return {"summary": summary, "usage": usage}
 
 
 async def _forget_nothing(_project_id: ProjectId) -> None:

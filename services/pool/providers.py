@@ -16,6 +16,7 @@ from services.pool.adapters.simulated import SimulatedProvider
 from services.pool.config import PoolConfig
 from services.pool.effects import HealthProbe, VmCleaner
 from services.pool.ports import Provider
+from services.pool.usage import Usages
 from shared.errors import Invalid
 from shared.settings import Common, from_env
 
@@ -33,11 +34,11 @@ def provider_of(config: PoolConfig, settings: Common) -> Provider:
             return _local(config, settings)
 
 
-def probe_of(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> HealthProbe:
-    """What asks its VMs whether they live."""
+def probe_of(config: PoolConfig, settings: Common, session: aiohttp.ClientSession, usages: Usages) -> HealthProbe:
+    """What asks its VMs whether they live, and what they use."""
     if config.provider == "simulated":
         return SimulatedHealthProbe()
-    return AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s)
+    return AgentHealthProbe(session, settings.drape_secret, config.health_timeout_s, usages=usages)
 
 
 def cleaner_of(config: PoolConfig, settings: Common, session: aiohttp.ClientSession) -> VmCleaner:

@@ -16,6 +16,7 @@ from shared.events import (
     VmCleaned,
     VmCreationStarted,
     VmDestroyed,
+    VmFrozen,
     VmHealthCheckFailed,
     VmHealthCheckRecovered,
     VmLost,
@@ -45,6 +46,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
 
     `lease`: the log's sequence at which it was last acquired, which tells one holder's requests from the next one's.
     `woken`: it was to stand still when it was acquired, and has to be let go on. `woken_at`: when it last had to.
+    `frozen_mb`: the memory that it holds while it stands still; 0: unknown, or it does not.
     `key`, `keep_job`: of the dependencies that it is kept for (see `ReleaseVm`), since `kept_at`.
     """
 
@@ -70,6 +72,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     image: str = ""
     woken: bool = False
     woken_at: float = 0.0
+    frozen_mb: int = 0
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -163,10 +166,8 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change(state, vm_id, failures=failures, checked_by=recorded.meta.causation_id)
         case VmHealthCheckRecovered(vm_id=vm_id):
             _change(state, vm_id, failures=0)
-        case VmSuspended(vm_id=vm_id):
-            _change(state, vm_id, suspended=True)
-        case VmResumed(vm_id=vm_id):
-            _change(state, vm_id, suspended=False, woken_at=at)
+        case VmSuspended() | VmFrozen() | VmResumed():
+            _settle(state, event, at)
         case VmDestroyed(vm_id=vm_id):
             _let_go(state, vm_id)
             _unindex(state, vm_id)
@@ -185,6 +186,16 @@ def evolve(state: State, recorded: Recorded) -> None:
             _change_pool(state, pool, target=target, minimum=minimum, maximum=maximum, **shape)
         case _:
             return  # another service's event
+
+
+def _settle(state: State, event: VmSuspended | VmFrozen | VmResumed, at: float) -> None:
+    match event:
+        case VmSuspended(vm_id=vm_id):
+            _change(state, vm_id, suspended=True)
+        case VmFrozen(vm_id=vm_id, memory_mb=memory_mb):
+            _change(state, vm_id, frozen_mb=memory_mb)
+        case VmResumed(vm_id=vm_id):
+            _change(state, vm_id, suspended=False, woken_at=at, frozen_mb=0)
 
 
 def _begin(state: State, event: VmCreationStarted, at: float) -> None:
@@ -236,6 +247,7 @@ def _acquire(state: State, event: VmAcquired, seq: int, at: float) -> None:
         "lease": seq,
         "key": "",
         "keep_job": "",
+        "frozen_mb": 0,
     }
     _change(state, vm_id, status="acquired", suspended=False, **held)
     # Where two writers gave one preview two VMs, it keeps the first; `maintain` releases the other.

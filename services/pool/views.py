@@ -1,15 +1,21 @@
 """What others may read of the pool. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from services.pool import placing
 from services.pool.config import PoolConfig
-from services.pool.state import Pool, State
+from services.pool.state import ANSWERING, Pool, State, Vm
+from services.pool.usage import VmUsage
 from shared.commands import AcquireVm, ClaimReply, Command, Reply
+from shared.events import PoolUsage
 from shared.gauges import Gauge
+from shared.ids import VmId
+
+USAGE_PERIODS_MAX = 5
+"""What an agent said so many health checks ago is no longer what its VM uses: other replicas have asked it since."""
 
 
 class PoolNumbers(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -95,6 +101,46 @@ def _each(state: State, pools: Sequence[Pool], waiting: Counter[str]) -> tuple[P
         )
         for pool in pools
     )
+
+
+def usage(state: State, config: PoolConfig, heard: Mapping[VmId, VmUsage]) -> tuple[PoolUsage, ...]:
+    """What each pool is and uses. `heard`: what VMs that run use, as their agents say."""
+    by_pool: dict[str, list[Vm]] = {pool.name: [] for pool in state.pools.values() if pool.maximum or pool.vms}
+    for vm in state.vms.values():
+        by_pool.setdefault(vm.pool, []).append(vm)
+    return tuple(_usage(state.pools[name], vms, config, heard) for name, vms in by_pool.items())
+
+
+def _usage(pool: Pool, vms: Sequence[Vm], config: PoolConfig, heard: Mapping[VmId, VmUsage]) -> PoolUsage:
+    count = Counter("suspended" if _stands_still(vm) else vm.status for vm in vms)
+    used = [each for vm in vms if vm.status in ANSWERING and (each := _used(vm, heard)) is not None]
+    cores = [each.cpu_cores for each in used if each.cpu_cores is not None]
+    return PoolUsage(
+        name=pool.name,
+        provider=config.provider,
+        memory_mb=pool.memory_mb or config.vm_memory_mb,
+        region=pool.region,
+        booting=count["booting"],
+        available=count["ready"],
+        in_use=count["acquired"],
+        suspended=count["suspended"],
+        kept=count["cleaning"] + count["kept"],
+        going=count["going"],
+        measured=len(used),
+        cpu_cores=round(sum(cores), 4) if cores or not vms else None,
+        memory_bytes=sum(each.memory_bytes for each in used) if used or not vms else None,
+    )
+
+
+def _stands_still(vm: Vm) -> bool:
+    return vm.suspended and vm.status in ("ready", "acquired")
+
+
+def _used(vm: Vm, heard: Mapping[VmId, VmUsage]) -> VmUsage | None:
+    """A VM that stands still uses no processor, and what its provider says of memory; its agent can't be asked."""
+    if not _stands_still(vm):
+        return heard.get(vm.vm_id)
+    return VmUsage(cpu_cores=0.0, memory_bytes=vm.frozen_mb << 20) if vm.frozen_mb else None
 
 
 def gauges(state: State, config: PoolConfig, at: float) -> list[Gauge]:

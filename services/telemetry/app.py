@@ -1,7 +1,7 @@
-"""Wires telemetry: alerts in the loop, the projection beside it."""
+"""Wires telemetry: alerts in the loop, the projections beside it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, NoReturn
@@ -9,19 +9,13 @@ from typing import Any, NoReturn
 import msgspec
 
 from services.telemetry import decide, react, state, views
-from services.telemetry.adapters import rollups
-from services.telemetry.adapters.asking import ProjectionQueries
-from services.telemetry.adapters.errors import ErrorsProjection, ErrorsReader
-from services.telemetry.adapters.postgres import answers, close_pool, open_pool
-from services.telemetry.adapters.previews import PREVIEWS, PreviewsProjection
-from services.telemetry.adapters.projection import Projector
-from services.telemetry.adapters.projections import Projection, ProjectionStore
-from services.telemetry.adapters.rebuild import Rebuilder
-from services.telemetry.adapters.retention import Retention
-from services.telemetry.adapters.stats import StatsReader
-from services.telemetry.adapters.timing import TimingReader
+from services.telemetry.adapters.cost_meter import CostMeter
+from services.telemetry.adapters.database import Database
+from services.telemetry.adapters.postgres import close_pool, open_pool
+from services.telemetry.adapters.price_file import prices_of
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.effects import TelemetryEffects
+from services.telemetry.measuring import ResourceMeter
 from shared.commands import commands_of
 from shared.definition import Definition
 from shared.ports import Bus, Handler
@@ -44,87 +38,57 @@ def definition(config: TelemetryConfig) -> Definition[state.State]:
         react=react.react,
         on_timer=react.on_timer,
         commands=commands_of("telemetry"),
-        ticks={react.ALERTS_TICK: config.alerts_period_s, react.RETENTION_TICK: config.retention_period_s},
+        ticks={
+            react.ALERTS_TICK: config.alerts_period_s,
+            react.RETENTION_TICK: config.retention_period_s,
+            react.RESOURCES_TICK: config.resources_period_s,
+        },
     )
 
 
 def wiring(config: TelemetryConfig) -> Wiring[state.State]:
     """Telemetry as a process runs it. It starts without PostgreSQL, and projects once that answers."""
+    prices = prices_of(config)  # before anything begins
 
     async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
         pool = await open_pool(settings.database_url, config)
         stack.push_async_callback(close_pool, pool, config.close_timeout_s)
-        projectors: dict[str, Projector] = {}
-        rebuilders: dict[str, Rebuilder] = {}
-        for each in projections(config):
-            store = ProjectionStore(pool, each, config)
-            projector = projectors[each.name] = Projector(bus.log, store, config)
-            rebuilder = rebuilders[each.name] = Rebuilder(bus.log, store, projector, config)
-            _run(projector.run(), f"telemetry-projection-{each.name}", runtime, stack)
-            _run(rebuilder.run(), f"telemetry-rebuild-{each.name}", runtime, stack)
-        stats = StatsReader(pool, lambda: projectors[PREVIEWS].log_id, config, runtime.clock)
-        base = partial(_base_of, projectors)
-        errors = ErrorsReader(pool, base, config, runtime.clock)
-        timing = TimingReader(pool, base, config, runtime.clock)
-        asking = ProjectionQueries(rebuilders, bus.log.last_seq)
-        retention = Retention(pool, DAILY, config, runtime.clock)
-        perform = TelemetryEffects(bus.parked, runtime.send, retention.look).perform
-        answered = queries(runtime, projectors, partial(answers, pool), stats)
-        more = {"errors": errors.answer, "timing": timing.answer}
-        return Parts(perform, {**answered, **more, "projections": asking.projections, "rebuild": asking.rebuild})
+        database = Database(pool, bus.log, config, prices, runtime.clock)
+        meter = CostMeter(database.costs, lambda: runtime.state.resources, config, runtime.clock)
+        for name, work in [*database.work(), ("telemetry-costs", meter.run())]:
+            _run(work, name, runtime, stack)
+        measure = ResourceMeter(bus.commands, runtime.send, runtime.clock).measure
+        perform = TelemetryEffects(bus.parked, runtime.send, measure, database.retain).perform
+        return Parts(perform, database.queries() | queries(runtime, database))
 
     return Wiring(definition(config), build)
 
 
-DAILY = (rollups.DAILY,)
-"""The tables that lose their oldest days."""
-
-
-def _base_of(projectors: Mapping[str, Projector]) -> str:
-    """The log's name in PostgreSQL: known only once the log is read."""
-    return projectors[PREVIEWS].log_id
-
-
-def projections(config: TelemetryConfig) -> tuple[Projection, ...]:
-    """All that is projected. Each has its own position: one that is behind or made anew hinders no other."""
-    return (PreviewsProjection(), ErrorsProjection(config))
-
-
-def queries(
-    runtime: Runtime[state.State],
-    projectors: Mapping[str, Projector],
-    postgres: Callable[[], Awaitable[bool]],
-    stats: StatsReader,
-) -> dict[str, Handler]:
-    """What telemetry answers beside commands. `status` is the other services', and how the projections stand."""
+def queries(runtime: Runtime[state.State], database: Database) -> dict[str, Handler]:
+    """What telemetry answers of its state. `status` is the other services', and how the projections stand."""
 
     async def alerts(_body: bytes, _headers: object) -> bytes:
         return msgspec.json.encode(views.alerts(runtime.state))
 
     async def status(_body: bytes, _headers: object) -> bytes:
         last = await runtime.bus.log.last_seq()
-        stand = {name: {"seq": each.seq, "lag": max(0, last - each.seq)} for name, each in projectors.items()}
-        return msgspec.json.encode(
-            {
-                "ready": runtime.ready,
-                "seq": runtime.seq,
-                "lag": max(0, last - runtime.seq),
-                "replay_s": round(runtime.replay_s, 4),
-                "snapshot_seq": runtime.snapshot_seq,
-                "postgres": await postgres(),
-                "projection": stand[PREVIEWS],
-                "projections": stand,
-            }
-        )
+        own = {
+            "ready": runtime.ready,
+            "seq": runtime.seq,
+            "lag": max(0, last - runtime.seq),
+            "replay_s": round(runtime.replay_s, 4),
+            "snapshot_seq": runtime.snapshot_seq,
+        }
+        return msgspec.json.encode({**own, **await database.status()})
 
-    return {"stats": stats.answer, "alerts": alerts, "status": status}
+    return {"alerts": alerts, "status": status}
 
 
 def _run(work: Coroutine[Any, Any, NoReturn], name: str, runtime: Runtime[state.State], stack: AsyncExitStack) -> None:
-    """A projection's work for as long as the service; if it breaks, so does the service, which is then started again."""
+    """It runs for as long as the service; if it breaks, so does the service, which is then started again."""
     task = asyncio.create_task(work, name=name)
 
-    def ended(done: "asyncio.Task[None]") -> None:
+    def ended(done: "asyncio.Task[NoReturn]") -> None:
         error = None if done.cancelled() else done.exception()
         if error is not None and not runtime.crashed.done():
             runtime.crashed.set_exception(error)

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import msgspec
 
+from services.telemetry.prices import PriceTable
+
 
 class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Read once, in `app.py`."""
@@ -38,10 +40,23 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """For the schema's migrations, waiting for another replica's included."""
     stats_timeout_s: float = 4.0
     """For the statistics as a whole: below the 5 s that whoever asks will wait."""
+    resources_period_s: float = 300.0
+    """Tick that takes a snapshot of VMs, previews, processors and memory."""
+    prices: PriceTable = PriceTable()
+    """What VMs cost: as JSON `{"currency": "USD", "prices": [{"provider": "fly", "running_per_h": 0.0158}]}`."""
+    prices_file: str = ""
+    """A file with that table instead, in TOML or JSON (`.json`); `deploy/prices.example.toml` is one."""
+    costs_timeout_s: float = 4.0
+    """For costs or resources as a whole: below the 5 s that whoever asks will wait."""
+    costs_rows_max: int = 1_000
+    """Previews or owners in one answer, the costliest first; the total is of all."""
+    costs_period_s: float = 30.0
+    """How often the metrics of costs are computed."""
     close_timeout_s: float = 3.0
     """For the connections' end."""
     retention_days: Annotated[int, msgspec.Meta(ge=1)] = 90
-    """So many whole days (UTC) before today keep each attempt; of older ones sums and distributions are left."""
+    """So many whole days (UTC) before today keep each attempt, each hour of cost and each snapshot of resources; of older
+    ones sums and distributions are left."""
     retention_period_s: float = 3600.0
     """Tick that drops days, and makes the next ones' tables: a day ends once a day, the rest is catching up."""
     rebuild_period_s: float = 1.0

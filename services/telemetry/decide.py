@@ -1,14 +1,15 @@
 """Command and state to events. Pure. A decision names what is still missing: asked again after its first event is
 stored, it gives the rest, and in the end nothing."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.state import DEFAULT, Pool, State
-from shared.commands import Command, EvaluateAlerts
-from shared.events import AlertCleared, AlertRaised, Event
+from shared.commands import Command, EvaluateAlerts, RecordResources
+from shared.events import AlertCleared, AlertRaised, Event, ResourcesMeasured
 
 POOL_EMPTY = "pool_empty"
 VM_BOOTS_FAILING = "vm_boots_failing"
@@ -32,8 +33,24 @@ def decide(state: State, command: Command, config: TelemetryConfig) -> Sequence[
     match command:
         case EvaluateAlerts():
             return evaluate_alerts(state, command, config)
+        case RecordResources():
+            return record_resources(state, command)
         case _:
             raise AssertionError(f"not a command of telemetry: {type(command).__name__}")
+
+
+def record_resources(state: State, command: RecordResources) -> Sequence[Event]:
+    """What was measured, beside the previews that live."""
+    count = Counter(state.previews.values())
+    return [
+        ResourcesMeasured(
+            day=command.day,
+            pools=command.pools,
+            starting=count["starting"],
+            ready=count["ready"],
+            suspended=count["suspended"],
+        )
+    ]
 
 
 def evaluate_alerts(state: State, command: EvaluateAlerts, config: TelemetryConfig) -> Sequence[Event]:

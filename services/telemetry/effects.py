@@ -1,10 +1,10 @@
-"""Performs telemetry's effects: a look at what is parked, of which a command comes, and the end of days past keeping."""
+"""Performs telemetry's effects: looks at what the log does not say, and what comes of it is a command."""
 
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from services.telemetry.react import ApplyRetention, LookAtAlerts
+from services.telemetry.react import ApplyRetention, LookAtAlerts, MeasureResources
 from shared.commands import Command, EvaluateAlerts
 from shared.definition import Effect
 from shared.errors import Unavailable
@@ -14,16 +14,19 @@ from shared.ports import Cause
 
 
 class TelemetryEffects:
-    """`send` takes a command and why it is sent; `retain` drops what is past keeping, where anything is kept."""
+    """`send` takes a command and why it is sent; `measure` takes the snapshot of what there is, `retain` puts away what
+    is past keeping, where anything is kept."""
 
     def __init__(
         self,
         parked: ParkedReactions,
         send: Callable[[Command, Cause], Awaitable[bytes]],
+        measure: Callable[[Cause], Awaitable[None]],
         retain: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._parked = parked
         self._send = send
+        self._measure = measure
         self._retain = retain
 
     async def perform(self, effect: Effect, cause: Cause) -> None:
@@ -37,6 +40,8 @@ class TelemetryEffects:
                 command = EvaluateAlerts(parked=parked)
                 command_id = derive(cause.causation_id, type(command).__name__)
                 await self._send(msgspec.structs.replace(command, id=command_id), cause)
+            case MeasureResources():
+                await self._measure(cause)
             case ApplyRetention():
                 if self._retain is not None:
                     await self._retain()

@@ -15,13 +15,18 @@ class LookAtAlerts(msgspec.Struct, frozen=True):
 
 
 class ApplyRetention(msgspec.Struct, frozen=True):
-    """Have the days dropped that are past keeping."""
+    """Have that dropped, or gathered, which is past keeping."""
 
 
-Effect = LookAtAlerts | ApplyRetention
+class MeasureResources(msgspec.Struct, frozen=True):
+    """Have a snapshot taken of what the pools are and use."""
+
+
+Effect = LookAtAlerts | ApplyRetention | MeasureResources
 
 ALERTS_TICK = "alerts"
 RETENTION_TICK = "retention"
+RESOURCES_TICK = "resources"
 
 REACTS_TO: tuple[type[Event], ...] = ()
 
@@ -37,4 +42,6 @@ def on_timer(_state: State, fired: TimerFired) -> Sequence[Effect]:
         return [LookAtAlerts()]
     if fired.name == RETENTION_TICK:
         return [ApplyRetention()]
+    if fired.name == RESOURCES_TICK:
+        return [MeasureResources()]
     return []  # a timer of another version of this service

@@ -1,4 +1,6 @@
-"""What the alerts need to know, folded from the log. Pure."""
+"""What the alerts and the resources' snapshots need to know, folded from the log. Pure."""
+
+from typing import Literal
 
 import msgspec
 
@@ -11,6 +13,14 @@ from shared.events import (
     ClaimWithdrawn,
     Event,
     PoolResized,
+    PreviewFailed,
+    PreviewReady,
+    PreviewRequested,
+    PreviewRestarted,
+    PreviewResumed,
+    PreviewStopped,
+    PreviewSuspended,
+    ResourcesMeasured,
     VmAcquired,
     VmBooted,
     VmBootFailed,
@@ -51,8 +61,19 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     boots_failed_until: float | None = None
 
 
+PreviewStatus = Literal["starting", "ready", "suspended"]
+
+
+class Resources(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest snapshot, of `at` (seconds, UTC)."""
+
+    at: float
+    measured: ResourcesMeasured
+
+
 class State(msgspec.Struct, kw_only=True):
-    """`vms`: the pool of each that boots or is warm; `waiting`: of each claim, where it waited at first."""
+    """`vms`: the pool of each that boots or is warm; `waiting`: of each claim, where it waited at first; `previews`: those
+    that live, residents among them."""
 
     vms: dict[VmId, str] = {}
     booting: set[VmId] = set()
@@ -60,6 +81,8 @@ class State(msgspec.Struct, kw_only=True):
     waiting: dict[PreviewId, str] = {}
     pools: dict[str, Pool] = msgspec.field(default_factory=lambda: {DEFAULT: Pool(target=TARGET_AT_FIRST)})
     alerts: dict[str, Alert] = {}
+    previews: dict[PreviewId, PreviewStatus] = {}
+    resources: Resources | None = None
 
 
 def initial() -> State:
@@ -76,6 +99,16 @@ def evolve(state: State, recorded: Recorded) -> None:
             state.alerts[alert] = Alert(since=since, raised_at=at, message=message)
         case AlertCleared(alert=alert):
             state.alerts.pop(alert, None)
+        case ResourcesMeasured():
+            state.resources = Resources(at=at, measured=event)
+        case PreviewRequested(preview_id=preview_id) | PreviewRestarted(preview_id=preview_id):
+            state.previews[preview_id] = "starting"
+        case PreviewReady(preview_id=preview_id) | PreviewResumed(preview_id=preview_id):
+            state.previews[preview_id] = "ready"
+        case PreviewSuspended(preview_id=preview_id):
+            state.previews[preview_id] = "suspended"
+        case PreviewFailed(preview_id=preview_id) | PreviewStopped(preview_id=preview_id):
+            state.previews.pop(preview_id, None)
         case _:
             if _evolve_pool(state, event, at):
                 _note_shortage(state, at)

@@ -39,10 +39,19 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The listed files that are neither in the stream nor on disk (`content_missing`), or the offending paths."""
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a VM uses. `at`: when that was seen, by the agent's clock, in seconds since the epoch; `cpu_s`: processor
+    seconds since the agent began; `memory_bytes`: resident, without pages of files."""
+
+    at: float
+    cpu_s: float
+    memory_bytes: int
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent says of itself. `orphan_in_s`: it ends itself that long from now, if nobody calls again.
     `protocols`: the oldest and the newest version of the wire that it speaks. `now`: its clock, in seconds since the
-    epoch; 0: an agent that does not tell."""
+    epoch; 0: an agent that does not tell. `usage`: as it was seen last; None: not yet, or never by an older agent."""
 
     vm_id: str
     agent_version: str
@@ -52,6 +61,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     jobs: dict[str, JobState]
     protocols: tuple[int, int] = (1, 1)
     now: float = 0.0
+    usage: Usage | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,6 +34,7 @@ from .protocol import (
 )
 from .readiness import ProbeLimits, wait_ready
 from .tunnel import TunnelLimits, Tunnels
+from .usage import UsageMeter
 
 log = logging.getLogger("drape.agent.server")
 
@@ -85,6 +86,7 @@ class AgentServer:
         self.jobs = JobSupervisor(world, job_limits or JobLimits())
         self._tunnels = Tunnels(self.jobs.everything, self._hear, tunnel_limits)
         self._cleaner = Cleaner(place, self.jobs, files)
+        self._usage = UsageMeter()
         self._started_s = time.monotonic()
         self._sync_lock = asyncio.Lock()
         self._active = 0
@@ -180,6 +182,7 @@ class AgentServer:
     # --- files and health ------------------------------------------------------------------------------------------
 
     async def _health(self, request: web.Request) -> web.Response:
+        self._usage.look()  # for who asks next
         return _json(
             Health(
                 vm_id=self._vm_id,
@@ -190,6 +193,7 @@ class AgentServer:
                 jobs=self.jobs.states(),
                 protocols=PROTOCOLS,
                 now=time.time(),
+                usage=self._usage.seen,
             )
         )
 

@@ -60,6 +60,7 @@ from shared.commands.pool import (
 )
 from shared.commands.telemetry import (
     EvaluateAlerts,
+    RecordResources,
     TelemetryCommand,
 )
 
@@ -93,6 +94,7 @@ __all__ = [
     "RecordInstallCompleted",
     "RecordInstallFailed",
     "RecordProject",
+    "RecordResources",
     "RecordVmBootFailed",
     "RecordVmBooted",
     "RecordVmCleanFailed",

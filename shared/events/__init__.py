@@ -69,6 +69,9 @@ from shared.events.telemetry import (
     AlertCleared,
     AlertEvent,
     AlertRaised,
+    PoolUsage,
+    ResourcesEvent,
+    ResourcesMeasured,
 )
 
 __all__ = [
@@ -93,6 +96,7 @@ __all__ = [
     "InstallStarted",
     "PoolEvent",
     "PoolResized",
+    "PoolUsage",
     "PreviewEvent",
     "PreviewFailed",
     "PreviewPrepared",
@@ -112,6 +116,8 @@ __all__ = [
     "ProjectEvent",
     "ProjectFilesChanged",
     "ProjectResidentsChanged",
+    "ResourcesEvent",
+    "ResourcesMeasured",
     "VmAcquired",
     "VmBootFailed",
     "VmBooted",

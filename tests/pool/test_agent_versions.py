@@ -17,6 +17,7 @@ from services.pool.effects import PoolEffects
 from services.pool.ports import ProviderError, VmAddress, VmSpec
 from services.pool.react import CleanVm, CreateVm
 from services.pool.state import State
+from services.pool.usage import Usages, VmUsage
 from shared.agent.protocol import PROTOCOLS
 from shared.agent.versions import common
 from shared.commands import Command, RecordVmBooted, RecordVmBootFailed
@@ -187,3 +188,24 @@ async def test_the_agent_of_today_tells_what_it_speaks_and_its_time(tmp_path: Pa
 )
 def test_an_agents_address(host: str, reach: Reach, url: str) -> None:
     assert agent_url(host, 4711, reach) == url
+
+
+async def test_what_an_agent_says_of_its_vm_is_heard() -> None:
+    """Of two answers, the processors between them; of an older agent, which says nothing, nothing."""
+    usages = Usages()
+    said = iter(
+        [
+            {"at": 100.0, "cpu_s": 5.0, "memory_bytes": 1 << 20},
+            {"at": 110.0, "cpu_s": 8.0, "memory_bytes": 2 << 20},
+        ]
+    )
+    async with aiohttp.ClientSession() as session:
+        probe = AgentHealthProbe(session, SECRET, 10.0, usages=usages)
+        async with answering() as (host, port):
+            assert await probe(VM, host, port, Reach()) == ""
+        assert usages.since(0) == {}
+        async with answering(usage=lambda: next(said)) as (host, port):
+            for _ in range(2):
+                assert await probe(VM, host, port, Reach()) == ""
+
+    assert usages.since(0) == {VM: VmUsage(cpu_cores=0.3, memory_bytes=2 << 20)}

@@ -18,6 +18,7 @@ from shared.events import (
     InstallSkipped,
     InstallStarted,
     PoolResized,
+    PoolUsage,
     PreviewFailed,
     PreviewPrepared,
     PreviewReady,
@@ -35,6 +36,7 @@ from shared.events import (
     ProjectErased,
     ProjectFilesChanged,
     ProjectResidentsChanged,
+    ResourcesMeasured,
     VmAcquired,
     VmBooted,
     VmBootFailed,
@@ -240,6 +242,29 @@ _GATEWAY: tuple[Event, ...] = (
 _TELEMETRY: tuple[Event, ...] = (
     AlertRaised(alert="pool_empty", message="No VM is warm.", since=1795479220.5),
     AlertCleared(alert="pool_empty", lasted_s=30.5),
+    ResourcesMeasured(
+        day="2026-11-24",
+        pools=(
+            PoolUsage(
+                name="large",
+                provider="fly",
+                memory_mb=4096,
+                region="ams",
+                booting=1,
+                available=2,
+                in_use=3,
+                suspended=4,
+                kept=5,
+                going=6,
+                measured=7,
+                cpu_cores=1.5,
+                memory_bytes=734003200,
+            ),
+        ),
+        starting=1,
+        ready=2,
+        suspended=3,
+    ),
 )
 
 EXAMPLES: dict[str, Event] = {type(each).__name__: each for each in (*_POOL, *_ORCHESTRATOR, *_GATEWAY, *_TELEMETRY)}

@@ -10,6 +10,7 @@ import pytest
 from services.telemetry.app import definition
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.effects import TelemetryEffects
+from services.telemetry.measuring import ResourceMeter
 from services.telemetry.react import REACTS_TO
 from services.telemetry.state import State
 from services.telemetry.views import alerts
@@ -35,7 +36,8 @@ async def replica(broker: MemoryBroker, number: int = 0) -> AsyncIterator[Runtim
         definition(CONFIG), broker.bus({"telemetry": REACTS_TO}), instance=str(number), clock=broker.clock
     )
     await runtime.start()
-    await runtime.serve(TelemetryEffects(runtime.bus.parked, runtime.send).perform)
+    meter = ResourceMeter(runtime.bus.commands, runtime.send, runtime.clock)
+    await runtime.serve(TelemetryEffects(runtime.bus.parked, runtime.send, meter.measure).perform)
     try:
         yield runtime
     finally:

@@ -73,11 +73,14 @@ async def test_the_service_projects_and_answers_over_nats(database_url: str, tmp
         status = await query("status")
         assert (status["ready"], status["postgres"], status["projection"]["lag"]) == (True, True, 0)
         assert status["projections"]["previews"] == status["projection"]
+        assert status["projections"].keys() == {"previews", "errors", "costs", "resources"}
         assert (await query("stats", days=365, owner=None))["position"] == await bus.log.last_seq()
         assert await query("alerts") == []
         await eventually(errors_projected)
         assert (await query("errors", days=365))["groups"] == []
         assert (await query("timing", preview_id="news"))["total_s"] == 7.5
+        assert (await query("costs", by="pool"))["position"] == await bus.log.last_seq()
+        assert (await query("resources", hours=1))["snapshots"] == []
         with pytest.raises(Invalid):
             await query("stats", days=0)
         events = [recorded async for recorded in bus.log.read()]

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from services.gateway.adapters import insight
+from services.gateway.adapters.describe_costs import cost_paths
 from services.gateway.views import LOG_STEPS
 from shared.codec import SUBJECT_ROOT
 from shared.errors import Problem
@@ -38,6 +39,7 @@ def openapi() -> Json:
             **_link_paths(problem),
             **insight.described(_operation, problem, _ID),
             **_health_paths(problem),
+            **cost_paths(problem),
         },
         "components": {
             "schemas": {

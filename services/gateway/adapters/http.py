@@ -12,6 +12,7 @@ from aiohttp import web
 from services.gateway.adapters import describe, pages, websocket
 from services.gateway.adapters.access import problem_response
 from services.gateway.adapters.context import Context, answer
+from services.gateway.adapters.costs import CostRoutes
 from services.gateway.adapters.environment import EnvironmentRoutes
 from services.gateway.adapters.insight import InsightRoutes
 from services.gateway.adapters.load import Load
@@ -57,6 +58,7 @@ class Api:
             PreviewRoutes(context),
             SharingRoutes(context, passes),
             InsightRoutes(context),
+            CostRoutes(context),
         )
 
     def application(self) -> web.Application:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import aiohttp
 
 from services.pool.ports import ProviderError, VmAddress
+from services.pool.usage import Usages
 from shared.agent.client import AgentClient, AgentError, AgentUnreachable
 from shared.agent.protocol import PROTOCOLS, TUNNEL_PROTOCOL, Health
 from shared.agent.versions import common
@@ -36,14 +37,17 @@ class AgentHealthProbe:
         *,
         clock: Callable[[], float] = time.time,
         protocols: tuple[int, int] = PROTOCOLS,
+        usages: Usages | None = None,
     ) -> None:
-        """`protocols`: the oldest and the newest version of the agent's wire that this side speaks."""
+        """`protocols`: the oldest and the newest version of the agent's wire that this side speaks. `usages` is told what
+        the VMs use."""
         self._session = session
         self._secret = secret
         self._timeout_s = timeout_s
         self._clock = clock
         self._protocols = protocols
         self.clock_skews: dict[VmId, float] = {}
+        self._usages = Usages() if usages is None else usages
 
     async def __call__(self, vm_id: VmId, host: str, port: int, reach: Reach) -> str:
         try:
@@ -51,7 +55,10 @@ class AgentHealthProbe:
         except (AgentUnreachable, AgentError) as error:
             self.clock_skews.pop(vm_id, None)
             return str(error) or type(error).__name__
-        return self._misfit(health, reach) if health.vm_id == vm_id else f"another VM answers there: {health.vm_id}"
+        if health.vm_id != vm_id:
+            return f"another VM answers there: {health.vm_id}"
+        self._usages.hear(vm_id, health.usage, self._clock())
+        return self._misfit(health, reach)
 
     async def meet(self, vm_id: VmId, address: VmAddress) -> None:
         """A VM that has just booted: agree on a version of the wire. Raises `ProviderError`: `agent_version_unsupported`

@@ -1,0 +1,46 @@
+"""Routes of what VMs use and cost, which telemetry knows."""
+
+import msgspec
+from aiohttp import web
+
+from services.gateway.adapters.context import Context, answer
+from shared.errors import Invalid
+
+BY = ("hour", "day", "month", "preview", "owner", "pool")
+DAYS_MAX = 365
+HOURS_MAX = 168
+
+
+class CostRoutes:
+    """`/api/costs` and `/api/resources`. Where owners have tokens each sees its own costs; the pool's overhead is then told
+    by `drape costs` alone."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/api/costs", self._costs), web.get("/api/resources", self._resources)]
+
+    async def _costs(self, request: web.Request) -> web.StreamResponse:
+        owner = self._context.owner(request)
+        by = request.query.get("by", "day")
+        if by not in BY:
+            raise Invalid("bad_by", f"`by` is one of {', '.join(BY)}.")
+        days = _number(request, "days", 7, DAYS_MAX)
+        scope = owner if self._context.access.tokens else None
+        return await self._ask("costs", {"by": by, "days": days, "owner": scope})
+
+    async def _resources(self, request: web.Request) -> web.StreamResponse:
+        self._context.owner(request)  # it names nobody's, but is for those who may be here
+        return await self._ask("resources", {"hours": _number(request, "hours", 24, HOURS_MAX)})
+
+    async def _ask(self, name: str, query: dict[str, object]) -> web.StreamResponse:
+        told = await self._context.bus.commands.query("telemetry", name, msgspec.json.encode(query))
+        return answer(msgspec.json.decode(told))
+
+
+def _number(request: web.Request, name: str, default: int, most: int) -> int:
+    text = request.query.get(name, str(default))
+    if not text.isdecimal() or len(text) > 3 or not 1 <= int(text) <= most:
+        raise Invalid(f"bad_{name}", f"`{name}` is a whole number from 1 to {most}.")
+    return int(text)
