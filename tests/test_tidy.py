@@ -55,7 +55,17 @@ MORE_ROOMS = {
         "watching.py",
     },
     "gateway": {"effects.py", "erasing.py", "web"},
-    "telemetry": {"effects.py", "rows.py"},
+    "telemetry": {
+        "conditions.py",
+        "effects.py",
+        "looking.py",
+        "model.py",
+        "notices.py",
+        "notifying.py",
+        "ports.py",
+        "rows.py",
+        "windows.py",
+    },
 }
 """What a service has beside the rooms that all have."""
 POLLING = {

@@ -15,6 +15,7 @@ from shared.commands import (
     ConfirmPreview,
     CreateProject,
     DeleteProject,
+    EndSilence,
     EvaluateAlerts,
     ExpireStep,
     FailPreview,
@@ -29,7 +30,9 @@ from shared.commands import (
     RecordHmr,
     RecordInstallCompleted,
     RecordInstallFailed,
+    RecordNotification,
     RecordProject,
+    RecordReconciliation,
     RecordVmBooted,
     RecordVmBootFailed,
     RecordVmCleaned,
@@ -45,6 +48,7 @@ from shared.commands import (
     ResumeVm,
     SetProjectEnv,
     SetProjectResidents,
+    SilenceAlert,
     StopPreview,
     SuspendPreview,
     SuspendVm,
@@ -65,13 +69,21 @@ SNAPSHOTS = "drape_snap"
 SENDS: dict[str, frozenset[type[Command]]] = {
     "pool": frozenset(),
     "orchestrator": frozenset({AcquireVm, ReleaseVm, SuspendVm, ResumeVm, CheckVm}),
-    "gateway": frozenset({RequestPreview, StopPreview, RestartPreview, ResumePreview}),
+    "gateway": frozenset({RequestPreview, StopPreview, RestartPreview, ResumePreview, SilenceAlert, EndSilence}),
     "telemetry": frozenset(),
     OPERATOR: frozenset(
         {
             *(AcquireVm, ReleaseVm, SuspendVm, ResumeVm, CheckVm, MaintainPool, ResizePool),
             *(RequestPreview, StopPreview, RestartPreview, SuspendPreview, ResumePreview, MaintainResidents),
-            *(CreateProject, SetProjectEnv, SetProjectResidents, DeleteProject, EvaluateAlerts),
+            *(
+                CreateProject,
+                SetProjectEnv,
+                SetProjectResidents,
+                DeleteProject,
+                EvaluateAlerts,
+                SilenceAlert,
+                EndSilence,
+            ),
         }
     ),
 }
@@ -82,7 +94,7 @@ OWN: frozenset[type[Command]] = frozenset(
         *(RecordVmBooted, RecordVmBootFailed, RecordVmCleaned, RecordVmCleanFailed, RecordVmDestroyed),
         *(RecordVmFrozen, RecordVmLost, RecordProject, RecordFilesSynced, RecordInstallCompleted, RecordInstallFailed),
         *(RecordDevServerReady, RecordDevServerExited, RecordHmr, ConfirmPreview, FailPreview, ExpireStep),
-        *(HandleVmLost, RecordFiles, RecordErasure),
+        *(HandleVmLost, RecordFiles, RecordErasure, RecordReconciliation, RecordNotification),
     }
 )
 """Reports and the like, which a service makes of what it has seen itself: nobody sends them to it, no person either."""
@@ -90,8 +102,8 @@ OWN: frozenset[type[Command]] = frozenset(
 ASKS: dict[str, tuple[str, ...]] = {
     "pool": (),
     "orchestrator": ("pool.restore_deps", "pool.publish_deps"),
-    "gateway": ("pool.summary", "telemetry.stats"),
-    "telemetry": (),
+    "gateway": ("pool.summary", "telemetry.stats", "telemetry.alerts"),
+    "telemetry": tuple(f"{service}.status.each" for service in SERVICES),
     OPERATOR: (">",),
     OBSERVER: (),
 }
