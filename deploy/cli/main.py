@@ -54,7 +54,7 @@ MODULES = {
         name: name
         for name in (
             *("rollout", "provision", "preview", "project", "pool", "resident", "detect", "env"),
-            *("demo", "parked", "doctor", "bench", "simulate"),
+            *("alerts", "demo", "parked", "doctor", "bench", "simulate"),
         )
     },
 }

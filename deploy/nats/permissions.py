@@ -103,11 +103,14 @@ ASKS: dict[str, tuple[str, ...]] = {
     "pool": (),
     "orchestrator": ("pool.restore_deps", "pool.publish_deps"),
     "gateway": ("pool.summary", "telemetry.stats", "telemetry.alerts"),
-    "telemetry": tuple(f"{service}.status.each" for service in SERVICES),
+    "telemetry": (),
     OPERATOR: (">",),
     OBSERVER: (),
 }
 """Queries, `<service>.<name>`. The operator may ask anything: `status`, `status.each`, `digest`, `inventory`, `alerts` …"""
+
+ASKS_EACH: dict[str, tuple[str, ...]] = {"telemetry": SERVICES}
+"""Services that are asked how each of their replicas is."""
 
 READS: dict[str, tuple[str, ...]] = {
     "pool": (names.EVENTS,),
@@ -198,6 +201,8 @@ def _publishes(service: str) -> Iterator[str]:
         yield f"{COMMAND_ROOT}.{command.service}.{command.verb}"
     for query in ASKS[service]:
         yield f"{QUERY_ROOT}.{query}"
+    for asked in ASKS_EACH.get(service, ()):
+        yield f"{QUERY_ROOT}.{asked}.status.each"
     for stream, consumer in _consumers(service):
         yield f"{_API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         yield f"{_API}.CONSUMER.INFO.{stream}.{consumer}"

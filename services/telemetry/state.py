@@ -75,10 +75,10 @@ class State(msgspec.Struct, kw_only=True):
     ended: dict[EventId, Alert] = {}
     silences: dict[str, Silence] = {}
     silences_ended: dict[str, Silence] = {}
-    outcomes: dict[int, Outcomes] = {}
+    outcomes: dict[str, Outcomes] = {}
     frameworks: dict[PreviewId, str] = {}
     installs: dict[str, Installs] = {}
-    reaped: dict[int, int] = {}
+    reaped: dict[str, int] = {}
     stuck: Stuck = Stuck()
 
 

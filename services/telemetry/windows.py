@@ -1,6 +1,7 @@
 """Counts and durations of the last hours, in slices of time, so that a condition can be told for any moment of them. Pure.
 
-Slices are replaced, never changed, and the oldest go: what is kept is bounded whatever happens.
+Slices are replaced, never changed, and the oldest go: what is kept is bounded whatever happens. Their numbers are texts,
+for only such keys have an order in JSON, by which two states are compared.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,43 +43,43 @@ def slice_of(at: float) -> int:
     return int(at // SLICE_S)
 
 
-def note_outcome(outcomes: dict[int, Outcomes], at: float, code: str | None) -> None:
+def note_outcome(outcomes: dict[str, Outcomes], at: float, code: str | None) -> None:
     """A preview became ready (None), or failed with this code."""
-    number = slice_of(at)
+    number = str(slice_of(at))
     known = outcomes.get(number, Outcomes())
     if code is None:
         outcomes[number] = Outcomes(known.ready + 1, known.failed)
     else:
         name = code if code in known.failed or len(known.failed) < CODES_MAX else OTHER
         outcomes[number] = Outcomes(known.ready, {**known.failed, name: known.failed.get(name, 0) + 1})
-    _forget_old(outcomes, number)
+    _forget_old(outcomes, slice_of(at))
 
 
-def note_count(counts: dict[int, int], at: float, count: int) -> None:
+def note_count(counts: dict[str, int], at: float, count: int) -> None:
     """So many more."""
-    number = slice_of(at)
+    number = str(slice_of(at))
     counts[number] = counts.get(number, 0) + count
-    _forget_old(counts, number)
+    _forget_old(counts, slice_of(at))
 
 
-def _forget_old(slices: dict[int, Outcomes] | dict[int, int], newest: int) -> None:
-    while (oldest := next(iter(slices))) < newest - SLICES_MAX or len(slices) > SLICES_MAX:
+def _forget_old(slices: dict[str, Outcomes] | dict[str, int], newest: int) -> None:
+    while int(oldest := next(iter(slices))) < newest - SLICES_MAX or len(slices) > SLICES_MAX:
         del slices[oldest]
 
 
-def counted(counts: Mapping[int, int], at: float, window_s: float) -> int:
+def counted(counts: Mapping[str, int], at: float, window_s: float) -> int:
     """How many in the window that ends at `at`."""
     first, last = slice_of(at - window_s), slice_of(at)
-    return sum(count for number, count in counts.items() if first < number <= last)
+    return sum(count for number, count in counts.items() if first < int(number) <= last)
 
 
 def outcomes_in(
-    outcomes: Mapping[int, Outcomes], at: float, window_s: float, ignored: tuple[str, ...]
+    outcomes: Mapping[str, Outcomes], at: float, window_s: float, ignored: tuple[str, ...]
 ) -> tuple[int, int, int]:
     """(ready, failed, first slice with a failure) in the window that ends at `at`; failures with these codes don't count."""
     first, last = slice_of(at - window_s), slice_of(at)
     ready = failed = begun = 0
-    for number, each in outcomes.items():
+    for number, each in ((int(name), each) for name, each in outcomes.items()):
         if first < number <= last:
             ready += each.ready
             bad = sum(count for code, count in each.failed.items() if code not in ignored)

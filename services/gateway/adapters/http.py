@@ -11,6 +11,7 @@ from aiohttp import web
 
 from services.gateway.adapters import describe, pages, websocket
 from services.gateway.adapters.access import problem_response
+from services.gateway.adapters.alerts import AlertRoutes
 from services.gateway.adapters.context import Context, answer
 from services.gateway.adapters.environment import EnvironmentRoutes
 from services.gateway.adapters.load import Load
@@ -54,6 +55,7 @@ class Api:
             ResidentRoutes(context),
             PreviewRoutes(context),
             SharingRoutes(context, passes),
+            AlertRoutes(context),
         )
 
     def application(self) -> web.Application:

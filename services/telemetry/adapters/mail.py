@@ -79,7 +79,7 @@ def _address(text: str, setting: str) -> str:
     """The bare address. Raises `Invalid`."""
     address = parseaddr(text)[1]
     local, _, domain = address.rpartition("@")
-    if not local or not domain or not address.isascii() or not address.isprintable() or " " in address:
+    if not local or not domain or not address.isascii() or not text.strip().isprintable() or " " in address:
         raise Invalid("bad_email", f"{setting} has what is no mail address.", _HINT)
     return address
 
@@ -95,10 +95,10 @@ def _code_of(error: Exception) -> str:
         case aiosmtplib.SMTPRecipientsRefused():
             return "smtp_recipients_refused"
         case aiosmtplib.SMTPNotSupported():
-            return "smtp_no_starttls"
+            return "smtp_not_supported"
         case ssl.SSLError():
             return "tls"
         case aiosmtplib.SMTPConnectError() | OSError():
             return "tls" if isinstance(error.__cause__, ssl.SSLError) else "unreachable"
-        case _:
-            return "broken_off"
+        case _:  # the library has no word for this one
+            return "smtp_no_starttls" if "STARTTLS" in str(error) else "broken_off"
