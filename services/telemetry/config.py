@@ -117,7 +117,7 @@ class NotifyConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 10.0
     """For one try of one channel, all of it."""
     attempts_max: int = 8
-    """Tries of one notice on one channel; with the pauses below the last comes about 15 minutes after the first."""
+    """Tries of one notice on one channel; with the pauses below the last comes about 10 minutes after the first."""
     retry_s: float = 5.0
     """Pause after the first try; it doubles with each further one."""
     retry_max_s: float = 300.0

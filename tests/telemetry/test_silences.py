@@ -3,9 +3,11 @@
 import msgspec
 import pytest
 
+from services.telemetry.adapters.alert_gauge import raised as gauge
 from services.telemetry.app import definition
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.decide import SILENCE_S_MAX, SILENCES_MAX
+from services.telemetry.model import ALERTS
 from services.telemetry.react import NOTIFY, Deliver, LookAtAlerts
 from services.telemetry.state import ENDED_MAX, State
 from services.telemetry.views import alerts
@@ -231,3 +233,13 @@ def test_silences_are_shown_while_they_last() -> None:
 
     assert [each.pattern for each in alerts(state, AT).silences] == ["*", "pool_*"]
     assert [each.pattern for each in alerts(state, AT + 31).silences] == ["pool_*"]
+
+
+def test_the_metric_has_every_alert_and_says_which_are_raised() -> None:
+    """A pool's own, too; no value is anybody's id."""
+    seen = {str((each.attributes or {})["drape.alert"]): each.value for each in gauge(telemetry(raised()).state)}
+    large = gauge(telemetry(raised("pool_empty-large")).state)
+
+    assert seen == {**dict.fromkeys(ALERTS, 0), "pool_empty": 1}
+    assert len(ALERTS) == 8
+    assert [each.value for each in large if (each.attributes or {})["drape.alert"] == "pool_empty-large"] == [1]
