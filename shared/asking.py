@@ -161,6 +161,13 @@ class Asking(ABC):
 
         return await ask(attempt, service, timeout_s, once=once)
 
+    async def statuses(self, service: str, *, within_s: float = 0.5) -> list[bytes]:
+        """Of one replica, where a wire knows no way to ask them all."""
+        try:
+            return [await self.query(service, "status", timeout_s=within_s)]
+        except Unavailable:
+            return []
+
     @abstractmethod
     async def _request(self, subject: str, body: bytes, headers: dict[str, str], left_s: float) -> bytes:
         """The answer. Raises `Absent`, `TimeoutError` after `left_s`, and what the receiver refused with."""

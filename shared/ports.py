@@ -161,6 +161,10 @@ class Commands(Protocol):
         """The answer of a replica that has folded `after_seq`. `once`: never asked of two replicas at a time."""
         ...
 
+    async def statuses(self, service: str, *, within_s: float = 0.5) -> list[bytes]:
+        """What the replicas of a service that answer in this time say to `status`, each once; none is no error."""
+        ...
+
     async def serve(
         self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]
     ) -> Subscription: ...

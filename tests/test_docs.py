@@ -168,6 +168,7 @@ def test_settings_that_documents_name_exist() -> None:
     known = set(re.findall(r"`(DRAPE_\w+)`", _text("docs/settings.md"))) | {
         *("DRAPE_EVENTS", "DRAPE_TIMERS", "DRAPE_LOGS", "DRAPE_PARKED"),
         *("DRAPE_POOL_", "DRAPE_ORCHESTRATOR_", "DRAPE_GATEWAY_", "DRAPE_TELEMETRY_", "DRAPE_HEALTH_", "DRAPE_"),
+        *("DRAPE_TELEMETRY_ALERT_", "DRAPE_TELEMETRY_NOTIFY_"),
         choice.SETTING,
     }
     named = set(re.findall(r"\bDRAPE_\w*", _text("README.md") + _text("ARCHITECTURE.md")))

@@ -57,8 +57,17 @@ MORE_ROOMS = {
     },
     "gateway": {"effects.py", "erasing.py", "web"},
     "telemetry": {
-        *("costs.py", "effects.py", "errors.py", "figures.py", "measuring.py", "prices.py"),
-        *("recounting.py", "rows.py", "slow.py"),
+        *(
+            "conditions.py",
+            "costs.py",
+            "effects.py",
+            "errors.py",
+            "figures.py",
+            "looking.py",
+            "measuring.py",
+            "model.py",
+        ),
+        *("notices.py", "notifying.py", "ports.py", "prices.py", "recounting.py", "rows.py", "slow.py", "windows.py"),
     },
 }
 """What a service has beside the rooms that all have."""

@@ -55,7 +55,7 @@ MODULES = {
         name: name
         for name in (
             *("rollout", "provision", "preview", "project", "pool", "resident", "detect", "env"),
-            *("demo", "parked", "doctor", "bench", "simulate", "errors", "explain"),
+            *("alerts", "demo", "parked", "doctor", "bench", "simulate", "errors", "explain"),
         )
     },
 }

@@ -15,6 +15,7 @@ from shared.commands import (
     ConfirmPreview,
     CreateProject,
     DeleteProject,
+    EndSilence,
     EvaluateAlerts,
     ExpireStep,
     FailPreview,
@@ -29,7 +30,9 @@ from shared.commands import (
     RecordHmr,
     RecordInstallCompleted,
     RecordInstallFailed,
+    RecordNotification,
     RecordProject,
+    RecordReconciliation,
     RecordResources,
     RecordVmBooted,
     RecordVmBootFailed,
@@ -46,6 +49,7 @@ from shared.commands import (
     ResumeVm,
     SetProjectEnv,
     SetProjectResidents,
+    SilenceAlert,
     StopPreview,
     SuspendPreview,
     SuspendVm,
@@ -66,13 +70,21 @@ SNAPSHOTS = "drape_snap"
 SENDS: dict[str, frozenset[type[Command]]] = {
     "pool": frozenset(),
     "orchestrator": frozenset({AcquireVm, ReleaseVm, SuspendVm, ResumeVm, CheckVm}),
-    "gateway": frozenset({RequestPreview, StopPreview, RestartPreview, ResumePreview}),
+    "gateway": frozenset({RequestPreview, StopPreview, RestartPreview, ResumePreview, SilenceAlert, EndSilence}),
     "telemetry": frozenset(),
     OPERATOR: frozenset(
         {
             *(AcquireVm, ReleaseVm, SuspendVm, ResumeVm, CheckVm, MaintainPool, ResizePool),
             *(RequestPreview, StopPreview, RestartPreview, SuspendPreview, ResumePreview, MaintainResidents),
-            *(CreateProject, SetProjectEnv, SetProjectResidents, DeleteProject, EvaluateAlerts),
+            *(
+                CreateProject,
+                SetProjectEnv,
+                SetProjectResidents,
+                DeleteProject,
+                EvaluateAlerts,
+                SilenceAlert,
+                EndSilence,
+            ),
         }
     ),
 }
@@ -83,7 +95,7 @@ OWN: frozenset[type[Command]] = frozenset(
         *(RecordVmBooted, RecordVmBootFailed, RecordVmCleaned, RecordVmCleanFailed, RecordVmDestroyed),
         *(RecordVmFrozen, RecordVmLost, RecordProject, RecordFilesSynced, RecordInstallCompleted, RecordInstallFailed),
         *(RecordDevServerReady, RecordDevServerExited, RecordHmr, ConfirmPreview, FailPreview, ExpireStep),
-        *(HandleVmLost, RecordFiles, RecordErasure, RecordResources),
+        *(HandleVmLost, RecordFiles, RecordErasure, RecordResources, RecordReconciliation, RecordNotification),
     }
 )
 """Reports and the like, which a service makes of what it has seen itself: nobody sends them to it, no person either."""
@@ -93,13 +105,16 @@ ASKS: dict[str, tuple[str, ...]] = {
     "orchestrator": ("pool.restore_deps", "pool.publish_deps"),
     "gateway": (
         *("pool.summary", "telemetry.stats", "telemetry.errors", "telemetry.timing"),
-        *("telemetry.costs", "telemetry.resources"),
+        *("telemetry.costs", "telemetry.resources", "telemetry.alerts"),
     ),
     "telemetry": ("pool.usage",),
     OPERATOR: (">",),
     OBSERVER: (),
 }
 """Queries, `<service>.<name>`. The operator may ask anything: `status`, `status.each`, `digest`, `inventory`, `alerts` …"""
+
+ASKS_EACH: dict[str, tuple[str, ...]] = {"telemetry": SERVICES}
+"""Services that are asked how each of their replicas is."""
 
 READS: dict[str, tuple[str, ...]] = {
     "pool": (names.EVENTS,),
@@ -190,6 +205,8 @@ def _publishes(service: str) -> Iterator[str]:
         yield f"{COMMAND_ROOT}.{command.service}.{command.verb}"
     for query in ASKS[service]:
         yield f"{QUERY_ROOT}.{query}"
+    for asked in ASKS_EACH.get(service, ()):
+        yield f"{QUERY_ROOT}.{asked}.status.each"
     for stream, consumer in _consumers(service):
         yield f"{_API}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         yield f"{_API}.CONSUMER.INFO.{stream}.{consumer}"

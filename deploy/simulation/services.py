@@ -27,8 +27,6 @@ from services.pool.react import REACTS_TO as POOL_REACTS_TO
 from services.pool.react import Reconcile
 from services.telemetry import app as telemetry_app
 from services.telemetry.config import TelemetryConfig
-from services.telemetry.effects import TelemetryEffects
-from services.telemetry.measuring import ResourceMeter
 from services.telemetry.react import REACTS_TO as TELEMETRY_REACTS_TO
 from shared.commands import MaintainPool
 from shared.definition import Definition
@@ -105,8 +103,7 @@ async def begin(
         case "gateway":
             await _serve_gateway(runtime, bus, outside, replica)
         case _:
-            meter = ResourceMeter(bus.commands, runtime.send, runtime.clock)
-            await runtime.serve(TelemetryEffects(bus.parked, runtime.send, meter.measure).perform)
+            await runtime.serve(telemetry_app.effects(runtime, {})[0].perform)
     if outside.snapshot_events:
         keeper = SnapshotKeeper(runtime, events=outside.snapshot_events, period_s=outside.snapshot_period_s)
         replica.keeping = asyncio.create_task(keeper.run(), name=f"snapshots-{replica.name}")

@@ -62,7 +62,7 @@ def definition(config: GatewayConfig) -> Definition[state.State]:
 
 def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
     """The gateway as a process runs it."""
-    access = access_from(api_tokens, config.host, config.public_hosts)
+    access = access_from(api_tokens, config.host, config.public_hosts, config.operators)
 
     async def build(runtime: Runtime[state.State], bus: Bus, settings: Common, stack: AsyncExitStack) -> Parts:
         if not settings.drape_secret:

@@ -17,6 +17,7 @@ from shared.commands import (
     CheckVm,
     Command,
     MaintainPool,
+    RecordReconciliation,
     RecordVmBooted,
     RecordVmBootFailed,
     RecordVmCleaned,
@@ -35,6 +36,7 @@ from shared.events import (
     ClaimQueued,
     ClaimWithdrawn,
     Event,
+    PoolReconciled,
     VmAcquired,
     VmBooted,
     VmBootFailed,
@@ -75,6 +77,8 @@ def decide(state: State, command: Command, config: PoolConfig) -> Sequence[Event
             return record_lost(state, command)
         case RecordVmDestroyed():
             return record_destroyed(state, command)
+        case RecordReconciliation():
+            return record_reconciliation(state, command)
         case RecordVmCleaned():
             return record_cleaned(state, command)
         case RecordVmCleanFailed():
@@ -304,6 +308,13 @@ def record_lost(state: State, command: RecordVmLost) -> Sequence[Event]:
 
 def record_destroyed(state: State, command: RecordVmDestroyed) -> Sequence[Event]:
     return [VmDestroyed(vm_id=command.vm_id)] if command.vm_id in state.vms else []
+
+
+def record_reconciliation(state: State, command: RecordReconciliation) -> Sequence[Event]:
+    """Said when there is news: an orphan is reaped once, and one that stays counts as stuck from then on."""
+    if not command.orphans and command.stuck == state.stuck:
+        return []
+    return [PoolReconciled(orphans=command.orphans, stuck=command.stuck, vms=command.vms)]
 
 
 def suspend_or_resume(state: State, command: SuspendVm | ResumeVm) -> Sequence[Event]:

@@ -17,7 +17,7 @@ from services.pool.reconciling import Differences
 from services.pool.state import State
 from services.pool.suspending import Suspender
 from shared import telemetry
-from shared.commands import Command, RecordVmDestroyed, RecordVmLost
+from shared.commands import Command, RecordReconciliation, RecordVmDestroyed, RecordVmLost
 from shared.errors import DrapeError, Unavailable
 from shared.ids import VmId, derive
 from shared.ports import Cause
@@ -28,6 +28,8 @@ Send = Callable[[Command, Cause], Awaitable[bytes]]
 SHOWN_MAX = 100
 """VMs that the inventory names of a kind; the counts are of all."""
 AGAIN_REMEMBERED_MAX = 10_000
+LEAKS_NAMED_MAX = 20
+"""VMs that an event about leaks names."""
 
 
 NO_SKEWS: Mapping[VmId, float] = MappingProxyType({})
@@ -104,12 +106,14 @@ class Reaper:
             log.warning("reconcile_failed", extra={"error": error.message})
             self._last_run = Run(at=self._clock(), error=error.message)
             return
+        leaks = self._leaking(found)
         errors = [
             *await self._each(found.lost, self._declare_lost, cause),  # first: previews wait for it
             *await self._each(found.unsettled, self._settle, cause),
             *await self._each(found.orphans, self._reap, cause),
             *await self._each(found.undestroyed, self._destroy, cause),
         ]
+        errors += await self._leaks(leaks, cause)
         self._last_run = Run(
             at=self._clock(),
             orphans=len(found.orphans),
@@ -118,6 +122,23 @@ class Reaper:
             unsettled=len(found.unsettled),
             error="; ".join(errors[:3]),
         )
+
+    def _leaking(self, found: Differences) -> RecordReconciliation:
+        """Asked before anything is tried: what was tried in an earlier run, and is still there, is stuck."""
+        orphans = [vm_id for vm_id in found.orphans if vm_id not in self._tried]
+        stuck = [vm_id for vm_id in (*found.orphans, *found.undestroyed) if vm_id in self._tried]
+        named = (*orphans, *stuck)[:LEAKS_NAMED_MAX]
+        return RecordReconciliation(orphans=len(orphans), stuck=len(stuck), vms=named)
+
+    async def _leaks(self, leaks: RecordReconciliation, cause: Cause) -> list[str]:
+        """Have it in the log, where alerts are made of it; only what is news there."""
+        if not leaks.orphans and leaks.stuck == self._state().stuck:
+            return []
+        try:
+            await self._report(leaks, "", cause)
+        except Unavailable as error:
+            return [error.message]
+        return []
 
     async def inventory(self, _body: bytes, _headers: object) -> bytes:
         """What is there now, as JSON."""

@@ -9,6 +9,7 @@ from shared.events import (
     ClaimExpired,
     ClaimQueued,
     ClaimWithdrawn,
+    PoolReconciled,
     PoolResized,
     VmAcquired,
     VmBooted,
@@ -127,6 +128,8 @@ class State(msgspec.Struct, kw_only=True):
     holders: dict[PreviewId, VmId] = {}
     released_by: dict[PreviewId, str] = {}
     created: int = 0
+    stuck: int = 0
+    """VMs that reconciliation could not get rid of, when it last said so."""
     pools: dict[str, Pool] = msgspec.field(default_factory=lambda: {DEFAULT: Pool(name=DEFAULT)})
 
 
@@ -137,8 +140,7 @@ def initial() -> State:
 
 def evolve(state: State, recorded: Recorded) -> None:
     """Fold one event. Deterministic; touches nothing but `state`."""
-    event = recorded.event
-    at = recorded.meta.at
+    event, at = recorded.event, recorded.meta.at
     match event:
         case VmCreationStarted():
             _begin(state, event, at)
@@ -184,6 +186,8 @@ def evolve(state: State, recorded: Recorded) -> None:
         case PoolResized(pool=pool, target=target, minimum=minimum, maximum=maximum):
             shape = {"memory_mb": event.memory_mb, "region": event.region, "image": event.image}
             _change_pool(state, pool, target=target, minimum=minimum, maximum=maximum, **shape)
+        case PoolReconciled(stuck=stuck):
+            state.stuck = stuck
         case _:
             return  # another service's event
 

@@ -1,10 +1,15 @@
 """Every knob of telemetry, with its unit and the reason for its default. Set by `DRAPE_TELEMETRY_<NAME>`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from services.telemetry.prices import PriceTable
+from services.telemetry.windows import KEPT_S, SLICE_S
+from shared.setting_types import Secret
+
+Window = Annotated[float, msgspec.Meta(ge=SLICE_S, le=KEPT_S)]
+"""So far back the state counts."""
 
 
 class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,3 +72,79 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """An error is kept for so long after its last occurrence, by the log's times; the log itself has it for ever."""
     errors_per_group_max: int = 100
     """The newest occurrences of a group and owner that are kept one by one; counts go on beyond them."""
+
+
+class AlertConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """When alerts are raised and cleared: `DRAPE_TELEMETRY_ALERT_<NAME>`. Each has a lower bound at which it is over, so
+    that what hovers around the upper one stays one alert."""
+
+    error_rate_max: float = 0.1
+    """Share of previews that fail, of those that became ready or failed; above it is an alert."""
+    error_rate_clear: float = 0.05
+    """At most so many: the alert is over."""
+    error_rate_window_s: Window = 900.0
+    """Over so long; at most 6 h."""
+    error_rate_min_count: int = 10
+    """Fewer than that say nothing about a rate."""
+    error_rate_ignores: tuple[str, ...] = ("app_choice_needed",)
+    """Codes of failures that don't count, as a list in JSON: a question is no error. What users' own projects do wrong counts,
+    for a platform that breaks looks the same; who has many such users adds `syntax_error`, `no_dev_script` and the like."""
+    lag_events_max: int = 1_000
+    """Events behind the log; a service or projection with more, for so long as the next setting says, is an alert."""
+    lag_s: float = 30.0
+    """For so long must the first event that it lacks have been there."""
+    lag_events_clear: int = 100
+    """At most so many: it has caught up."""
+    install_ratio_max: float = 1.5
+    """The 95th percentile of the newest 20 installs of a framework, against that of up to 200 before them."""
+    install_ratio_clear: float = 1.2
+    """At most so much: the alert is over."""
+    install_baseline_min: int = 50
+    """Installs before the newest, without which nothing is known of what is usual."""
+    install_min_s: float = 5.0
+    """Nobody waits long for installs that take less, whatever they took before."""
+    install_window_s: Window = float(KEPT_S)
+    """The newest 20 must be of so recent a time; at most 6 h."""
+    budget_day: float = 0.0
+    """Cost since 00:00 UTC that is an alert, in the price table's currency; 0: no budget."""
+    budget_month: float = 0.0
+    """The same since the first of the month."""
+    leaks_min: int = 3
+    """VMs that the log did not know, found and destroyed in the window: so many are an alert. One may be left by a crash."""
+    leaks_window_s: Window = 3600.0
+    """Over so long; at most 6 h."""
+    stuck_s: float = 120.0
+    """A VM that is still there so long after reconciliation could not destroy it is an alert."""
+
+
+class NotifyConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where alerts are sent: `DRAPE_TELEMETRY_NOTIFY_<NAME>`. A channel without address is none."""
+
+    webhook_url: Secret = ""
+    """Gets each alert as JSON by POST, with the headers of Standard Webhooks."""
+    webhook_secret: Secret = ""
+    """Signs it (`webhook-signature`); `whsec_…` is read as base64, anything else as it is. Empty: unsigned."""
+    slack_url: Secret = ""
+    """An incoming webhook of Slack, or of what speaks the same (Mattermost, Rocket.Chat, Discord's `/slack`)."""
+    smtp_host: str = ""
+    """Mail server; empty: no mail."""
+    smtp_port: int = 587
+    """Its port: 587 for submission, 465 with `tls`."""
+    smtp_tls: Literal["starttls", "tls", "none"] = "starttls"
+    """`starttls`: refused where the server offers none; `tls` from the first byte; `none`: only on a network that is your own."""
+    smtp_user: str = ""
+    """Log-in; empty: none."""
+    smtp_password: Secret = ""
+    """The log-in's password."""
+    email_from: str = ""
+    """Sender's address."""
+    email_to: str = ""
+    """Recipients' addresses, with commas between."""
+    timeout_s: float = 10.0
+    """For one try of one channel, all of it."""
+    attempts_max: int = 8
+    """Tries of one notice on one channel; with the pauses below the last comes about 10 minutes after the first."""
+    retry_s: float = 5.0
+    """Pause after the first try; it doubles with each further one."""
+    retry_max_s: float = 300.0
+    """Longest pause; also where a receiver says in `Retry-After` how long to wait."""

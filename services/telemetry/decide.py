@@ -4,37 +4,53 @@ stored, it gives the rest, and in the end nothing."""
 from collections import Counter
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import asdict
 
-from services.telemetry.config import TelemetryConfig
-from services.telemetry.state import DEFAULT, Pool, State
-from shared.commands import Command, EvaluateAlerts, RecordResources
-from shared.events import AlertCleared, AlertRaised, Event, ResourcesMeasured
+from services.telemetry.conditions import Condition, conditions
+from services.telemetry.config import AlertConfig, TelemetryConfig
+from services.telemetry.model import PATTERN
+from services.telemetry.state import State
+from shared.commands import (
+    Command,
+    EndSilence,
+    EvaluateAlerts,
+    RecordNotification,
+    RecordResources,
+    SilenceAlert,
+)
+from shared.errors import Invalid, NotFound, Refused
+from shared.events import (
+    AlertCleared,
+    AlertNotified,
+    AlertRaised,
+    Event,
+    NotificationFailed,
+    ResourcesMeasured,
+    SilenceEnded,
+    SilenceStarted,
+)
+from shared.ids import is_text, is_token
 
-POOL_EMPTY = "pool_empty"
-VM_BOOTS_FAILING = "vm_boots_failing"
-REACTIONS_PARKED = "reactions_parked"
+SILENCES_MAX = 50
+SILENCE_S_MAX = 30 * 86_400.0
+REASON_CHARS_MAX = 500
+BY_CHARS_MAX = 100
+SECONDS_A_DAY = 86_400.0
 
 
-class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """What an alert is about. `due`: it should be raised; `over_since`: the condition has been gone since then; `flaps`:
-    it may be back in a moment, so that its end has to last for a while."""
-
-    alert: str
-    due: bool
-    since: float
-    over_since: float | None
-    message: str
-    flaps: bool = True
-
-
-def decide(state: State, command: Command, config: TelemetryConfig) -> Sequence[Event]:
+def decide(state: State, command: Command, config: TelemetryConfig, limits: AlertConfig) -> Sequence[Event]:
     """The events that the command leads to in this state."""
     match command:
         case EvaluateAlerts():
-            return evaluate_alerts(state, command, config)
+            return evaluate_alerts(state, command, config, limits)
         case RecordResources():
             return record_resources(state, command)
+        case SilenceAlert():
+            return silence_alert(state, command)
+        case EndSilence():
+            return end_silence(state, command)
+        case RecordNotification():
+            return record_notification(command)
         case _:
             raise AssertionError(f"not a command of telemetry: {type(command).__name__}")
 
@@ -53,62 +69,20 @@ def record_resources(state: State, command: RecordResources) -> Sequence[Event]:
     ]
 
 
-def evaluate_alerts(state: State, command: EvaluateAlerts, config: TelemetryConfig) -> Sequence[Event]:
-    """Each alert is raised once when it is due, and cleared once when its condition has been gone for a while."""
-    conditions: list[Condition] = []
-    for name, pool in state.pools.items():
-        conditions += [_pool_empty(state, name, pool, command.at, config), _vm_boots_failing(name, pool, config)]
-    if command.parked is not None:
-        conditions.append(_reactions_parked(command.parked, command.at))
-    return [event for condition in conditions for event in _change(state, condition, command.at, config)]
-
-
-def _pool_empty(state: State, name: str, pool: Pool, at: float, config: TelemetryConfig) -> Condition:
-    since = pool.short_since
-    empty_s = 0.0 if since is None else at - since
-    waiting = sum(each == name for each in state.waiting.values())
-    claims = f"{waiting} preview{'' if waiting == 1 else 's'} waiting"
-    return Condition(
-        alert=_of(POOL_EMPTY, name),
-        due=since is not None and empty_s >= config.pool_empty_s,
-        since=since or 0.0,
-        over_since=None if since is not None else pool.short_until,
-        message=f"The pool{_named(name)} has had no warm VM for {empty_s:.0f} s (target {pool.target}, {claims}).",
-    )
-
-
-def _vm_boots_failing(name: str, pool: Pool, config: TelemetryConfig) -> Condition:
-    failing = pool.boot_failures >= config.boot_failures_min
-    of = f" of the pool{_named(name)}" if name != DEFAULT else ""
-    return Condition(
-        alert=_of(VM_BOOTS_FAILING, name),
-        due=failing,
-        since=pool.boots_fail_since or 0.0,
-        over_since=None if failing else pool.boots_failed_until,
-        message=f"The last {pool.boot_failures} VM boots{of} failed; the pool's log says why.",
-    )
-
-
-def _of(alert: str, pool: str) -> str:
-    """Each pool has alerts of its own: `pool_empty`, and `pool_empty-large` of one that is called large."""
-    return alert if pool == DEFAULT else f"{alert}-{pool}"
-
-
-def _named(pool: str) -> str:
-    return "" if pool == DEFAULT else f" {pool}"
-
-
-def _reactions_parked(count: int, at: float) -> Condition:
-    """Somebody has to look, however few they are; and it is over once they are tried again or dropped."""
-    what = "1 reaction has" if count == 1 else f"{count} reactions have"
-    return Condition(
-        alert=REACTIONS_PARKED,
-        due=count > 0,
-        since=at,
-        over_since=None if count else at,
-        message=f"{what} failed too often and wait: `drape parked ls` says why, `drape parked replay` tries again.",
-        flaps=False,
-    )
+def evaluate_alerts(
+    state: State, command: EvaluateAlerts, config: TelemetryConfig, limits: AlertConfig
+) -> Sequence[Event]:
+    """Each alert is raised once when it is due, and cleared once when its condition has been gone for a while. Silences
+    whose time is up come first, so that what is raised now is sent."""
+    expired = [each.silence_id for each in state.silences.values() if each.until <= command.at]
+    return [
+        *(SilenceEnded(silence_id=silence_id, reason="expired") for silence_id in expired),
+        *(
+            event
+            for condition in conditions(state, command, config, limits)
+            for event in _change(state, condition, command.at, config)
+        ),
+    ]
 
 
 def _change(state: State, condition: Condition, at: float, config: TelemetryConfig) -> Sequence[Event]:
@@ -116,8 +90,87 @@ def _change(state: State, condition: Condition, at: float, config: TelemetryConf
     if raised is None:
         if not condition.due:
             return []
-        return [AlertRaised(alert=condition.alert, message=condition.message, since=condition.since)]
+        return [
+            AlertRaised(
+                alert=condition.alert,
+                message=condition.message,
+                since=condition.since,
+                severity=condition.severity,
+                value=condition.value,
+                threshold=condition.threshold,
+            )
+        ]
     wait_s = config.clear_after_s if condition.flaps else 0.0
-    if condition.over_since is None or at - condition.over_since < wait_s:
+    if condition.due or condition.over_since is None or at - condition.over_since < wait_s:
         return []
-    return [AlertCleared(alert=condition.alert, lasted_s=round(condition.over_since - raised.since, 3))]
+    lasted_s = round(max(0.0, condition.over_since - raised.since), 3)
+    return [
+        AlertCleared(
+            alert=condition.alert,
+            lasted_s=lasted_s,
+            severity=raised.severity,
+            value=condition.value,
+            threshold=condition.threshold,
+        )
+    ]
+
+
+def silence_alert(state: State, command: SilenceAlert) -> Sequence[Event]:
+    """Raises `Invalid` for what makes no sense, `Refused` (`too_many_silences`)."""
+    if command.id in state.silences or command.id in state.silences_ended:
+        return []
+    if not command.pattern or not PATTERN.fullmatch(command.pattern):
+        raise Invalid(
+            "bad_pattern",
+            "A silence is of an alert's name, or of its beginning and `*`.",
+            "`drape alerts` shows the names; `*` alone is all of them.",
+        )
+    if not command.at < command.until <= command.at + SILENCE_S_MAX:
+        days = SILENCE_S_MAX / SECONDS_A_DAY
+        raise Invalid("bad_until", f"A silence ends in the future, at most {days:.0f} days from now.")
+    if len(command.reason) > REASON_CHARS_MAX or len(command.by) > BY_CHARS_MAX:
+        raise Invalid("bad_reason", f"A reason has at most {REASON_CHARS_MAX} characters, a name {BY_CHARS_MAX}.")
+    if not (is_text(command.reason) and is_text(command.by) and is_token(command.id)):
+        raise Invalid("bad_reason", "A reason is text.")
+    if len(state.silences) >= SILENCES_MAX:
+        raise Refused(
+            "too_many_silences",
+            f"There are {SILENCES_MAX} silences already.",
+            "End one, or silence a beginning and `*`.",
+        )
+    return [
+        SilenceStarted(
+            silence_id=command.id,
+            pattern=command.pattern,
+            until=command.until,
+            reason=command.reason,
+            by=command.by,
+        )
+    ]
+
+
+def end_silence(state: State, command: EndSilence) -> Sequence[Event]:
+    """One that has ended stays so. Raises `NotFound` (`silence_not_found`), `Invalid`."""
+    if len(command.by) > BY_CHARS_MAX or not is_text(command.by):
+        raise Invalid("bad_reason", f"A name has at most {BY_CHARS_MAX} characters.")
+    if command.silence_id in state.silences:
+        return [SilenceEnded(silence_id=command.silence_id, reason="asked", by=command.by)]
+    if command.silence_id in state.silences_ended:
+        return []
+    raise NotFound(
+        "silence_not_found",
+        f"There is no silence {command.silence_id[:64]!r}.",
+        "`drape alerts` shows those there are.",
+    )
+
+
+def record_notification(command: RecordNotification) -> Sequence[Event]:
+    """Its id is the notice's and the channel's, so that the log has each once."""
+    told = AlertNotified(
+        alert=command.alert,
+        channel=command.channel,
+        kind=command.kind,
+        notice=command.notice,
+        attempts=command.attempts,
+    )
+    return [NotificationFailed(**asdict(told), code=command.code)] if command.code else [told]

@@ -145,3 +145,12 @@ class RecordVmCleanFailed(PoolCommand, frozen=True, kw_only=True):
     vm_id: VmId
     lease: int
     code: str
+
+
+class RecordReconciliation(PoolCommand, frozen=True, kw_only=True):
+    """What a comparison of the provider's list with the log had to destroy; the fields are `PoolReconciled`'s."""
+
+    verb: ClassVar[str] = "record-reconciliation"
+    orphans: int
+    stuck: int
+    vms: tuple[VmId, ...] = ()

@@ -192,3 +192,13 @@ class PoolResized(PoolEvent, frozen=True, kw_only=True):
     memory_mb: int = 0
     region: str = ""
     image: str = ""
+
+
+class PoolReconciled(PoolEvent, frozen=True, kw_only=True):
+    """Something leaks: the comparison of the provider's list with the log found `orphans` VMs that the log does not know, or
+    has as destroyed, and had them destroyed; `stuck` VMs should be gone by an earlier try and are still there. `vms` names
+    some of both. Of all pools, for nobody knows whose an orphan was; written when there are orphans or `stuck` changes."""
+
+    orphans: int
+    stuck: int
+    vms: tuple[VmId, ...] = ()

@@ -26,6 +26,8 @@ QUERY_ROOT = "drape.query"
 STOP_LIMIT_S = 1.0
 """For requests that are still under way when all else of a replica has ended."""
 STATUS = "status"
+REPLICAS_MAX = 100
+"""Replicas of one service that are asked how they are."""
 CONCURRENT_MAX = 2_000
 """Requests that one replica works on at once; more are told to come again."""
 
@@ -58,6 +60,28 @@ class NatsCommands(Asking):
         if ERROR_CODE_HEADER in (answer.headers or {}):
             raise from_problem(msgspec.json.decode(answer.data, type=Problem))
         return answer.data
+
+    async def statuses(self, service: str, *, within_s: float = 0.5) -> list[bytes]:
+        """Nobody knows how many they are: all that answer in this time. Raises `Unavailable`."""
+        inbox = self._client.new_inbox()
+        told: list[bytes] = []
+        try:
+            subscription = await self._client.subscribe(inbox)
+            try:
+                await self._client.publish(f"{QUERY_ROOT}.{service}.{STATUS}.each", b"{}", reply=inbox)
+                until = asyncio.get_running_loop().time() + within_s
+                while len(told) < REPLICAS_MAX:
+                    left_s = max(0.001, until - asyncio.get_running_loop().time())
+                    message = await subscription.next_msg(timeout=left_s)
+                    if message.data:  # else NATS says that nobody listens there
+                        told.append(message.data)
+            except TimeoutError:
+                return told
+            finally:
+                await subscription.unsubscribe()
+        except nats.errors.Error as error:
+            raise Unavailable("log_unavailable", "The event log is out of reach.") from error
+        return told
 
     async def serve(
         self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]

@@ -39,6 +39,18 @@ class MemoryCommands(Asking):
             raise answer
         return answer
 
+    async def statuses(self, service: str, *, within_s: float = 0.5) -> list[bytes]:
+        """Of all that are there; a moment passes, as it would on a wire."""
+        self._broker.check()
+        endpoints = self._broker.endpoints.get(f"query.{service}.status", ())
+        tasks = [asyncio.create_task(answered(handler, b"{}", {})) for handler, _ in endpoints]
+        if not tasks:
+            return []
+        done, late = await asyncio.wait(tasks, timeout=within_s)
+        for task in late:
+            task.cancel()
+        return [answer for task in done if isinstance(answer := task.result(), bytes)]
+
     async def serve(
         self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]
     ) -> Subscription:

@@ -53,7 +53,8 @@ async def test_a_parked_reaction_is_shown_tried_again_and_dropped(platform: Plat
 
 async def _alerts(bus: Bus, names: list[str]) -> bool:
     """Whether just these alerts of parked reactions are raised now."""
-    raised = [each["alert"] for each in msgspec.json.decode(await bus.commands.query("telemetry", "alerts"))]
+    told = msgspec.json.decode(await bus.commands.query("telemetry", "alerts"))
+    raised = [each["alert"] for each in told["alerts"]]
     return [name for name in raised if name == "reactions_parked"] == names
 
 

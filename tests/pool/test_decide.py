@@ -14,6 +14,7 @@ from shared.commands import (
     ClaimReply,
     Command,
     MaintainPool,
+    RecordReconciliation,
     RecordVmBooted,
     RecordVmBootFailed,
     RecordVmCleaned,
@@ -440,6 +441,7 @@ def test_every_command_has_its_tests() -> None:
     covered |= {RecordVmBooted, RecordVmBootFailed, RecordVmLost, RecordVmDestroyed}
     covered |= {RecordVmCleaned, RecordVmCleanFailed}  # in test_keeping.py
     covered |= {SuspendVm, ResumeVm, RecordVmFrozen}  # test_suspending.py
+    covered |= {RecordReconciliation}  # test_reconciling.py
     assert covered == set(commands_of("pool"))
 
 

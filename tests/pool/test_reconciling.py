@@ -13,9 +13,9 @@ from services.pool.reaping import Inventory, Reaper
 from services.pool.reconciling import Differences, answering, compare, was_destroyed
 from services.pool.state import State
 from services.pool.suspending import Suspender
-from shared.commands import Command, RecordVmLost
+from shared.commands import Command, RecordReconciliation, RecordVmLost
 from shared.errors import Unavailable
-from shared.events import Event, VmDestroyed
+from shared.events import Event, PoolReconciled, VmDestroyed
 from shared.ports import Cause
 from tests.builders import (
     kept_vms,
@@ -299,3 +299,62 @@ async def test_a_vm_whose_report_is_refused_for_now_is_reported_by_the_next_run(
 
 async def _refuse(_command: Command, _cause: Cause) -> bytes:
     raise Unavailable("log_unavailable", "The event log is out of reach.")
+
+
+# --- leaks, as the log tells them ---------------------------------------------------------------------------------
+
+
+def leaks(world: World) -> list[tuple[int, int]]:
+    """(orphans, stuck) of each `PoolReconciled`."""
+    events = [each.event for each in world.spec.log]
+    return [(each.orphans, each.stuck) for each in events if isinstance(each, PoolReconciled)]
+
+
+async def test_an_orphan_is_said_once_and_one_that_stays_is_stuck_until_it_is_gone() -> None:
+    """However many runs find it: the log tells what is news."""
+    world = World()
+    await world.boot(STRANGER, "vm-900001")
+    world.provider.ignored_destroys = 6
+
+    for number in range(6):
+        await world.run(name=f"tick-{number}")
+
+    assert world.provider.vms == {}
+    assert leaks(world) == [(2, 0), (0, 2), (0, 0)]
+    named = [each.event.vms for each in world.spec.log if isinstance(each.event, PoolReconciled)]
+    assert named == [(STRANGER, "vm-900001"), (STRANGER, "vm-900001"), ()]
+
+
+async def test_a_vm_on_its_way_out_is_no_leak() -> None:
+    """Its own effect is at it, and the first try of a run is no failure."""
+    world = World(*warm_vms(1), vm_lost(1, None))
+    await world.boot(vm(1))
+
+    await world.run(name="a")
+    await world.run(name="b")
+
+    assert leaks(world) == []
+
+
+async def test_two_replicas_that_see_the_same_orphan_are_one_event_a_tick() -> None:
+    """The command's id follows from the tick's, and there is no news where nothing changed."""
+    world = World()
+    report = RecordReconciliation(id="01jd0000000000000000000tic", orphans=1, stuck=0, vms=(STRANGER,))
+
+    world.spec.when(report).then(PoolReconciled(orphans=1, stuck=0, vms=(STRANGER,)))
+    world.spec.when(report).stays_quiet()
+    world.spec.when(RecordReconciliation(orphans=0, stuck=0)).stays_quiet()
+
+
+async def test_a_leak_that_can_not_be_told_stops_nothing() -> None:
+    """What was to be destroyed is, and the run says what was not said."""
+    world = World()
+    await world.boot(STRANGER)
+    world.one._send = _refuse
+
+    await world.run()
+
+    seen = await world.inventory()
+    assert world.provider.vms == {}
+    assert seen.last_run is not None
+    assert seen.last_run.error == "The event log is out of reach."

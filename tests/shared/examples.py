@@ -2,6 +2,7 @@
 
 from shared.events import (
     AlertCleared,
+    AlertNotified,
     AlertRaised,
     AppChoice,
     ClaimExpired,
@@ -17,6 +18,8 @@ from shared.events import (
     InstallFailed,
     InstallSkipped,
     InstallStarted,
+    NotificationFailed,
+    PoolReconciled,
     PoolResized,
     PoolUsage,
     PreviewFailed,
@@ -37,6 +40,8 @@ from shared.events import (
     ProjectFilesChanged,
     ProjectResidentsChanged,
     ResourcesMeasured,
+    SilenceEnded,
+    SilenceStarted,
     VmAcquired,
     VmBooted,
     VmBootFailed,
@@ -99,6 +104,7 @@ _POOL: tuple[Event, ...] = (
     ClaimExpired(preview_id=PREVIEW, waited_s=60.5),
     ClaimWithdrawn(preview_id=PREVIEW, reason="ended"),
     PoolResized(pool="other", target=3, minimum=1, maximum=8, memory_mb=4096, region="ams", image="drape-vm:1"),
+    PoolReconciled(pool="other", orphans=2, stuck=1, vms=("vm-000007", "vm-000008", "vm-000003")),
 )
 
 _ORCHESTRATOR: tuple[Event, ...] = (
@@ -240,8 +246,34 @@ _GATEWAY: tuple[Event, ...] = (
 )
 
 _TELEMETRY: tuple[Event, ...] = (
-    AlertRaised(alert="pool_empty", message="No VM is warm.", since=1795479220.5),
-    AlertCleared(alert="pool_empty", lasted_s=30.5),
+    AlertRaised(
+        alert="pool_empty",
+        message="No VM is warm.",
+        since=1795479220.5,
+        severity="critical",
+        value=31.5,
+        threshold=30.0,
+    ),
+    AlertCleared(alert="pool_empty", lasted_s=30.5, severity="critical", value=0.0, threshold=30.0),
+    AlertNotified(
+        alert="pool_empty", channel="webhook", kind="raised", notice="01m85ea33eaz0eb705bndx9q4g", attempts=2
+    ),
+    NotificationFailed(
+        alert="pool_empty",
+        channel="email",
+        kind="cleared",
+        notice="01m85ea33eaz0eb705bndx9q4g",
+        attempts=8,
+        code="smtp_451",
+    ),
+    SilenceStarted(
+        silence_id="01m85ea33eaz0eb705bndx9q4h",
+        pattern="pool_*",
+        until=1795482820.5,
+        reason="The provider is being moved.",
+        by="ann",
+    ),
+    SilenceEnded(silence_id="01m85ea33eaz0eb705bndx9q4h", reason="asked", by="ben"),
     ResourcesMeasured(
         day="2026-11-24",
         pools=(

@@ -7,10 +7,8 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from services.telemetry.app import definition
+from services.telemetry.app import definition, effects
 from services.telemetry.config import TelemetryConfig
-from services.telemetry.effects import TelemetryEffects
-from services.telemetry.measuring import ResourceMeter
 from services.telemetry.react import REACTS_TO
 from services.telemetry.state import State
 from services.telemetry.views import alerts
@@ -36,8 +34,7 @@ async def replica(broker: MemoryBroker, number: int = 0) -> AsyncIterator[Runtim
         definition(CONFIG), broker.bus({"telemetry": REACTS_TO}), instance=str(number), clock=broker.clock
     )
     await runtime.start()
-    meter = ResourceMeter(runtime.bus.commands, runtime.send, runtime.clock)
-    await runtime.serve(TelemetryEffects(runtime.bus.parked, runtime.send, meter.measure).perform)
+    await runtime.serve(effects(runtime, {})[0].perform)
     try:
         yield runtime
     finally:
@@ -68,14 +65,14 @@ async def test_an_alert_comes_and_goes_by_itself() -> None:
 
         raised = await folded(runtime, AlertRaised, timeout_s=60)
         assert 30 <= raised.meta.at - empty_at <= 35
-        assert [alert.alert for alert in alerts(runtime.state)] == ["pool_empty"]
+        assert [alert.alert for alert in alerts(runtime.state, broker.clock()).alerts] == ["pool_empty"]
 
         warm_at = broker.clock()
         for event in WARM:
             broker.record(msgspec.structs.replace(event, vm_id="w"))
         cleared = await folded(runtime, AlertCleared, timeout_s=60)
         assert 20 <= cleared.meta.at - warm_at <= 25
-        assert alerts(runtime.state) == []
+        assert alerts(runtime.state, broker.clock()).alerts == []
 
     kinds = [recorded.type for recorded in broker.records if recorded.key.startswith("telemetry.")]
     assert kinds == ["AlertRaised", "AlertCleared"]

@@ -20,6 +20,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: Mapping[str, OwnerId]
     hosts: frozenset[str]
+    operators: frozenset[OwnerId] = frozenset()
+    """Owners who may also see and change what is the whole platform's."""
 
     def known_token(self, request: web.Request) -> str:
         """The token that the request carries, where it is one of ours; else empty."""
@@ -40,6 +42,18 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             status=401,
         )
 
+    def operator_of(self, request: web.Request) -> OwnerId:
+        """The owner, where they may act for the whole platform. Raises 401 without a known token, 403 without that right."""
+        owner = self.owner_of(request)
+        if self.tokens and owner not in self.operators:
+            raise Refused(
+                "operators_only",
+                "This is about the whole platform, and your token is a user's.",
+                "DRAPE_GATEWAY_OPERATORS names the owners who may; on the platform's machine `drape alerts` needs no token.",
+                status=403,
+            )
+        return owner
+
     def check_origin(self, request: web.Request) -> None:
         """A browser page of another origin, a preview's frame among them, may not use the API."""
         host = _host(request)
@@ -57,7 +71,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             raise Refused("origin_not_allowed", "Pages of another origin may not use this API.", status=403)
 
 
-def access_from(tokens: str, host: str, public_hosts: str) -> Access:
+def access_from(tokens: str, host: str, public_hosts: str, operators: str = "") -> Access:
     """Parse `DRAPE_API_TOKENS` (`token:owner,…`). Raises `Invalid` where the gateway must not start like this."""
     parsed: dict[str, OwnerId] = {}
     for part in filter(None, (each.strip() for each in tokens.split(","))):
@@ -78,7 +92,11 @@ def access_from(tokens: str, host: str, public_hosts: str) -> Access:
             "Set DRAPE_API_TOKENS=token:owner, or listen on 127.0.0.1.",
         )
     names = {name.strip().strip("[]").lower() for name in public_hosts.split(",") if name.strip()}
-    return Access(tokens=parsed, hosts=frozenset({*names, *(each.strip("[]") for each in addresses)}))
+    return Access(
+        tokens=parsed,
+        hosts=frozenset({*names, *(each.strip("[]") for each in addresses)}),
+        operators=frozenset(each.strip() for each in operators.split(",") if each.strip()),
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -56,6 +56,14 @@ class Context:
         """Who asks. Raises 401 for nobody known."""
         return self.access.owner_of(request)
 
+    def operator(self, request: web.Request) -> OwnerId:
+        """Who asks about the whole platform. Raises 401 for nobody known, 403 for one of its users."""
+        return self.access.operator_of(request)
+
+    def now(self) -> float:
+        """Seconds, UTC."""
+        return self._runtime.clock()
+
     async def project(self, request: web.Request) -> Project:
         """The owner's project that the path names."""
         return await self.project_of(request, request.match_info["project_id"])

@@ -38,6 +38,7 @@ def openapi() -> Json:
             **_preview_paths(problem),
             **_link_paths(problem),
             **insight.described(_operation, problem, _ID),
+            **_alert_paths(problem),
             **_health_paths(problem),
             **cost_paths(problem),
         },
@@ -258,6 +259,53 @@ def _logs_answer(stream: Json) -> Json:
 
 def _cut_schema() -> Json:
     return _properties(type="string", preview_id="string", lines="integer|null", reason="string")
+
+
+def _alert_paths(problem: Json) -> Json:
+    alerts = {"type": "array", "items": _alert_schema()}
+    silence = _properties(silence_id="string", pattern="string", until="number", reason="string", by="string")
+    shown = {**silence, "properties": {**silence["properties"], **_properties(since="number")["properties"]}}
+    silences, channels = {"type": "array", "items": shown}, {"type": "array", "items": {"type": "string"}}
+    properties = {"alerts": alerts, "recent": alerts, "silences": silences, "channels": channels}
+    wanted = {**_properties(alert="string", for_s="number", reason="string"), "required": ["alert", "for_s"]}
+    return {
+        "/api/alerts": {
+            "get": _operation(
+                "Alerts that are raised now, those that were, silences, and who was told; operators only",
+                problem,
+                {"200": _ok("Alerts", {"type": "object", "properties": properties})},
+            ),
+        },
+        "/api/alerts/silences": {
+            "post": _operation(
+                "Send nothing of an alert (or of those whose names begin so: `pool_*`, `*`) for a while",
+                problem,
+                {"201": _ok("The silence", silence)},
+                requestBody={"content": {"application/json": {"schema": wanted}}},
+                parameters=[_KEY],
+            ),
+        },
+        "/api/alerts/silences/{id}": {
+            "parameters": [_ID],
+            "delete": _operation("End a silence; again: nothing more", problem, {"204": _ok("Ended")}),
+        },
+    }
+
+
+def _alert_schema() -> Json:
+    return _properties(
+        alert="string",
+        severity="string",
+        message="string",
+        value="number|null",
+        threshold="number|null",
+        since="number",
+        raised_at="number",
+        silenced="boolean",
+        notifications="array",
+        cleared_at="number|null",
+        lasted_s="number|null",
+    )
 
 
 def _health_paths(problem: Json) -> Json:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from services.gateway.adapters import describe, pages, websocket
 from services.gateway.adapters.access import problem_response
+from services.gateway.adapters.alerts import AlertRoutes
 from services.gateway.adapters.context import Context, answer
 from services.gateway.adapters.costs import CostRoutes
 from services.gateway.adapters.environment import EnvironmentRoutes
@@ -59,6 +60,7 @@ class Api:
             SharingRoutes(context, passes),
             InsightRoutes(context),
             CostRoutes(context),
+            AlertRoutes(context),
         )
 
     def application(self) -> web.Application:
