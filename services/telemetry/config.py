@@ -48,3 +48,5 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How often a replica looks for a projection that is to be rebuilt: that soon it begins."""
     delete_rows_max: int = 2_000
     """Rows of a replaced generation deleted in one transaction: few enough to be over in milliseconds."""
+    exact_attempts_max: int = 20_000
+    """Up to so many attempts percentiles are exact, which takes sorting them; of more they are read from buckets."""
