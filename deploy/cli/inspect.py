@@ -1,4 +1,4 @@
-"""`ps`, `logs`, `stop`, `restart`, `stats`, `events`: look at what runs, and act on one preview."""
+"""`ps`, `logs`, `stop`, `restart`, `events`: look at what runs, and act on one preview."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -141,18 +141,6 @@ async def restart(output: Output, preview_id: str, app: str) -> int:
 
 
 @click.command()
-@click.option("--days", type=click.IntRange(1, 365), default=7, show_default=True)
-@command
-async def stats(output: Output, days: int) -> int:
-    """What previews took, and how they ended."""
-    async with _api() as api:
-        figures = await api.call("GET", f"/metrics/stats?days={days}")
-    text = msgspec.json.format(msgspec.json.encode(figures)).decode()
-    output.result({"type": "stats", **figures}, text)
-    return 0
-
-
-@click.command()
 @click.option("--preview", "preview_id", help="Only this preview's events, and those of its VM that name it.")
 @click.option("--type", "kind", help="Only this type of event.")
 @click.option("--since", type=click.IntRange(0), default=0, help="Only events after this sequence.")
@@ -219,4 +207,4 @@ async def _print_event(output: Output, recorded: Recorded, seals: Seals) -> None
     output.say(f"{recorded.seq:>6} {at} {recorded.type:<22} {fields[:160]}")
 
 
-COMMANDS = (ps, logs, stop, restart, stats, events)
+COMMANDS = (ps, logs, stop, restart, events)

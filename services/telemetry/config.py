@@ -72,6 +72,8 @@ class TelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     """An error is kept for so long after its last occurrence, by the log's times; the log itself has it for ever."""
     errors_per_group_max: int = 100
     """The newest occurrences of a group and owner that are kept one by one; counts go on beyond them."""
+    exact_attempts_max: int = 20_000
+    """Up to so many attempts percentiles are exact, which takes sorting them; of more they are read from buckets."""
 
 
 class AlertConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -142,6 +142,7 @@ async def test_a_body_that_breaks_off_changes_nothing(client: Client) -> None:
         ("GET", "/metrics/stats?days=%C2%B2", b"", "", 400, "bad_days"),
         ("GET", "/api/errors/nothing", b"", "", 404, "error_not_found"),
         ("GET", "/api/previews/nope/timing", b"", "", 404, "preview_not_found"),
+        ("GET", f"/metrics/stats?framework={'x' * 101}", b"", "", 400, "bad_filter"),
         ("GET", "/ws?since=yesterday", b"", "", 400, "bad_since"),
     ],
 )

@@ -139,6 +139,19 @@ async def test_dropped_days_count_on(database_url: str) -> None:
     assert datetime.fromtimestamp(within.since, UTC).hour == 0
 
 
+async def test_very_many_attempts_are_read_from_buckets(database_url: str) -> None:
+    """Sorting them would take too long: the answer says so, and is within its bound."""
+    broker = MemoryBroker()
+    long_past().record(broker)
+    async with projecting(broker, database_url, msgspec.structs.replace(QUICK, exact_attempts_max=10)) as at_work:
+        await caught_up(at_work, broker)
+        many, few = await asked(at_work, days=365), await asked(at_work, days=2)
+
+    assert (many.percentiles, few.percentiles) == ("bucketed", "exact")
+    for answered in (many, few):
+        assert differences(answered, recounted(broker, answered)) == []
+
+
 async def test_late_events_change_what_they_are_about(database_url: str) -> None:
     """A preview of a dropped day that still lives fails, one that failed is begun anew: both count as the log says. An
     attempt that ended too long ago to be begun anew is no row any more."""

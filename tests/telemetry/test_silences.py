@@ -1,5 +1,7 @@
 """Silences: what they cover, when they end, and who is told of what because of them."""
 
+from typing import Any
+
 import msgspec
 import pytest
 

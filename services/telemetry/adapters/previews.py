@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from services.telemetry.adapters.partitions import day_of, ensure
+from services.telemetry.adapters.partitions import FIRST_DAY, day_of, ensure, midnight
 from services.telemetry.adapters.rollups import TABLE
 from services.telemetry.rows import Attempt, preview_of, project
 from shared.codec import Recorded
@@ -23,6 +23,8 @@ from shared.ids import PreviewId, VmId
 from shared.sealed import ERASED
 
 PREVIEWS = "previews"
+RECENT_S = 24 * 3600.0
+_EVER = midnight(FIRST_DAY)
 
 _KEY = ("log_id", "preview_id", "attempt", "attempt_at")
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(Attempt))
@@ -31,7 +33,7 @@ _COLUMNS = ("log_id", *_FIELDS)
 
 _SELECT_NEWEST = (
     f"SELECT DISTINCT ON (preview_id) {', '.join(_FIELDS)} FROM drape.preview_attempts "  # noqa: S608 - our own names
-    "WHERE log_id = $1 AND preview_id = ANY($2::text[]) ORDER BY preview_id, attempt DESC"
+    "WHERE log_id = $1 AND preview_id = ANY($2::text[]) AND attempt_at >= $3 ORDER BY preview_id, attempt DESC"
 )
 _UPSERT = (
     f"INSERT INTO drape.preview_attempts ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own names
@@ -80,13 +82,25 @@ class PreviewsProjection:
         return {row["vm_id"]: row["provider"] for row in found}
 
 
-async def newest(connection: Any, log_id: str, events: Iterable[Recorded]) -> Mapping[PreviewId, Attempt]:
-    """The newest attempt of each preview that these events name, where it has one."""
+async def newest(connection: Any, log_id: str, events: Sequence[Recorded]) -> Mapping[PreviewId, Attempt]:
+    """The newest attempt of each preview that these events name, where it has one.
+
+    Looked for in the last days' partitions first: most previews are young, and there may be hundreds of days.
+    """
     wanted = {preview_id for preview_id in map(preview_of, events) if preview_id is not None}
-    if not wanted:
-        return {}
-    records = await connection.fetch(_SELECT_NEWEST, log_id, sorted(wanted))
-    return {record["preview_id"]: _attempt(record) for record in records}
+    found: dict[PreviewId, Attempt] = {}
+    recently = midnight(day_of(min((each.meta.at for each in events), default=0.0) - RECENT_S))
+    for since in (recently, _EVER):
+        missing = sorted(wanted - found.keys() - (_requested(events) if since == _EVER else set()))
+        if missing:
+            records = await connection.fetch(_SELECT_NEWEST, log_id, missing, since)
+            found |= {record["preview_id"]: _attempt(record) for record in records}
+    return found
+
+
+def _requested(events: Iterable[Recorded]) -> set[PreviewId]:
+    """Previews that begin with these events: there is nothing older of them."""
+    return {each.event.preview_id for each in events if isinstance(each.event, PreviewRequested) and each.meta.rev == 1}
 
 
 def _values(log_id: str, row: Attempt) -> tuple[object, ...]:

@@ -18,10 +18,10 @@ MARGIN_S = 3600.0
 """The times of events come from several clocks, so that a later event may be a little older."""
 
 FINAL = (
-    "(r.status = 'superseded' OR EXISTS (SELECT 1 FROM drape.preview_attempts n WHERE n.log_id = r.log_id "  # noqa: S608
-    "AND n.preview_id = r.preview_id AND n.attempt > r.attempt) OR (r.status IN ('failed', 'stopped') "
-    f"AND r.ended_at < (SELECT p.event_at - interval '{FINAL_AFTER_S + MARGIN_S:.0f} seconds' "
-    "FROM drape.projection_position p WHERE p.name = 'previews' AND p.log_id = r.log_id)))"
+    f"(r.status = 'superseded' OR (r.status IN ('failed', 'stopped') AND r.ended_at < "  # noqa: S608
+    f"(SELECT p.event_at - interval '{FINAL_AFTER_S + MARGIN_S:.0f} seconds' FROM drape.projection_position p "
+    "WHERE p.name = 'previews' AND p.log_id = r.log_id)) OR EXISTS (SELECT 1 FROM drape.preview_attempts n "
+    "WHERE n.log_id = r.log_id AND n.preview_id = r.preview_id AND n.attempt > r.attempt))"
 )
 """No event changes the attempt `r` any more: it is not its preview's newest, or it ended long before the last event."""
 

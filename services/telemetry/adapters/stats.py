@@ -1,7 +1,8 @@
 """`drape.query.telemetry.stats`: what previews took and how they ended, computed by PostgreSQL.
 
 From the attempts, exactly, as far as their days are kept. Of older days there are roll-ups beside (`rollups.py`): counts
-and averages stay exact, percentiles are then read from buckets, those of the newer days too.
+and averages stay exact, percentiles are then read from buckets, those of the newer days too. So are they where there are
+more attempts than can be sorted in time.
 """
 
 import asyncio
@@ -50,18 +51,26 @@ _OF_KIND = {0b0111: "framework", 0b1011: "provider", 0b1101: "warmth", 0b1110: "
 # The names in these are ours; what is asked for travels as parameters.
 _LOCK = f"LOCK TABLE drape.{TABLE} IN ACCESS SHARE MODE"
 """Before the transaction's first look: so no day is dropped between that and the look at its rows."""
-_COUNTS = (
-    f"SELECT {_BY}, count(*) AS count, count(ready_at) AS success, "  # noqa: S608
-    "count(*) FILTER (WHERE status = 'failed' AND ready_at IS NULL) AS failed, "
-    "count(from_pool) AS vms, count(*) FILTER (WHERE from_pool) AS warm, "
-    "count(install) AS installs, count(*) FILTER (WHERE install = 'skipped') AS skipped"
-    + "".join(
-        f", count({column}) AS {name}_count, avg({column}) AS {name}_average, "
-        f"percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY {column}) AS {name}_percentiles"
-        for name, column in MEASURES
-    )
-    + f" FROM (SELECT *, nullif({WARMTH}, '') AS warmth {_ROWS}) AS attempts {_GROUPED}"
+_HOW_MANY = f"SELECT count(*) FROM (SELECT 1 {_ROWS} LIMIT $6) AS attempts"  # noqa: S608
+_PERCENTILES = "".join(
+    f", count({column}) AS {name}_count, avg({column}) AS {name}_average, "
+    f"percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY {column}) AS {name}_percentiles"
+    for name, column in MEASURES
 )
+
+
+def _counts(more: str) -> str:
+    return (
+        f"SELECT {_BY}, count(*) AS count, count(ready_at) AS success, "  # noqa: S608
+        "count(*) FILTER (WHERE status = 'failed' AND ready_at IS NULL) AS failed, "
+        "count(from_pool) AS vms, count(*) FILTER (WHERE from_pool) AS warm, "
+        f"count(install) AS installs, count(*) FILTER (WHERE install = 'skipped') AS skipped{more} "
+        f"FROM (SELECT *, nullif({WARMTH}, '') AS warmth {_ROWS}) AS attempts {_GROUPED}"
+    )
+
+
+_COUNTS = _counts("")
+_COUNTS_EXACT = _counts(_PERCENTILES)
 _FAILURES = (
     f"SELECT code, ready_at IS NOT NULL AS was_ready, count(*) AS count {_ROWS} AND status = 'failed' GROUP BY 1, 2"
 )
@@ -137,14 +146,15 @@ class StatsReader:
             since, is_rolled = _since(now - query.days * DAY_S, await horizon(connection, TABLE))
             start = datetime.fromtimestamp(since, UTC)
             asked = (position.log_id, start, query.owner, query.framework, query.provider)
-            counts = await connection.fetch(_COUNTS, *asked)
-            failures = await connection.fetch(_FAILURES, *asked)
             rolled = await connection.fetch(_ROLLED_COUNTS, *asked) if is_rolled else []
-            buckets = await connection.fetch(_BUCKETS, *asked) if rolled else []
+            most = self._config.exact_attempts_max
+            bucketed = bool(rolled) or await connection.fetchval(_HOW_MANY, *asked, most + 1) > most
+            counts = await connection.fetch(_COUNTS if bucketed else _COUNTS_EXACT, *asked)
+            failures = await connection.fetch(_FAILURES, *asked)
+            buckets = await connection.fetch(_BUCKETS, *asked) if bucketed else []
         tallies = _tallies(counts, failures)
-        if rolled:
-            _add(tallies, rolled, buckets)
-        return answer(tallies, query, since=since, now=now, position=position.seq, bucketed=bool(rolled))
+        _add(tallies, rolled, buckets)
+        return answer(tallies, query, since=since, now=now, position=position.seq, bucketed=bucketed)
 
 
 def _since(since: float, before: date) -> tuple[float, bool]:
@@ -182,12 +192,13 @@ def _tally(row: Mapping[str, Any]) -> Tally:
     seconds = {
         name: seconds_of(row[f"{name}_count"], row[f"{name}_average"], row[f"{name}_percentiles"] or (None,) * 3)
         for name, _column in MEASURES
+        if f"{name}_count" in row
     }
     return Tally(**counts, seconds=seconds)
 
 
 def _add(tallies: Tallies, rolled: Sequence[Mapping[str, Any]], buckets: Sequence[Mapping[str, Any]]) -> None:
-    """What the roll-ups say beside. `buckets` hold the rows' seconds too."""
+    """What the roll-ups say beside. `buckets`, where there are any, hold the rows' seconds too."""
     kinds = {kind: getattr(tallies, f"by_{kind}") for kind in _KINDS}
     failures, after_ready = Counter(tallies.failures), Counter(tallies.failures_after_ready)
     for row in rolled:
