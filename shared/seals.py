@@ -84,10 +84,10 @@ class Seals:
 
         changed = {name: sealed(value, one) for name, value in values.items()}
         if isinstance(message, PreviewFailed) and key is not None and not message.fingerprint:
-            changed["fingerprint"] = self._fingerprint(_plain(key, message.message))
+            changed["fingerprint"] = self.fingerprint(_plain(key, message.message))
         return msgspec.structs.replace(message, **changed)
 
-    def _fingerprint(self, text: str) -> str:
+    def fingerprint(self, text: str) -> str:
         """What failures with the same message have in common, whoever's they are. Keyed: without the platform's secret
         nobody can try out which message it is of."""
         key = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=b"drape/error-fingerprint")

@@ -288,6 +288,7 @@ def record_install_failed(state: State, command: RecordInstallFailed) -> Sequenc
             message=command.message,
             hint=command.hint,
             evidence=command.evidence,
+            fingerprint=command.fingerprint,
         )
     ]
 
@@ -350,6 +351,7 @@ def record_dev_server_exited(state: State, command: RecordDevServerExited) -> Se
                 message=command.message,
                 hint=command.hint,
                 evidence=command.evidence,
+                fingerprint=command.fingerprint,
             )
         ]
     return memory.go_on(state, preview)
@@ -394,8 +396,7 @@ def fail(state: State, command: FailPreview) -> Sequence[Event]:
     preview = _running(state, command.preview_id, command.attempt)
     if preview is None:
         return []
-    failure = Failure(code=command.code, message=command.message, hint=command.hint, evidence=command.evidence)
-    return [failed(preview, failure, command.choices)]
+    return [failed(preview, Failure.told_by(command), command.choices)]
 
 
 def expire_step(state: State, command: ExpireStep) -> Sequence[Event]:

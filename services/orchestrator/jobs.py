@@ -118,6 +118,7 @@ class JobRunner:
                 hint=why.hint,
                 evidence=evidence,
                 job_id=job.id,
+                fingerprint=self._teller.fingerprint(why),
             ),
             cause,
         )
@@ -164,6 +165,7 @@ class JobRunner:
             message=why.message,
             hint=why.hint,
             evidence=evidence,
+            fingerprint=self._teller.fingerprint(why),
         )
         await self._send(ended, cause)
 

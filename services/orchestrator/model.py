@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from shared.commands import FailPreview
+from shared.events import DevServerExited, InstallFailed
 from shared.ids import OwnerId, PreviewId, ProjectId, VmId
 from shared.reach import Reach
 
@@ -102,13 +104,28 @@ class Template(msgspec.Struct, frozen=True):
     manifest: str
 
 
+Reported = FailPreview | InstallFailed | DevServerExited
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a step failed. `evidence`: offsets of lines in its log."""
+    """Why a step failed. `evidence`: offsets of lines in its log; `fingerprint`: what those with the same cause share."""
 
     code: str = ""
     message: str = ""
     hint: str = ""
     evidence: tuple[int, ...] = ()
+    fingerprint: str = ""
+
+    @classmethod
+    def told_by(cls, report: "Reported") -> "Failure":
+        """As a command or an event has it."""
+        return cls(
+            code=report.code,
+            message=report.message,
+            hint=report.hint,
+            evidence=report.evidence,
+            fingerprint=report.fingerprint,
+        )
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):

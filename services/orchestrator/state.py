@@ -281,14 +281,13 @@ def _evolve_install(
                 "installed_at": recorded.meta.at,
             }
             _enter(state, preview, "installed", recorded, done="installing", install="completed", **gave)
-        case InstallFailed(code=code, message=message, hint=hint, evidence=evidence):
-            failure = Failure(code=code, message=message, hint=hint, evidence=evidence)
-            _enter(state, preview, "install_failed", recorded, failure=failure)
+        case InstallFailed():
+            _enter(state, preview, "install_failed", recorded, failure=Failure.told_by(event))
 
 
 def _exit_failure(preview: Preview, event: DevServerExited) -> Failure:
     if event.code:
-        return Failure(code=event.code, message=event.message, hint=event.hint, evidence=event.evidence)
+        return Failure.told_by(event)
     # Written by an earlier version, which left the cause to be read from how it ended.
     when = "while it ran" if preview.status == "ready" else "before it answered"
     hint = "Its last lines say why; mend the project and restart."

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from services.orchestrator import views
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.model import Preview, Vm
+from services.orchestrator.rules.failures import Explanation
 from services.orchestrator.rules.masking import Mask
 from services.orchestrator.rules.output import OutputLimit
 from services.orchestrator.state import State
@@ -75,6 +76,10 @@ class Teller:
     async def opened(self, preview: Preview) -> Preview:
         """The preview as its project's owner knows it: the state holds personal texts sealed. Raises `Unavailable`."""
         return await self._bus.seals.opened(preview)
+
+    def fingerprint(self, why: Explanation) -> str:
+        """Of a cause that the catalogue does not know, by what was printed; a known one has its message's, from its seal."""
+        return self._bus.seals.fingerprint(f"{why.message}\n{why.signature}") if why.signature else ""
 
     def note(self, preview_id: PreviewId, **details: str | int | float | bool | None) -> None:
         """What the next ticks tell besides the step: its phase, for how long nothing was printed."""

@@ -108,6 +108,7 @@ class Watcher:
             message=why.message,
             hint=why.hint,
             evidence=tuple(lines[index].offset for index in why.evidence),
+            fingerprint=self._teller.fingerprint(why),
         )
         await self._send(failure, cause)
         await self._workspace.stop_job(job.vm, job.id)

@@ -142,6 +142,7 @@ class RecordInstallFailed(OrchestratorCommand, frozen=True, kw_only=True):
     hint: str = ""
     evidence: tuple[int, ...] = ()
     job_id: str = ""
+    fingerprint: str = ""
 
 
 class RecordDevServerReady(OrchestratorCommand, frozen=True, kw_only=True):
@@ -166,6 +167,7 @@ class RecordDevServerExited(OrchestratorCommand, frozen=True, kw_only=True):
     message: str = ""
     hint: str = ""
     evidence: tuple[int, ...] = ()
+    fingerprint: str = ""
 
 
 class RecordHmr(OrchestratorCommand, frozen=True, kw_only=True):
@@ -199,6 +201,7 @@ class FailPreview(OrchestratorCommand, frozen=True, kw_only=True):
     hint: str = ""
     evidence: tuple[int, ...] = ()
     choices: tuple[AppChoice, ...] = ()
+    fingerprint: str = ""
 
 
 class ExpireStep(OrchestratorCommand, frozen=True, kw_only=True):

@@ -158,7 +158,8 @@ class InstallCompleted(PreviewEvent, frozen=True, kw_only=True):
 
 
 class InstallFailed(PreviewEvent, frozen=True, kw_only=True):
-    """The package manager ended otherwise, or ran out of time. `evidence`: offsets of lines in the step's log."""
+    """The package manager ended otherwise, or ran out of time. `evidence`: offsets of lines in the step's log; `fingerprint`:
+    as `PreviewFailed` has it."""
 
     attempt: int
     exit_code: int | None
@@ -166,6 +167,7 @@ class InstallFailed(PreviewEvent, frozen=True, kw_only=True):
     message: str
     hint: str = ""
     evidence: tuple[int, ...] = ()
+    fingerprint: str = ""
 
 
 class DevServerStarted(PreviewEvent, frozen=True, kw_only=True):
@@ -191,7 +193,8 @@ class DevServerReady(PreviewEvent, frozen=True, kw_only=True):
 
 
 class DevServerExited(PreviewEvent, frozen=True, kw_only=True):
-    """The dev server's process ended without being asked to. `code` and the like: the cause, as far as it is known."""
+    """The dev server's process ended without being asked to. `code` and the like: the cause, as far as it is known;
+    `fingerprint`: as `PreviewFailed` has it."""
 
     attempt: int
     exit_code: int | None
@@ -200,6 +203,7 @@ class DevServerExited(PreviewEvent, frozen=True, kw_only=True):
     message: str = ""
     hint: str = ""
     evidence: tuple[int, ...] = ()
+    fingerprint: str = ""
 
 
 class PreviewReady(PreviewEvent, frozen=True, kw_only=True):

@@ -101,7 +101,15 @@ async def test_errors_for_people_go_to_standard_error_without_a_traceback(platfo
 
 @pytest.mark.parametrize(
     "arguments",
-    [("preview",), ("no-such-command",), ("up", "--port", "70000"), ("stats", "--days", "0"), ("logs",)],
+    [
+        ("preview",),
+        ("no-such-command",),
+        ("up", "--port", "70000"),
+        ("stats", "--days", "0"),
+        ("errors", "--days", "0"),
+        ("explain",),
+        ("logs",),
+    ],
     ids=" ".join,
 )
 async def test_wrong_use_ends_with_two(platform: Platform, arguments: tuple[str, ...]) -> None:

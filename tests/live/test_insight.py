@@ -11,23 +11,27 @@ BROKEN = "throw new Error('no way ' + {})\n"
 
 
 async def test_errors_are_grouped_by_cause_and_told_with_their_messages(platform: Platform, client: Client) -> None:
-    """Two projects that fail alike are one group; each occurrence names its preview, and its words can be read."""
+    """Two projects that fail alike are one group, one that fails otherwise with the same code is another; each occurrence
+    names its preview, and its words can be read."""
     failed = []
     for number in (1, 2):
         preview_id = await client.request_preview(await client.project(node_project(BROKEN.format(number))))
         view = await client.ended(preview_id)
         assert view["status"] == "failed"
         failed.append(preview_id)
+    other = await client.request_preview(await client.project(node_project("throw new TypeError('another thing')")))
+    assert (await client.ended(other))["error"]["code"] == view["error"]["code"]
     code, message = view["error"]["code"], view["error"]["message"]
+
+    async def all_are_there() -> bool:
+        found = (await client.call("GET", f"/api/errors?code={code}")).json["errors"]
+        return {failed[1], other} <= {each["last"]["preview_id"] for each in found}
 
     async def group() -> dict[str, object] | None:
         found = (await client.call("GET", f"/api/errors?code={code}")).json["errors"]
         return next((each for each in found if each["last"]["preview_id"] == failed[1]), None)
 
-    async def is_there() -> bool:
-        return await group() is not None
-
-    await eventually(is_there, PROJECTED_WITHIN_S)
+    await eventually(all_are_there, PROJECTED_WITHIN_S)
     known = await group()
     assert known is not None
     assert (known["type"], known["previews"], known["framework"]) == ("PreviewFailed", 2, view["framework"])

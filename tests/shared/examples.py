@@ -185,6 +185,7 @@ _ORCHESTRATOR: tuple[Event, ...] = (
         message="There is no package left-pat.",
         hint="Is it left-pad?",
         evidence=(3, 4),
+        fingerprint="9f8e7d6c5b4a3921",
     ),
     DevServerStarted(preview_id=PREVIEW, attempt=2, job_id="dev-2", command=("node_modules/.bin/vite",)),
     DevServerReady(
@@ -206,6 +207,7 @@ _ORCHESTRATOR: tuple[Event, ...] = (
         message="server.js has an error.",
         hint="Mend it.",
         evidence=(9,),
+        fingerprint="9f8e7d6c5b4a3921",
     ),
     PreviewReady(
         preview_id=PREVIEW,

@@ -168,6 +168,22 @@ async def test_what_is_old_is_forgotten_by_the_log_s_times(database_url: str) ->
     assert [row["preview_id"] for row in kept] == ["p2"]
 
 
+@pytest.mark.parametrize("batch", [1, 4, 1_000])
+async def test_the_rows_are_the_same_however_the_log_is_cut(database_url: str, batch: int) -> None:
+    """What comes again after it was due to be forgotten begins anew, also where nothing was forgotten in between."""
+    story = Story(time.time() - 300 * 86_400)
+    for days in (0, 10, 95, 20, 120):
+        story.tell(VmBootFailed(vm_id=f"vm-{days}", code="boot_failed", message="no disk"), after_s=days * 86_400)
+        story.tell(requested(f"p{days}"), failure(f"p{days}", "feed"))
+    async with written(database_url) as at_work:
+        await at_work.write(story.recorded(), batch)
+
+    counts = "SELECT preview_id, count, first_at = last_at AS once FROM drape.error_counts ORDER BY last_seq"
+    assert [tuple(row) for row in await rows(database_url, counts)] == [("", 1, True), ("p120", 1, True)]
+    kept = await rows(database_url, "SELECT vm_id, preview_id FROM drape.error_occurrences ORDER BY seq")
+    assert [tuple(row) for row in kept] == [("vm-120", ""), ("", "p120")]
+
+
 async def test_a_deleted_project_s_messages_are_erased(database_url: str) -> None:
     story = troubled(time.time() - 100).tell(ProjectDeleted(project_id="project-of-p1"))
     async with written(database_url) as at_work:

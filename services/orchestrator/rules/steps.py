@@ -99,4 +99,5 @@ def failed(preview: Preview, failure: Failure, choices: tuple[AppChoice, ...] = 
         step=step,
         evidence=failure.evidence,
         choices=choices,
+        fingerprint=failure.fingerprint,
     )

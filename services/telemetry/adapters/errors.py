@@ -45,7 +45,9 @@ _COUNT = """
 INSERT INTO drape.error_counts AS c (log_id, fingerprint, preview_id, type, code, step, framework, project_id, owner,
     count, first_at, last_at, last_seq, message, attempt, vm_id, trace_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $10, $11, $12, $13, $14, $15)
-ON CONFLICT (log_id, fingerprint, preview_id) DO UPDATE SET count = c.count + 1, last_at = EXCLUDED.last_at,
+ON CONFLICT (log_id, fingerprint, preview_id) DO UPDATE SET
+    count = CASE WHEN c.last_at < $16 THEN 1 ELSE c.count + 1 END,
+    first_at = CASE WHEN c.last_at < $16 THEN EXCLUDED.first_at ELSE c.first_at END, last_at = EXCLUDED.last_at,
     last_seq = EXCLUDED.last_seq, message = EXCLUDED.message, attempt = EXCLUDED.attempt, vm_id = EXCLUDED.vm_id,
     trace_id = EXCLUDED.trace_id
 """
@@ -102,13 +104,12 @@ class ErrorsProjection:
             await connection.executemany(_UPSERT_FACTS, [(log_id, *to_columns(each)) for each in facts])
         if found:
             await connection.executemany(_INSERT_OCCURRENCE, [(log_id, *to_columns(each)) for each in found])
-            await connection.executemany(_COUNT, [_counted(log_id, each) for each in found])
+            await connection.executemany(_COUNT, [self._counted(log_id, each) for each in found])
             kept = self._config.errors_per_group_max
             groups = sorted({(each.fingerprint, each.owner) for each in found})
             await connection.executemany(_TRIM, [(log_id, *group, kept) for group in groups])
-            oldest = datetime.fromtimestamp(found[-1].at - self._config.errors_days * DAY_S, UTC)
             for statement in _FORGET_OLD:
-                await connection.execute(statement, log_id, oldest)
+                await connection.execute(statement, log_id, self._oldest(found[-1]))
         for recorded in events:
             if isinstance(recorded.event, ProjectDeleted):
                 for statement in _ERASE:
@@ -121,13 +122,17 @@ class ErrorsProjection:
         records = await connection.fetch(_SELECT_NEWEST, log_id, sorted(wanted))
         return {record["preview_id"]: from_record(record, Facts) for record in records}
 
+    def _counted(self, log_id: str, error: Occurrence) -> tuple[object, ...]:
+        """A row that was due to be forgotten begins anew, however late that is noticed."""
+        return (
+            *(log_id, error.fingerprint, error.preview_id, error.type, error.code, error.step, error.framework),
+            *(error.project_id, error.owner, datetime.fromtimestamp(error.at, UTC), error.seq, error.message),
+            *(error.attempt, error.vm_id, error.trace_id, self._oldest(error)),
+        )
 
-def _counted(log_id: str, error: Occurrence) -> tuple[object, ...]:
-    return (
-        *(log_id, error.fingerprint, error.preview_id, error.type, error.code, error.step, error.framework),
-        *(error.project_id, error.owner, datetime.fromtimestamp(error.at, UTC), error.seq, error.message),
-        *(error.attempt, error.vm_id, error.trace_id),
-    )
+    def _oldest(self, error: Occurrence) -> datetime:
+        """What is kept beside it happened after this."""
+        return datetime.fromtimestamp(error.at - self._config.errors_days * DAY_S, UTC)
 
 
 # --- what is read -------------------------------------------------------------------------------------------------

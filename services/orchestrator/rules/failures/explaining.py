@@ -7,6 +7,7 @@ import msgspec
 
 from services.orchestrator.rules.failures.catalogue import CAUSES, WATCHERS, Cause, End, Watcher
 from services.orchestrator.rules.failures.matching import LINES_MAX, fill, find, plain, tail
+from services.orchestrator.rules.failures.signature import signature
 
 READY_LINES = 60
 """Of a dev server that had answered, only so many last lines count: what was mended before is no cause."""
@@ -28,12 +29,14 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What to tell a person. `evidence`: indexes into the lines that were given, the ones that show the cause."""
+    """What to tell a person. `evidence`: indexes into the lines that were given, the ones that show the cause;
+    `signature`: what tells this failure from others where the catalogue does not know its cause; else empty."""
 
     code: str
     message: str
     hint: str
     evidence: tuple[int, ...] = ()
+    signature: str = ""
 
 
 def explain(ended: Ended, lines: Sequence[str]) -> Explanation:
@@ -72,7 +75,8 @@ def _explain(ended: Ended, end: End, lines: Sequence[str]) -> Explanation:
             message, hint = fill((sign.message, entry.message), values), fill((sign.hint, entry.hint), values)
             return _told(entry.code, message, hint, found.evidence, skipped)
         if not cause.patterns:
-            return _told(entry.code, fill((entry.message,), about), fill((entry.hint,), about), tail(texts), skipped)
+            why = _told(entry.code, fill((entry.message,), about), fill((entry.hint,), about), tail(texts), skipped)
+            return msgspec.structs.replace(why, signature=signature(texts))
     raise AssertionError("the last causes of the catalogue fit every end")
 
 
