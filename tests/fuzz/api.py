@@ -101,7 +101,7 @@ async def others(stage: ApiStage) -> None:
 
     await stage.bus.commands.serve("orchestrator", {StopPreview.verb: stop}, {})
     await stage.bus.commands.serve("pool", {}, {"summary": summary})
-    await stage.bus.commands.serve("telemetry", {}, {"stats": stats})
+    await stage.bus.commands.serve("telemetry", {}, dict.fromkeys(("stats", "costs", "resources"), stats))
 
 
 async def fuzz(inputs: int, seed: int, first: int = 0) -> Outcome:

@@ -140,6 +140,8 @@ async def test_a_body_that_breaks_off_changes_nothing(client: Client) -> None:
         ("GET", "/metrics/stats?days=many", b"", "", 400, "bad_days"),
         ("GET", "/metrics/stats?days=0", b"", "", 400, "bad_days"),
         ("GET", "/metrics/stats?days=%C2%B2", b"", "", 400, "bad_days"),
+        ("GET", "/api/costs?by=colour", b"", "", 400, "bad_by"),
+        ("GET", "/api/resources?hours=0", b"", "", 400, "bad_hours"),
         ("GET", "/ws?since=yesterday", b"", "", 400, "bad_since"),
     ],
 )
