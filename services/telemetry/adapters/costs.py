@@ -50,6 +50,7 @@ class CostsProjection:
     """How long VMs ran, by hour and for whom."""
 
     name = COSTS
+    version = 1
     tables = ("vm_intervals", "cost_hours", "cost_months")
 
     async def apply(self, connection: Any, log_id: str, events: Sequence[Recorded]) -> None:
@@ -74,6 +75,7 @@ class ResourcesProjection:
     """The snapshots of what there was."""
 
     name = RESOURCES
+    version = 1
     tables = ("resource_snapshots",)
 
     async def apply(self, connection: Any, log_id: str, events: Sequence[Recorded]) -> None:
