@@ -101,7 +101,8 @@ async def others(stage: ApiStage) -> None:
 
     await stage.bus.commands.serve("orchestrator", {StopPreview.verb: stop}, {})
     await stage.bus.commands.serve("pool", {}, {"summary": summary})
-    await stage.bus.commands.serve("telemetry", {}, {"stats": stats, "errors": stats, "timing": stats})
+    asked = ("stats", "errors", "timing", "costs", "resources")
+    await stage.bus.commands.serve("telemetry", {}, dict.fromkeys(asked, stats))
 
 
 async def fuzz(inputs: int, seed: int, first: int = 0) -> Outcome:

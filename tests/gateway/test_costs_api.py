@@ -1,17 +1,25 @@
 """`/api/costs` and `/api/resources`: what is asked of telemetry, for whom, and what is refused before."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from services.gateway.adapters.describe import openapi
 from services.telemetry.adapters.cost_reader import DAYS_MAX, Costs, CostsQuery
 from services.telemetry.adapters.resource_reader import HOURS_MAX, Resources, ResourcesQuery
 from shared.errors import Unavailable
 from tests.builders import OWNER
-from tests.gateway.api_stage import ApiStage
+from tests.gateway.api_stage import ApiStage, api_stage
+
+
+@pytest_asyncio.fixture
+async def stage() -> AsyncIterator[ApiStage]:
+    """The gateway, and nobody else."""
+    async with api_stage() as opened:
+        yield opened
 
 
 class Telemetry:

@@ -143,6 +143,8 @@ async def test_a_body_that_breaks_off_changes_nothing(client: Client) -> None:
         ("GET", "/api/errors/nothing", b"", "", 404, "error_not_found"),
         ("GET", "/api/previews/nope/timing", b"", "", 404, "preview_not_found"),
         ("GET", f"/metrics/stats?framework={'x' * 101}", b"", "", 400, "bad_filter"),
+        ("GET", "/api/costs?by=colour", b"", "", 400, "bad_by"),
+        ("GET", "/api/resources?hours=0", b"", "", 400, "bad_hours"),
         ("GET", "/ws?since=yesterday", b"", "", 400, "bad_since"),
     ],
 )

@@ -40,7 +40,8 @@ async def test_a_whole_preview_needs_nothing_that_is_denied(platform: Platform, 
     assert "listening on" in json.dumps(logs.json)
     await client.stop(preview_id)
     assert (await client.call("DELETE", f"/api/projects/{project_id}")).status in (200, 204)
-    assert (await client.call("GET", "/metrics/stats")).status == 200
+    for figures in ("/metrics/stats", "/api/costs", "/api/resources"):
+        assert (await client.call("GET", figures)).status == 200
     assert platform.violations() == []
 
 

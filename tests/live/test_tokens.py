@@ -54,6 +54,8 @@ async def test_tokens_that_are_no_tokens_are_refused(platform: Platform) -> None
         ("PUT", "/api/projects/nope/files"),
         ("GET", "/metrics/stats"),
         ("GET", "/api/errors"),
+        ("GET", "/api/costs"),
+        ("GET", "/api/resources"),
         ("GET", "/ws"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from services.telemetry.app import definition
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.state import State
-from shared.commands import EvaluateAlerts, ResizePool
+from shared.commands import EvaluateAlerts, RecordResources, ResizePool
 from shared.definition import digest, replay
 from shared.events import (
     AlertCleared,
@@ -18,6 +18,9 @@ from shared.events import (
     ClaimWithdrawn,
     Event,
     PoolResized,
+    PreviewResumed,
+    PreviewSuspended,
+    ResourcesMeasured,
     VmBooted,
     VmBootFailed,
     VmCreationStarted,
@@ -26,8 +29,9 @@ from shared.events import (
     VmReleased,
     VmRetired,
 )
+from tests.spec import given
 
-from .world import Story, acquired
+from .world import Story, acquired, failed, ready, requested, restarted, stopped
 
 CONFIG = TelemetryConfig(pool_empty_s=30, boot_failures_min=3, clear_after_s=20)
 PARTS = definition(CONFIG)
@@ -336,3 +340,28 @@ def test_the_state_has_one_fingerprint() -> None:
         other.waiting[f"p{number}"] = "default"
 
     assert digest(other) == digest(state)
+
+
+# --- resources ----------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_counts_the_previews_that_live() -> None:
+    """A failed one no more, until it is tried again; the pools as they were told, unknown ones too."""
+    past: list[Event] = [requested("a"), requested("b"), requested("c"), requested("d"), requested("e"), requested("f")]
+    past += [ready("a"), ready("b"), PreviewSuspended(preview_id="b", attempt=1, idle_s=300.0), failed("c")]
+    past += [stopped("d"), ready("e"), PreviewSuspended(preview_id="e", attempt=1, idle_s=300.0)]
+    past += [PreviewResumed(preview_id="e"), failed("f"), restarted("f", 2)]
+    for pools in ((), None):
+        measured = ResourcesMeasured(day="2027-01-31", pools=pools, starting=1, ready=2, suspended=1)
+        command = RecordResources(day="2027-01-31", pools=pools)
+        given(PARTS, *past).when(command).then(measured)
+
+
+def test_a_snapshot_that_is_asked_for_again_is_taken_once() -> None:
+    """The tick may come twice; the newest snapshot is the one that is shown as it is now."""
+    command = RecordResources(id="tick-1", at=500.0, day="2027-01-31")
+    told = given(PARTS, requested("a")).when(command, command).stays_quiet()
+
+    assert told.state.resources is not None
+    assert told.state.resources.at == 500.0
+    assert told.state.resources.measured.starting == 1
