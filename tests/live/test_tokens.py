@@ -53,6 +53,7 @@ async def test_tokens_that_are_no_tokens_are_refused(platform: Platform) -> None
         ("GET", "/api/previews/nope"),
         ("PUT", "/api/projects/nope/files"),
         ("GET", "/metrics/stats"),
+        ("GET", "/api/alerts"),
         ("GET", "/ws"),
     ],
 )
