@@ -28,8 +28,9 @@ from services.pool import state as pool_state
 from services.pool import views
 from shared.commands import PreviewReply, StopPreview
 from shared.errors import Unavailable
-from tests.builders import PREVIEW, PROJECT, preview_requested, project_created
+from tests.builders import OWNER, PREVIEW, PROJECT, preview_requested, project_created
 from tests.fuzz import tars
+from tests.fuzz.telemetry import serve_alerts
 from tests.fuzz.trial import INPUT_LIMIT_S, Leaks, Outcome, Trial
 from tests.gateway.api_stage import TOKEN, ApiStage, api_stage
 
@@ -67,7 +68,7 @@ def served() -> Iterator[str]:
     ended = threading.Event()
 
     async def serve() -> None:
-        knobs = {**UNLIMITED, "projects_per_owner_max": 100_000}
+        knobs = {**UNLIMITED, "projects_per_owner_max": 100_000, "operators": OWNER}
         async with api_stage(project_created(), preview_requested(), **knobs) as stage:
             await others(stage)
             stop = asyncio.Event()
@@ -102,7 +103,7 @@ async def others(stage: ApiStage) -> None:
     await stage.bus.commands.serve("orchestrator", {StopPreview.verb: stop}, {})
     await stage.bus.commands.serve("pool", {}, {"summary": summary})
     asked = ("stats", "errors", "timing", "costs", "resources")
-    await stage.bus.commands.serve("telemetry", {}, dict.fromkeys(asked, stats))
+    await serve_alerts(stage.bus, dict.fromkeys(asked, stats))
 
 
 async def fuzz(inputs: int, seed: int, first: int = 0) -> Outcome:

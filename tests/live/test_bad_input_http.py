@@ -128,6 +128,8 @@ async def test_a_body_that_breaks_off_changes_nothing(client: Client) -> None:
         ("POST", "/api/previews", b"{}", "application/json", 400, "bad_body"),
         ("POST", "/api/previews", b'{"project_id": "nope"}', "application/json", 404, "project_not_found"),
         ("GET", "/api/projects/nope", b"", "", 404, "project_not_found"),
+        ("POST", "/api/alerts/silences", b'{"alert": "x*y", "for_s": 9}', "application/json", 400, "bad_pattern"),
+        ("DELETE", "/api/alerts/silences/nope", b"", "", 404, "silence_not_found"),
         ("DELETE", "/api/projects/nope", b"", "", 404, "project_not_found"),
         ("PUT", "/api/projects/nope/files", b"", "application/x-tar", 404, "project_not_found"),
         ("GET", "/api/previews/nope", b"", "", 404, "preview_not_found"),

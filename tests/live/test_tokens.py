@@ -56,6 +56,7 @@ async def test_tokens_that_are_no_tokens_are_refused(platform: Platform) -> None
         ("GET", "/api/errors"),
         ("GET", "/api/costs"),
         ("GET", "/api/resources"),
+        ("GET", "/api/alerts"),
         ("GET", "/ws"),
     ],
 )

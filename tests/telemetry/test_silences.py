@@ -1,7 +1,5 @@
 """Silences: what they cover, when they end, and who is told of what because of them."""
 
-from typing import Any
-
 import msgspec
 import pytest
 
@@ -41,8 +39,8 @@ def silence(pattern: str = "pool_*", until: float = AT + 600, silence_id: str = 
     return SilenceStarted(silence_id=silence_id, pattern=pattern, until=until, reason="moving", by="ann")
 
 
-def wish(pattern: str = "pool_*", until: float = AT + 600, **more: Any) -> SilenceAlert:
-    return SilenceAlert(id=ID, pattern=pattern, until=until, **{"reason": "moving", "by": "ann", **more})
+def wish(pattern: str = "pool_*", until: float = AT + 600, reason: str = "moving", by: str = "ann") -> SilenceAlert:
+    return SilenceAlert(id=ID, pattern=pattern, until=until, reason=reason, by=by)
 
 
 def raised(alert: str = "pool_empty") -> AlertRaised:
