@@ -50,6 +50,8 @@ class Definition(Generic[S]):
     """The project with whose key a message's personal texts are sealed; empty: it is gone, or never was."""
     trace_of: Callable[[S, Recorded], Traced] = lambda _state, recorded: Traced(recorded.meta.traceparent)
     """The trace that a reaction belongs to: the event's own, unless the service knows whose story it is part of."""
+    story_of: Callable[[S, Event], str] = lambda _state, _event: ""
+    """The `traceparent` below which an event of this service is published; empty: below the command that asks for it."""
     measures: Callable[[S, Recorded], Sequence[Measure]] = lambda _state, _recorded: ()
     """What an event tells that this service has written, in the state right after it."""
     figures: Callable[[S, float], Sequence[Measure]] = lambda _state, _at: ()

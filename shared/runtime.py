@@ -360,7 +360,8 @@ class Runtime(Generic[S]):
         story = getattr(event, "preview_id", None) or cause.correlation_id or event.aggregate_id
         self._measured[own_id] = ()
         try:
-            with tracing.publishing(event, own_id, story, cause):
+            below = self.definition.story_of(self.state, event)
+            with tracing.publishing(event, own_id, story, cause, below):
                 meta = Meta(
                     id=own_id,
                     at=command.at,

@@ -67,11 +67,12 @@ def _event(
     }
 
 
-def publishing(event: Event, event_id: str, story: str, cause: Cause) -> AbstractContextManager[Span]:
-    """An event's append; whoever reacts to the event is its child."""
+def publishing(event: Event, event_id: str, story: str, cause: Cause, below: str) -> AbstractContextManager[Span]:
+    """An event's append; whoever reacts to the event is its child. `below`: of whose story it is, where that is another's."""
     template = f"drape.evt.{event.service}.{event.aggregate}"
     attributes = _event("publish", "send", template, type(event).__name__, event_id, story)
-    return span(f"publish {template}", SpanKind.PRODUCER, carrier() or cause.traceparent, attributes)
+    asked = carrier() or cause.traceparent
+    return span(f"publish {template}", SpanKind.PRODUCER, below or asked, attributes, (asked,) if below else ())
 
 
 def reacting(

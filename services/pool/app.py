@@ -53,6 +53,7 @@ def definition(config: PoolConfig) -> Definition[state.State]:
             "health": config.health_period_s,
             "reconcile": config.reconcile_period_s,
         },
+        story_of=views.story_of,
         measures=partial(measures.measures, config=config),
         figures=partial(measures.figures, config=config),
     )
