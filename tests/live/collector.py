@@ -34,14 +34,15 @@ class Span(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One series of a metric as it was last received; a histogram's `value` is the number of its entries."""
+    """One series of a metric as it was last received; a histogram's `value` is the number of its entries. `exemplars`: the
+    traces of all that came, since each is exported once."""
 
     service: str
     name: str
     unit: str
     attributes: Attributes
     value: float
-    exemplars: tuple[str, ...]
+    exemplars: frozenset[str]
 
 
 class Line(NamedTuple):
@@ -104,10 +105,11 @@ class Collector:
                     kind = metric.WhichOneof("data")
                     for point in getattr(metric, kind or "gauge").data_points:
                         value = point.count if kind == "histogram" else point.as_int or point.as_double
-                        exemplars = tuple(each.trace_id.hex() for each in point.exemplars)
                         attributes = _plain(point.attributes)
-                        found = Point(service, metric.name, metric.unit, attributes, value, exemplars)
-                        self.points[service, metric.name, tuple(sorted(attributes.items()))] = found
+                        key = (service, metric.name, tuple(sorted(attributes.items())))
+                        before = self.points[key].exemplars if key in self.points else frozenset()
+                        exemplars = before | {each.trace_id.hex() for each in point.exemplars}
+                        self.points[key] = Point(service, metric.name, metric.unit, attributes, value, exemplars)
         return await self._answer()
 
     async def on_logs(self, request: web.Request) -> web.Response:

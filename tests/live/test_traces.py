@@ -21,10 +21,6 @@ PUBLISH = "publish drape.evt.orchestrator.preview"
 AGENTS = {"sync files", "run install", "start dev server", "probe dev server"}
 
 
-def _of(spans: list[Span], name: str, event: str = "") -> Span:
-    return next(each for each in spans if each.name == name and each.attributes.get("drape.event", "") == event)
-
-
 def _whole(collector: Collector) -> bool:
     """Whether the start has been received from its request to its end, with all that the agent did."""
     start = collector.trace_with(PUBLISH, event="PreviewReady")
@@ -103,14 +99,16 @@ def _check_start(start: list[Span]) -> None:
 
 
 def _check_edit(collector: Collector, start: list[Span]) -> None:
-    edit = next(
+    edits = [
         spans
         for spans in collector.traces().values()
-        if any(each.name.startswith("PATCH /api/projects/{project_id}/files") for each in spans)
-        and any(each.name == "sync files" for each in spans)
-    )
-    assert broken(edit) == ""
-    assert {link[0] for each in edit for link in each.links} == {start[0].trace}
+        if any(each.name == "PATCH /api/projects/{project_id}/files" for each in spans)
+    ]
+    assert len(edits) == 2
+    assert any(each.name == "sync files" for spans in edits for each in spans)
+    for edit in edits:
+        assert broken(edit) == ""
+        assert {link[0] for each in edit for link in each.links} == {start[0].trace}
 
 
 def _line(collector: Collector) -> Line | None:
