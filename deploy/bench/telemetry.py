@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import nats
 import psutil
+from nats.aio.client import Client
 
 from deploy.bench.claim import REQUEST_TIMEOUT_S, SPARE, STOP_S, _process, _until_warm
 from deploy.local.nats import running_nats
@@ -135,7 +136,7 @@ async def _turn(claims: int, env: dict[str, str]) -> Turn:
                 await client.close()
 
 
-async def _claimed(client: nats.aio.client.Client, pool: psutil.Process, claims: int) -> Turn:
+async def _claimed(client: Client, pool: psutil.Process, claims: int) -> Turn:
     left = iter(range(claims))
 
     async def call() -> None:
