@@ -64,6 +64,28 @@ def test_without_an_endpoint_there_is_nothing() -> None:
         assert telemetry.carrier() == ""
 
 
+@pytest.mark.parametrize(
+    ("traceparent", "names"),
+    [
+        (PARENT, PARENT),
+        (UNSAMPLED, UNSAMPLED),
+        ("cc" + PARENT[2:] + "-what-a-later-version-adds", PARENT),
+        ("", None),
+        ("00-" + "0" * 32 + PARENT[35:], None),
+        (PARENT[:36] + "0" * 16 + PARENT[52:], None),
+        (PARENT.upper(), None),
+        (PARENT + "-more", None),
+        ("ff" + PARENT[2:], None),
+    ],
+)
+def test_a_traceparent_is_read_as_w3c_says(traceparent: str, names: str | None) -> None:
+    """Whatever names no span counts as none."""
+    found = telemetry.context_of(traceparent)
+    told = f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}" if found is not None else None
+
+    assert told == names
+
+
 def test_a_flood_is_traced_in_samples() -> None:
     """So many at once, then so many a second."""
     now = [0.0]
@@ -118,7 +140,7 @@ def _logger(handler: logging.Handler) -> logging.Logger:
 
 def test_lines_have_trace_and_span() -> None:
     """In the JSON on standard error, and as OTLP has them."""
-    exporter, provider = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)
+    exporter, provider = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)  # type: ignore[no-untyped-call]
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     handler = ExportHandler(provider, "WARNING", telemetry._LOG_RECORD_FIELDS)
     with tracing() as spans, telemetry.span("work", SpanKind.INTERNAL, "", {}):
@@ -143,7 +165,7 @@ def test_lines_have_trace_and_span() -> None:
 
 def test_exporters_are_not_exported_and_complain_once_in_a_while() -> None:
     """Or a collector that is away would fill the logs with itself."""
-    exporter, provider = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)
+    exporter, provider = InMemoryLogRecordExporter(), LoggerProvider(shutdown_on_exit=False)  # type: ignore[no-untyped-call]
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     handler = ExportHandler(provider, "WARNING", telemetry._LOG_RECORD_FIELDS)
     now = [0.0]
