@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 import msgspec
 
 from services.telemetry import decide, react, state, views
-from services.telemetry.adapters import alert_gauge
 from services.telemetry.adapters.channels import channel_names, open_channels
 from services.telemetry.adapters.cost_meter import CostMeter
 from services.telemetry.adapters.database import Database
@@ -20,10 +19,12 @@ from services.telemetry.effects import TelemetryEffects
 from services.telemetry.looking import Watch, unknown
 from services.telemetry.measuring import ResourceMeter
 from services.telemetry.notifying import Notifier
-from services.telemetry.ports import Channel, Measure
+from services.telemetry.ports import Channel, Figure
+from shared import metrics
 from shared.commands import commands_of
 from shared.definition import Definition
 from shared.errors import UNREADABLE, Invalid, NotFound
+from shared.measures import Measure
 from shared.ports import Bus, Handler
 from shared.runtime import Runtime
 from shared.service import Parts, Wiring
@@ -66,7 +67,7 @@ def effects(
     channels: Mapping[str, Channel],
     limits: AlertConfig = LIMITS,
     notify: NotifyConfig = NOWHERE,
-    costs: tuple[Measure, Measure] = (unknown, unknown),
+    costs: tuple[Figure, Figure] = (unknown, unknown),
     retain: Callable[[], Awaitable[None]] | None = None,
 ) -> tuple[TelemetryEffects, Notifier]:
     """What performs its effects on the runtime's bus. `costs`: what has been spent of this day, and of this month;
@@ -91,7 +92,7 @@ def wiring(
         meter = CostMeter(database.costs, lambda: runtime.state.resources, config, runtime.clock)
         for name, work in [*database.work(), ("telemetry-costs", meter.run())]:
             _run(work, name, runtime, stack)
-        alert_gauge.observe(lambda: runtime.state)
+        stack.enter_context(metrics.live.asking(partial(figures, runtime, database)))
         spent = (database.costs.cost_of_day, database.costs.cost_of_month)
         channels = await open_channels(notify, stack)
         performing, notifier = effects(runtime, channels, limits, notify, spent, database.retain)
@@ -144,6 +145,17 @@ def queries(runtime: Runtime[state.State], database: Database) -> dict[str, Hand
         return msgspec.json.encode({**own, **await database.status()})
 
     return {"status": status}
+
+
+async def figures(runtime: Runtime[state.State], database: Database) -> list[Measure]:
+    """Which alerts are raised, how far the rows are behind, and what no service could do."""
+    last = await runtime.bus.log.last_seq()
+    behind = {name: max(0, last - each.seq) for name, each in database.projectors.items()}
+    return [
+        *views.raised(runtime.state),
+        *(Measure("drape.projection.lag", lag, {"drape.projection": name}) for name, lag in behind.items()),
+        Measure("drape.reactions.parked", await runtime.bus.parked.count()),
+    ]
 
 
 def _run(work: Coroutine[Any, Any, NoReturn], name: str, runtime: Runtime[state.State], stack: AsyncExitStack) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from services.telemetry.config import AlertConfig
-from services.telemetry.ports import Measure
+from services.telemetry.ports import Figure
 from shared.commands import EvaluateAlerts, Lag
 from shared.errors import UNREADABLE, DrapeError, Unavailable
 from shared.parked import ParkedReactions
@@ -44,7 +44,7 @@ class Watch:
         events: EventLog,
         limits: AlertConfig,
         clock: Callable[[], float],
-        costs: tuple[Measure, Measure],
+        costs: tuple[Figure, Figure],
     ) -> None:
         self._parked = parked
         self._commands = commands
@@ -76,7 +76,7 @@ class Watch:
         except Unavailable:
             return None
 
-    async def _cost(self, measure: Measure) -> float | None:
+    async def _cost(self, measure: Figure) -> float | None:
         try:
             return await measure()
         except DrapeError:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from services.telemetry.notices import Notice
 
-Measure = Callable[[], Awaitable[float | None]]
+Figure = Callable[[], Awaitable[float | None]]
 """A figure; None: nobody knows it now."""
 
 

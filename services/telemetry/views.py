@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from services.telemetry.model import Alert, Silence, Told, silenced
+from services.telemetry.model import ALERTS, Alert, Silence, Told, silenced
 from services.telemetry.state import State
 from shared.commands import Command, EndSilence, Reply, SilenceAlert, SilenceReply
 from shared.events.telemetry import Severity
+from shared.measures import Measure
 
 RECENT_MAX = 50
 
@@ -73,3 +74,9 @@ def answer(_state: State, command: Command) -> Reply:
             return SilenceReply(silence_id=silence_id)
         case _:
             return Reply()
+
+
+def raised(state: State) -> list[Measure]:
+    """Of every alert that there is, whether it is raised; those of single pools show once they are."""
+    names = dict.fromkeys(ALERTS, 0) | dict.fromkeys(state.alerts, 1)
+    return [Measure("drape.alert.raised", value, {"drape.alert": name}) for name, value in names.items()]

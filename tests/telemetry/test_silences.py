@@ -3,7 +3,6 @@
 import msgspec
 import pytest
 
-from services.telemetry.adapters.alert_gauge import raised as gauge
 from services.telemetry.app import definition
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.decide import SILENCE_S_MAX, SILENCES_MAX
@@ -11,6 +10,7 @@ from services.telemetry.model import ALERTS
 from services.telemetry.react import NOTIFY, Deliver, LookAtAlerts
 from services.telemetry.state import ENDED_MAX, State
 from services.telemetry.views import alerts
+from services.telemetry.views import raised as gauge
 from shared.commands import EndSilence, EvaluateAlerts, RecordNotification, SilenceAlert, SilenceReply
 from shared.effects import SetTimer
 from shared.events import (
@@ -237,7 +237,7 @@ def test_silences_are_shown_while_they_last() -> None:
 
 def test_the_metric_has_every_alert_and_says_which_are_raised() -> None:
     """A pool's own, too; no value is anybody's id."""
-    seen = {str((each.attributes or {})["drape.alert"]): each.value for each in gauge(telemetry(raised()).state)}
+    seen = {each.attributes["drape.alert"]: each.value for each in gauge(telemetry(raised()).state)}
     large = gauge(telemetry(raised("pool_empty-large")).state)
 
     assert seen == {**dict.fromkeys(ALERTS, 0), "pool_empty": 1}
