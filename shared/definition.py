@@ -3,17 +3,34 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from shared.codec import Recorded
 from shared.commands import Command, Reply
 from shared.events import Event
+from shared.measures import Measure
 from shared.ports import TimerFired
 
 S = TypeVar("S")
 Effect = msgspec.Struct
+
+
+STORY_S = 600.0
+"""Longer than a step of a preview may take: what follows later than that is another story, with a trace of its own."""
+
+
+class Traced(NamedTuple):
+    """Where a reaction belongs: `parent` and `links` are `traceparent`s, the first empty where a trace begins."""
+
+    parent: str
+    links: tuple[str, ...] = ()
+
+
+def trace_id_of(traceparent: str) -> str:
+    """The trace that a `traceparent` names, in hex; empty for none."""
+    return traceparent[3:35]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +48,14 @@ class Definition(Generic[S]):
     ticks: Mapping[str, float]
     project_of: Callable[[S, Event | Command], str] = lambda _state, message: getattr(message, "project_id", "")
     """The project with whose key a message's personal texts are sealed; empty: it is gone, or never was."""
-    trace_of: Callable[[S, Recorded], str] = lambda _state, recorded: recorded.meta.traceparent
+    trace_of: Callable[[S, Recorded], Traced] = lambda _state, recorded: Traced(recorded.meta.traceparent)
     """The trace that a reaction belongs to: the event's own, unless the service knows whose story it is part of."""
+    story_of: Callable[[S, Event], str] = lambda _state, _event: ""
+    """The `traceparent` below which an event of this service is published; empty: below the command that asks for it."""
+    measures: Callable[[S, Recorded], Sequence[Measure]] = lambda _state, _recorded: ()
+    """What an event tells that this service has written, in the state right after it."""
+    figures: Callable[[S, float], Sequence[Measure]] = lambda _state, _at: ()
+    """What is true now, for gauges; the second argument is the time in seconds, UTC."""
 
 
 def digest(state: object) -> str:

@@ -1,6 +1,7 @@
 """Effects that every service may ask for, as data. The runtime performs them; a service's own are its `effects.py`'s.
 
 One whose class says `lasting` may take long and be taken up by another replica: it is handed back when a replica ends.
+One that says `endless` has no end in sight: the span of the reaction ends before it.
 """
 
 import msgspec

@@ -41,6 +41,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     """The log's sequence that the sender knew when it sent; 0 where it follows no log."""
     repeated: bool = False
     """True where the same command was sent before and not answered."""
+    at: float = 0.0
+    """When it was (seconds, UTC), for this replica alone; 0: just now."""
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True):

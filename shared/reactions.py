@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
-from opentelemetry.trace import SpanKind
 
-from shared import telemetry
+from shared import metrics, telemetry, tracing
 from shared.codec import Recorded
 from shared.definition import Effect
 from shared.effects import Send, SetTimer
@@ -40,24 +40,24 @@ class Reactor(Generic[S]):
 
     async def event(self, recorded: Recorded, delivery: Delivery) -> None:
         """Do what the event asks for, once the state holds it."""
-        attributes = {
-            "messaging.system": "nats",
-            "messaging.operation.name": "process",
-            "messaging.consumer.group.name": f"{self._runtime.definition.name}-reactor",
-            "messaging.message.id": recorded.meta.id,
-            "messaging.message.conversation_id": recorded.meta.correlation_id,
-        }
-        name = f"process {recorded.key.rpartition('.')[0]}.{recorded.type}"
+        runtime = self._runtime
+        metrics.consumed(recorded.type)
 
         async def work() -> None:
-            await self._runtime.until(recorded.seq, timeout_s=self._runtime.limits.fold_wait_s)
+            await runtime.until(recorded.seq, timeout_s=runtime.limits.fold_wait_s)
             if delivery.attempts > 1:  # another replica may have done some of it, and stored what came of that
-                await self._runtime.catch_up()
-            traceparent = self._runtime.definition.trace_of(self._runtime.state, recorded)
-            with telemetry.span(name, SpanKind.CONSUMER, traceparent, attributes):
-                effects = self._runtime.definition.react(self._runtime.state, recorded)
+                await runtime.catch_up()
+            name, traced = runtime.definition.name, runtime.definition.trace_of(runtime.state, recorded)
+            with tracing.reacting(name, recorded, traced, delivery.attempts, runtime.clock()) as reaction:
+                begun = time.perf_counter()
+                effects = runtime.definition.react(runtime.state, recorded)
                 delivery.lasting = any(getattr(each, "lasting", False) for each in effects)
+                endless = any(getattr(each, "endless", False) for each in effects)
+                if endless:
+                    reaction.end()
                 await self._perform_all(effects, recorded)
+                if not endless:
+                    metrics.process_duration.record(time.perf_counter() - begun, {"drape.event": recorded.type})
 
         await self._deliver(f"{recorded.type} seq {recorded.seq}", delivery, work)
 
@@ -86,15 +86,30 @@ class Reactor(Generic[S]):
                 await self.event(recorded, delivery)
             return
 
+        set_in = str(fired.data.get(tracing.TRACE, ""))
+        data = {key: value for key, value in fired.data.items() if key != tracing.TRACE}
+        fired = msgspec.structs.replace(fired, data=data)
+
         async def work() -> None:
             await self._runtime.catch_up()  # a timer has no sender who could say what it must be decided on
-            for index, effect in enumerate(self._runtime.definition.on_timer(self._runtime.state, fired)):
-                cause = Cause(
-                    causation_id=derive(fired.key, self._runtime.definition.name, index), actor=self._runtime.actor
-                )
-                await self._perform(effect, cause, self._runtime.clock())
+            with telemetry.apart():
+                if not set_in:  # a tick: what comes of it has traces of its own
+                    await self._perform_fired(fired)
+                    return
+                with tracing.firing(self._runtime.definition.name, fired, set_in):
+                    await self._perform_fired(fired)
 
         await self._deliver(f"timer {fired.key}", delivery, work)
+
+    async def _perform_fired(self, fired: TimerFired) -> None:
+        name = self._runtime.definition.name
+        for index, effect in enumerate(self._runtime.definition.on_timer(self._runtime.state, fired)):
+            cause = Cause(
+                causation_id=derive(fired.key, name, index),
+                actor=self._runtime.actor,
+                traceparent=telemetry.carrier(),
+            )
+            await self._perform(effect, cause, self._runtime.clock())
 
     async def _perform(self, effect: Effect, cause: Cause, since: float) -> None:
         match effect:
@@ -104,6 +119,8 @@ class Reactor(Generic[S]):
             case SetTimer(name, timer_id, delay_s, data):
                 # From the event on, not from its hearing: a replica that dies again and again moves no limit.
                 at = max(self._runtime.clock(), since + delay_s)
+                if cause.traceparent:
+                    data = {**data, tracing.TRACE: cause.traceparent}
                 timer = Timer(service=self._runtime.definition.name, name=name, id=timer_id, at=at, data=data)
                 await self._runtime.bus.timers.schedule(timer)
             case _:
@@ -128,6 +145,8 @@ class Reactor(Generic[S]):
         attempts = (self._failures.get(what) or 0) + 1
         self._failures[what] = attempts
         away = isinstance(error, Unavailable)
+        if not isinstance(error, Refused):
+            metrics.reaction_failures.add(1, {"error.type": metrics.error_type(error)})
         extra = {"what": what, "attempts": attempts, "error": f"{type(error).__name__}: {error}"}
         if isinstance(error, Refused):
             # The world has moved on since the event: a decision said so, and will say so again.
@@ -153,6 +172,7 @@ def _cause_of(recorded: Recorded, index: int, actor: str) -> Cause:
         causation_id=derive(recorded.meta.id, "effect", index),
         actor=actor,
         traceparent=telemetry.carrier() or recorded.meta.traceparent,
+        at=recorded.meta.at,
     )
 
 

@@ -11,21 +11,22 @@ import heapq
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 from opentelemetry.trace import SpanKind
 
-from shared import telemetry
-from shared.causes import cause_of
+from shared import metrics, telemetry, tracing
 from shared.codec import Meta, Recorded, event_id
 from shared.commands import AcquireVm, Command, Reply
 from shared.definition import Definition, digest
 from shared.draining import drain_all
-from shared.errors import UNREADABLE, DrapeError, Invalid, Refused, Unavailable
+from shared.errors import DrapeError, Invalid, Refused, Unavailable
 from shared.events import Event, ProjectDeleted, aggregate_key
 from shared.fingerprint import folded_types
+from shared.hearing import command_handler, query_handler
+from shared.measures import Measure
 from shared.ports import Bus, Cause, Handler, Head, Subscription, WrongLastSequence
 from shared.reactions import Perform, Reactor
 from shared.remembered import Remembered
@@ -106,6 +107,7 @@ class Runtime(Generic[S]):
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._tickets = itertools.count()
         self._appending: dict[str, asyncio.Future[None]] = {}
+        self._measured: dict[str, Sequence[Measure]] = {}
         self._next_runs: dict[type[Command], asyncio.Task[None]] = {}
         self._gates: dict[type[Command], asyncio.Lock] = {}
         self._subscriptions: list[Subscription] = []
@@ -119,14 +121,16 @@ class Runtime(Generic[S]):
         from shared.snapshots import restore  # it needs this module
 
         begun = time.monotonic()
-        with telemetry.span(f"replay {self.definition.name}", SpanKind.INTERNAL, "", {}):
+        with telemetry.span(f"replay {self.definition.name}", SpanKind.INTERNAL, "", {}) as replaying:
             self.snapshot_seq = await restore(self)
             last = self.replay_until = await self.bus.log.last_seq()
             await self._replay(last)
             self._subscriptions.append(await self.bus.log.follow(self.seq, self._fold, self._crash))
             await self._race(self.until(last, timeout_s=None))
+            replaying.set_attribute("drape.replay.events", last - self.snapshot_seq)
+            replaying.set_attribute("drape.replay.snapshot_seq", self.snapshot_seq)
         self.replay_s = time.monotonic() - begun
-        telemetry.replay_duration.record(self.replay_s, {"service": self.definition.name})
+        metrics.replay_duration.record(self.replay_s, {"service": self.definition.name})
 
     async def _replay(self, last: int) -> None:
         """The bulk of the log, without the detour of a message each. Whatever is missing then is followed."""
@@ -149,8 +153,8 @@ class Runtime(Generic[S]):
         """Answer commands and queries, react to events, hear timers. `drain`: ends what else the service takes in."""
 
         reactor = Reactor(self, perform)
-        commands = {kind.verb: self._handler(kind) for kind in self.definition.commands}
-        heard = {name: self._hearing(handler) for name, handler in (queries or {}).items()}
+        commands = {kind.verb: command_handler(self, kind) for kind in self.definition.commands}
+        heard = {name: query_handler(self, handler) for name, handler in (queries or {}).items()}
         own = {"status": self._status, "digest": self._digest, **heard}
         self._subscriptions.append(await self.bus.commands.serve(self.definition.name, commands, own))
         self._subscriptions.append(await self.bus.reactions.events(self.definition.name, reactor.event))
@@ -189,7 +193,7 @@ class Runtime(Generic[S]):
         head = self._heads.get(key)
         if head is not None and meta.rev <= head.rev:
             # Two writers got through (ARCHITECTURE.md says how): the lower sequence won, here as everywhere.
-            telemetry.duplicate_revisions.add(1, {"service": self.definition.name})
+            metrics.duplicate_revisions.add(1, {"service": self.definition.name})
             log.error("duplicate_revision", extra={"key": key, "seq": seq, "rev": meta.rev})
             self._heads[key] = Head(seq, head.rev)  # or nobody could ever append to it again
         else:
@@ -198,6 +202,8 @@ class Runtime(Generic[S]):
                 self._recent[meta.id] = seq
             if event is not None:
                 self._evolve(self.state, recorded)
+                if meta.id in self._measured:
+                    self._measured[meta.id] = self._measures(recorded)
                 if isinstance(event, ProjectDeleted):
                     self.bus.seals.forget(event.project_id)
         self.seq = seq
@@ -306,7 +312,7 @@ class Runtime(Generic[S]):
                     raise outcome
             appended += len(free) - len(lost)
             for key in lost:
-                telemetry.append_conflicts.add(1, {"service": self.definition.name})
+                metrics.append_conflicts.add(1, {"service": self.definition.name})
                 await self._catch_up(key)
             # What lost to itself, stored by an earlier try of the same command, is no conflict but done.
             conflicts += any(event_id(command.id, free[key].event) not in self._recent for key in lost)
@@ -349,29 +355,57 @@ class Runtime(Generic[S]):
 
     async def _append(self, wanted: Wanted, key: str, command: Command, cause: Cause) -> None:
         event, head = wanted
+        own_id = event_id(command.id, event)
+        # Whatever names a preview belongs to that preview's story, also where another's end set it off.
+        story = getattr(event, "preview_id", None) or cause.correlation_id or event.aggregate_id
+        self._measured[own_id] = ()
         try:
-            meta = Meta(
-                id=event_id(command.id, event),
-                at=command.at,
-                rev=head.rev + 1,
-                # Whatever names a preview belongs to that preview's story, also where another's end set it off.
-                correlation_id=getattr(event, "preview_id", None) or cause.correlation_id or event.aggregate_id,
-                causation_id=command.id,
-                actor=cause.actor or self.actor,
-                traceparent=telemetry.carrier() or cause.traceparent,
-            )
-            sealed = await self._sealed(event)
-            try:
-                seq = await self.bus.log.append(sealed, meta, after=head.seq)
-            except Unavailable:
-                # Not answered is not the same as not stored.
-                await self.catch_up()
-                if meta.id not in self._recent:
-                    raise
-            else:
-                await self.until(seq, timeout_s=self.limits.fold_wait_s)
+            below = self.definition.story_of(self.state, event)
+            with tracing.publishing(event, own_id, story, cause, below):
+                meta = Meta(
+                    id=own_id,
+                    at=command.at,
+                    rev=head.rev + 1,
+                    correlation_id=story,
+                    causation_id=command.id,
+                    actor=cause.actor or self.actor,
+                    traceparent=telemetry.carrier() or cause.traceparent,
+                )
+                await self._store(event, meta, head)
+                metrics.record(self._measured[own_id])
         finally:
+            del self._measured[own_id]
             self._appending.pop(key).set_result(None)
+
+    async def _store(self, event: Event, meta: Meta, head: Head) -> None:
+        sealed = await self._sealed(event)
+        try:
+            with metrics.publishing(type(event).__name__):
+                seq = await self.bus.log.append(sealed, meta, after=head.seq)
+        except Unavailable:
+            # Not answered is not the same as not stored.
+            await self.catch_up()
+            if meta.id not in self._recent:
+                raise
+        else:
+            await self.until(seq, timeout_s=self.limits.fold_wait_s)
+
+    def _measures(self, recorded: Recorded) -> Sequence[Measure]:
+        """What an event of ours tells, in the state right after it; no figure is worth a fold that breaks."""
+        try:
+            return self.definition.measures(self.state, recorded)
+        except Exception:
+            log.exception("event_unmeasured", extra={"type": recorded.type, "seq": recorded.seq})
+            return ()
+
+    async def figures(self) -> Sequence[Measure]:
+        """What is true of this replica now."""
+        last = await self.bus.log.last_seq()
+        return [
+            Measure("drape.log.position", self.seq),
+            Measure("drape.log.lag", max(0, last - self.seq)),
+            *self.definition.figures(self.state, self.clock()),
+        ]
 
     async def _sealed(self, message: M) -> M:
         """As it may be stored: its personal texts are read only with the project's key."""
@@ -386,39 +420,16 @@ class Runtime(Generic[S]):
     async def send(self, command: Command, cause: Cause) -> bytes:
         """Send a command to whichever service it is for; one for this service takes no detour. Gives the reply's body."""
         if command.service == self.definition.name:
-            return msgspec.json.encode(await self.execute(command, cause))
-        known = msgspec.structs.replace(cause, after_seq=max(cause.after_seq, self.seq))
-        return await self.bus.commands.send(command, known)
-
-    def _hearing(self, handler: Handler) -> Handler:
-        """A query's handler, asked once the state holds what the asker knew."""
-
-        async def handle(body: bytes, headers: Mapping[str, str]) -> bytes:
-            await self.hear(cause_of(headers))
-            return await handler(body, headers)
-
-        return handle
-
-    def _handler(self, kind: type[Command]) -> Handler:
-        decoder = msgspec.json.Decoder(kind)
-        name = f"process drape.cmd.{kind.service}.{kind.verb}"
-        attributes = {"messaging.system": "nats", "messaging.operation.name": "process", "drape.command": kind.__name__}
-
-        async def handle(body: bytes, headers: Mapping[str, str]) -> bytes:
-            try:
-                command = decoder.decode(body or b"{}")
-            except msgspec.ValidationError as error:
-                raise Invalid("bad_command", f"{kind.__name__}: {error}.") from error
-            except UNREADABLE as error:
-                raise Invalid("bad_json", f"{kind.__name__}: the body is not JSON: {error}.") from error
-            cause = cause_of(headers)
-            begun = time.perf_counter()
-            with telemetry.span(name, SpanKind.SERVER, cause.traceparent, attributes):
-                reply = await self.execute(command, cause)
-            telemetry.process_duration.record(time.perf_counter() - begun, {"drape.command": kind.__name__})
-            return msgspec.json.encode(reply)
-
-        return handle
+            if not (cause.traceparent or telemetry.carrier()):
+                return msgspec.json.encode(await self.execute(command, cause))
+            with tracing.deciding(command, cause, self.clock()):
+                return msgspec.json.encode(await self.execute(command, cause))
+        with tracing.sending(command, cause, self.clock()):
+            traceparent = telemetry.carrier() or cause.traceparent
+            after_seq = max(cause.after_seq, self.seq)
+            known = msgspec.structs.replace(cause, after_seq=after_seq, traceparent=traceparent)
+            metrics.sent(type(command))
+            return await self.bus.commands.send(command, known)
 
     async def _status(self, _body: bytes, _headers: Mapping[str, str]) -> bytes:
         last = await self.bus.log.last_seq()

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import uvloop
 
-from shared import telemetry
+from shared import metrics, telemetry
 from shared.definition import Definition
 from shared.errors import DrapeError
 from shared.health import Gauges, Health, HealthLimits
@@ -66,6 +66,7 @@ async def running(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(runtime.stop)
         await runtime.start()
+        stack.enter_context(metrics.live.asking(runtime.figures))
         parts = await wiring.build(runtime, bus, settings, stack)
         await runtime.serve(parts.perform, parts.queries, parts.drain)
         _keep_snapshots(runtime, settings, stack)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from typing import Any
 
-from shared import telemetry
+from shared import metrics
 from shared.errors import Unavailable
 from shared.fingerprint import fingerprint_of
 from shared.ports import Head
@@ -112,7 +112,7 @@ class SnapshotKeeper:
         self._runtime.snapshot_unfit = False
         self._newest = kept.seq
         self.size_bytes = assembly.size_bytes
-        telemetry.snapshot_size.record(assembly.size_bytes, {"service": self._service})
+        metrics.snapshot_size.record(assembly.size_bytes, {"service": self._service})
         return written
 
 

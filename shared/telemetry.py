@@ -4,11 +4,13 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from opentelemetry import metrics, propagate, trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry import context, metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared.settings import Common
 
@@ -16,47 +18,7 @@ EXPORT_TIMEOUT_S = 5.0
 _LOG_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 _tracer = trace.get_tracer("drape")
-_meter = metrics.get_meter("drape")
-
-process_duration = _meter.create_histogram(
-    "messaging.process.duration",
-    unit="s",
-    description="Time to decide a command or to react to an event",
-    explicit_bucket_boundaries_advisory=[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10],
-)
-append_conflicts = _meter.create_counter(
-    "drape.append.conflicts", unit="{conflict}", description="Appends that another writer was ahead of"
-)
-duplicate_revisions = _meter.create_counter(
-    "drape.fold.duplicate_revisions",
-    unit="{event}",
-    description="Events ignored because their revision was folded before",
-)
-pool_reconciled = _meter.create_counter(
-    "drape.pool.reconciled",
-    unit="{vm}",
-    description="What the comparison of the provider's list with the log had to put right, by kind",
-)
-replay_duration = _meter.create_histogram(
-    "drape.replay.duration", unit="s", description="From a replica's start to a state that is live"
-)
-snapshot_size = _meter.create_histogram(
-    "drape.snapshot.size", unit="By", description="A service's state as it was written, before compression"
-)
-preview_ready_duration = _meter.create_histogram(
-    "drape.preview.ready.duration",
-    unit="s",
-    description="From the request to a preview that answers through the gateway",
-    explicit_bucket_boundaries_advisory=[0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120, 300],
-)
-
-
-http_request_duration = _meter.create_histogram(
-    "http.server.request.duration",
-    unit="s",
-    description="Time to answer a request to the API; streams and previews are not in it",
-    explicit_bucket_boundaries_advisory=[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10],
-)
+_propagator = TraceContextTextMapPropagator()
 
 
 class JsonFormatter(logging.Formatter):
@@ -126,29 +88,55 @@ def _export(service: str, settings: Common) -> Callable[[], None]:
 def carrier() -> str:
     """The current span as a `traceparent`; empty when there is none."""
     headers: dict[str, str] = {}
-    propagate.inject(headers)
+    _propagator.inject(headers)
     return headers.get("traceparent", "")
+
+
+def context_of(traceparent: str) -> SpanContext | None:
+    """The span that a `traceparent` names; None where it names none."""
+    if not traceparent:
+        return None
+    found = trace.get_current_span(_propagator.extract({"traceparent": traceparent})).get_span_context()
+    return found if found.is_valid else None
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Nothing in the block belongs to a trace that is under way here."""
+    token = context.attach(Context())
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 @contextmanager
 def span(
-    name: str, kind: SpanKind, traceparent: str, attributes: Mapping[str, str | int | float | bool]
+    name: str,
+    kind: SpanKind,
+    parent: str | None,
+    attributes: Mapping[str, str | int | float | bool],
+    links: Iterable[str] = (),
 ) -> Iterator[Span]:
-    """A span that continues the trace which `traceparent` names; an exception marks it as failed."""
-    parent = propagate.extract({"traceparent": traceparent}) if traceparent else None
-    with _tracer.start_as_current_span(
-        name,
-        context=parent,
-        kind=kind,
-        attributes=dict(attributes),
-        record_exception=False,
-        set_status_on_exception=False,
-    ) as current:
+    """A span below `parent`, a `traceparent`; empty: it begins a trace; None: below the current span. `links`: other spans
+    that it follows from, as `traceparent`. An exception marks it as failed, with a code and no message. Its block may end
+    it earlier than itself, where what it goes on with has no end in sight."""
+    above = None if parent is None else _propagator.extract({"traceparent": parent}, Context())
+    linked = [Link(each) for each in map(context_of, links) if each is not None]
+    current = _tracer.start_span(
+        name, above, kind, dict(attributes), linked, record_exception=False, set_status_on_exception=False
+    )
+    with trace.use_span(current, end_on_exit=False, record_exception=False, set_status_on_exception=False):
         try:
             yield current
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            current.set_attribute("error.type", type(error).__name__)
-            current.set_status(Status(StatusCode.ERROR, getattr(error, "code", type(error).__name__)))
+            if current.is_recording():
+                code = str(getattr(error, "code", type(error).__name__))
+                current.set_attribute("error.type", code)
+                current.set_status(Status(StatusCode.ERROR, code))
             raise
+        finally:
+            if current.is_recording():
+                current.end()

@@ -25,11 +25,13 @@ from services.gateway.adapters.variables import Variables
 from services.gateway.adapters.waking import Waker
 from services.gateway.config import GatewayConfig
 from services.gateway.effects import GatewayEffects
+from shared import metrics
 from shared.codec import Recorded
 from shared.commands import commands_of
 from shared.definition import Definition
 from shared.errors import DrapeError, Invalid
 from shared.events import ClaimEvent, PoolEvent, VmEvent
+from shared.measures import Measure
 from shared.ports import Bus
 from shared.runtime import Runtime
 from shared.service import Parts, Wiring
@@ -73,6 +75,7 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
         feed = Feed(lambda: runtime.state, lambda: runtime.seq, config, bus.seals, runtime.clock, past)
         await _listen(runtime, bus, feed, stack)
         activity = Activity()
+        stack.enter_context(metrics.live.asking(partial(connections, feed, activity)))
         waker = await _keep_awake(runtime, bus, activity, config, stack)
         proxy_config = ProxyConfig(base_domain=config.preview_domain)
         upstreams = await stack.enter_async_context(Upstreams(proxy_config, settings.drape_secret))
@@ -101,6 +104,12 @@ def wiring(config: GatewayConfig, api_tokens: str = "") -> Wiring[state.State]:
         return Parts(GatewayEffects(bus, runtime.send, lambda: runtime.state).perform, {}, server.drain)
 
     return Wiring(definition(config), build)
+
+
+async def connections(feed: Feed, activity: Activity) -> list[Measure]:
+    """What clients hold open here."""
+    count = {**feed.connections(), "preview": activity.total}
+    return [Measure("drape.gateway.connections", number, {"drape.kind": kind}) for kind, number in count.items()]
 
 
 def history(runtime: Runtime[state.State], bus: Bus, config: GatewayConfig) -> History:
@@ -133,7 +142,7 @@ async def _keep_awake(
     runtime: Runtime[state.State], bus: Bus, activity: Activity, config: GatewayConfig, stack: AsyncExitStack
 ) -> Waker:
     """What is in use here is told, and woken where it sleeps."""
-    waker = Waker(runtime, bus.commands.send, activity, config)
+    waker = Waker(runtime, runtime.send, activity, config)
     runtime.on_folded.append(waker.on_folded)
     stack.push_async_callback(waker.close)
     task = asyncio.create_task(activity.tell(bus.activity, config.activity_period_s), name="gateway-activity")

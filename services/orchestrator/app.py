@@ -5,7 +5,7 @@ from functools import partial
 
 import aiohttp
 
-from services.orchestrator import decide, react, state, views
+from services.orchestrator import decide, measures, react, state, views
 from services.orchestrator.adapters.deps import PoolDepsCache
 from services.orchestrator.adapters.gateway_probe import HttpGatewayProbe
 from services.orchestrator.adapters.project_store import ObjectProjectStore
@@ -39,6 +39,8 @@ def definition(config: OrchestratorConfig, secret: str = "") -> Definition[state
         ticks={react.IDLE_TICK: config.idle_check_s, react.RESIDENTS_TICK: config.residents_period_s},
         trace_of=views.trace_of,
         project_of=views.project_of,
+        measures=measures.measures,
+        figures=measures.figures,
     )
 
 

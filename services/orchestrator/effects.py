@@ -31,7 +31,6 @@ from services.orchestrator.rules.steps import worth_restoring
 from services.orchestrator.state import State
 from services.orchestrator.syncing import Syncer
 from services.orchestrator.telling import Teller
-from shared import telemetry
 from shared.codec import Recorded
 from shared.commands import Command, ConfirmPreview, FailPreview, RecordHmr
 from shared.definition import Effect
@@ -139,7 +138,6 @@ class OrchestratorEffects:
                     if status < 500 or preview.with_errors:
                         done = ConfirmPreview(preview_id=effect.preview_id, attempt=effect.attempt, url=url)
                         await self._send(done, cause)
-                        _measure(preview, self._clock())
                         return
                     seen = f"status {status}"
                 await asyncio.sleep(self._config.agent_retry_s)
@@ -202,9 +200,3 @@ def _deps_request(preview: Preview, vm: Vm) -> DepsRequest | None:
         manager=preview.found.package_manager,
         unchanged_since=preview.installed_at,
     )
-
-
-def _measure(preview: Preview, now: float) -> None:
-    framework = preview.found.framework if preview.found is not None else "unknown"
-    attributes: dict[str, str | bool] = {"drape.framework": framework, "drape.from_pool": preview.from_pool}
-    telemetry.preview_ready_duration.record(now - preview.attempt_at, attributes)

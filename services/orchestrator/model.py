@@ -122,6 +122,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     VM, and runs there, when this preview took it over from such a one. `install_job`: the newest install job of this
     attempt. `frozen_mb`: what its VM holds while it is suspended, once that is known. `left`: what the next holder of its
     last VM may find there. `asked`: what somebody wants its VM to be; `grown_mb`: what it has to have since memory ran out.
+    `traceparent`: of the event that began this attempt; `traced_before`: the one before it.
     A failed preview may hold its VM for a while, for the next try.
     """
 
@@ -164,6 +165,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     steps: dict[str, float] = {}
     failure: Failure = Failure()
     traceparent: str = ""
+    traced_before: str = ""
     vm_losses: int = 0
     left: Left = Left()
     asked: Size = Size(0)

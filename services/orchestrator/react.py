@@ -86,6 +86,7 @@ class RunDevServer(PreviewEffect, frozen=True):
     """Run the dev server's job, or attach to it; report readiness, output and its end."""
 
     lasting: ClassVar[bool] = True
+    endless: ClassVar[bool] = True
     job_id: str
 
 

@@ -354,6 +354,7 @@ def _restart(state: State, preview: Preview, event: PreviewRestarted, recorded: 
         files_version=event.files_version,
         vm_losses=_losses(preview, event, at),
         traceparent=recorded.meta.traceparent or preview.traceparent,
+        traced_before=preview.traceparent,
         asked=preview.asked,
         grown_mb=max(preview.grown_mb, event.memory_mb),
     )

@@ -8,8 +8,9 @@ from services.orchestrator.rules import progress
 from services.orchestrator.state import State, newest_of
 from shared.codec import Recorded
 from shared.commands import Command, PreviewReply, Reply, RequestPreview
+from shared.definition import STORY_S, Traced, trace_id_of
 from shared.errors import NotFound
-from shared.events import ClaimExpired, Event, VmAcquired, VmLost
+from shared.events import ClaimExpired, Event, PreviewRestarted, ProjectEvent, VmAcquired, VmLost
 from shared.ids import ProjectId
 from shared.ports import Progress
 
@@ -34,13 +35,35 @@ def answer(state: State, command: Command) -> Reply:
     return Reply()
 
 
-def trace_of(state: State, recorded: Recorded) -> str:
-    """A preview's story is one trace, also where a VM came to it by another's end."""
-    if isinstance(recorded.event, VmAcquired | VmLost | ClaimExpired):
-        preview = state.previews.get(recorded.event.preview_id or "")
-        if preview is not None and preview.traceparent:
-            return preview.traceparent
-    return recorded.meta.traceparent
+def trace_of(state: State, recorded: Recorded) -> Traced:
+    """A start is one trace, also where a VM came to it by another's end; an edit, a restart or a wake-up later is a trace of
+    its own that links to it."""
+    own, event = recorded.meta.traceparent, recorded.event
+    preview = _told_of(state, event)
+    if preview is None or not preview.traceparent:
+        return Traced(own)
+    if isinstance(event, PreviewRestarted):
+        return Traced(own, _others(own, preview.traced_before))
+    if not own or (isinstance(event, VmAcquired | VmLost | ClaimExpired) and _under_way(preview, recorded.meta.at)):
+        return Traced(preview.traceparent, _others(preview.traceparent, own))
+    return Traced(own, _others(own, preview.traceparent))
+
+
+def _told_of(state: State, event: Event | None) -> Preview | None:
+    if isinstance(event, ProjectEvent):
+        project = state.projects.get(event.project_id)
+        return state.previews.get(project.live or "") if project is not None else None
+    return state.previews.get(getattr(event, "preview_id", None) or "")
+
+
+def _under_way(preview: Preview, at: float) -> bool:
+    """Whether its start is what is being told."""
+    return at - preview.attempt_at <= STORY_S
+
+
+def _others(own: str, *traceparents: str) -> tuple[str, ...]:
+    """Those that name another trace than `own` does."""
+    return tuple(each for each in traceparents if trace_id_of(each) not in ("", trace_id_of(own)))
 
 
 def project_of(state: State, message: Event | Command) -> ProjectId:

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from services.pool import decide, react, state, views
+from services.pool import decide, measures, react, state, views
 from services.pool.adapters.deps_cache import CacheLimits, DepsCache
 from services.pool.adapters.docker_config import DockerConfig
 from services.pool.adapters.fly_config import FlyConfig
@@ -53,6 +53,9 @@ def definition(config: PoolConfig) -> Definition[state.State]:
             "health": config.health_period_s,
             "reconcile": config.reconcile_period_s,
         },
+        story_of=views.story_of,
+        measures=partial(measures.measures, config=config),
+        figures=partial(measures.figures, config=config),
     )
 
 

@@ -16,7 +16,7 @@ from services.pool.ports import Provider, ProviderError, VmListing
 from services.pool.reconciling import Differences
 from services.pool.state import State
 from services.pool.suspending import Suspender
-from shared import telemetry
+from shared import metrics
 from shared.commands import Command, RecordVmDestroyed, RecordVmLost
 from shared.errors import DrapeError, Unavailable
 from shared.ids import VmId, derive
@@ -205,4 +205,4 @@ class Reaper:
 
     def _count(self, kind: str) -> None:
         self._counters[kind] += 1
-        telemetry.pool_reconciled.add(1, {"kind": kind})
+        metrics.pool_reconciled.add(1, {"kind": kind})

@@ -81,13 +81,14 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """A preview that waits for a VM. `deadline`: seconds, UTC."""
+    """A preview that waits for a VM. `deadline`: seconds, UTC. `traceparent`: of the event that queued it."""
 
     preview_id: PreviewId
     owner: OwnerId
     queued_at: float
     deadline: float
     need: Need = Need()
+    traceparent: str = ""
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +177,12 @@ def evolve(state: State, recorded: Recorded) -> None:
         case ClaimQueued(preview_id=preview_id, owner=owner, deadline=deadline):
             need = Need(event.memory_mb, event.region, event.image)
             state.claims[preview_id] = Claim(
-                preview_id=preview_id, owner=owner, queued_at=at, deadline=deadline, need=need
+                preview_id=preview_id,
+                owner=owner,
+                queued_at=at,
+                deadline=deadline,
+                need=need,
+                traceparent=recorded.meta.traceparent,
             )
         case ClaimExpired(preview_id=preview_id) | ClaimWithdrawn(preview_id=preview_id):
             state.claims.pop(preview_id, None)

@@ -9,6 +9,7 @@ from services.pool import placing
 from services.pool.config import PoolConfig
 from services.pool.state import Pool, State
 from shared.commands import AcquireVm, ClaimReply, Command, Reply
+from shared.events import ClaimExpired, Event, VmAcquired
 from shared.gauges import Gauge
 
 
@@ -123,6 +124,12 @@ def _by_state(pool: PoolNumbers) -> dict[str, int]:
         "kept": pool.kept,
         "going": pool.going,
     }
+
+
+def story_of(state: State, event: Event) -> str:
+    """What ends a claim's waiting belongs to the story of who waits, whichever VM's boot or end allows it."""
+    claim = state.claims.get(event.preview_id) if isinstance(event, VmAcquired | ClaimExpired) else None
+    return claim.traceparent if claim is not None else ""
 
 
 def answer(state: State, command: Command) -> Reply:

@@ -7,13 +7,15 @@ from functools import partial
 import msgspec
 
 from services.telemetry import decide, react, state, views
-from services.telemetry.adapters.postgres import PreviewStore, close_pool, open_pool
+from services.telemetry.adapters.postgres import PROJECTION, PreviewStore, close_pool, open_pool
 from services.telemetry.adapters.projection import Projector
 from services.telemetry.adapters.stats import StatsReader
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.effects import TelemetryEffects
+from shared import metrics
 from shared.commands import commands_of
 from shared.definition import Definition
+from shared.measures import Measure
 from shared.ports import Bus, Handler
 from shared.runtime import Runtime
 from shared.service import Parts, Wiring
@@ -48,6 +50,7 @@ def wiring(config: TelemetryConfig) -> Wiring[state.State]:
         projector = Projector(bus.log, store, config)
         stats = StatsReader(pool, lambda: projector.log_id, config, runtime.clock)
         _run(projector, runtime, stack)
+        stack.enter_context(metrics.live.asking(partial(figures, runtime, projector)))
         return Parts(TelemetryEffects(bus.parked, runtime.send).perform, queries(runtime, projector, store, stats))
 
     return Wiring(definition(config), build)
@@ -76,6 +79,15 @@ def queries(
         )
 
     return {"stats": stats.answer, "alerts": alerts, "status": status}
+
+
+async def figures(runtime: Runtime[state.State], projector: Projector) -> list[Measure]:
+    """How far the rows are behind, and what no service could do."""
+    behind = max(0, await runtime.bus.log.last_seq() - projector.seq)
+    return [
+        Measure("drape.projection.lag", behind, {"drape.projection": PROJECTION}),
+        Measure("drape.reactions.parked", await runtime.bus.parked.count()),
+    ]
 
 
 def _run(projector: Projector, runtime: Runtime[state.State], stack: AsyncExitStack) -> None:

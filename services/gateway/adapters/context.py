@@ -1,11 +1,9 @@
 """What every route needs: who asks, what of theirs is meant, and how a wish becomes a command."""
 
-from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
-from opentelemetry.trace import Span, SpanKind
 
 from services.gateway.adapters.access import Access
 from services.gateway.adapters.feed import Feed
@@ -90,29 +88,16 @@ class Context:
     async def execute(self, command: Command, kind: type[R]) -> R:
         """A command to ourselves; the state holds what it did when this returns."""
         self.check_connected()
-        with _span(command):
-            reply = await self._runtime.execute(command, _cause())
+        reply = await self._runtime.execute(command, _cause())
         return msgspec.convert(msgspec.to_builtins(reply), kind)
 
     async def send(self, command: Command, kind: type[R]) -> R:
         """A command to another service; our state holds what it did when this returns."""
         self.check_connected()
-        with _span(command):
-            body = await self._runtime.send(command, _cause())
+        body = await self._runtime.send(command, _cause())
         reply = msgspec.json.decode(body, type=kind)
         await self._runtime.until(reply.seq, timeout_s=self.config.ready_wait_s)
         return reply
-
-
-def _span(command: Command) -> AbstractContextManager[Span]:
-    """Where a preview's trace begins: the request that asked for it."""
-    name = f"send drape.cmd.{command.service}.{command.verb}"
-    attributes = {
-        "messaging.system": "nats",
-        "messaging.operation.name": "send",
-        "drape.command": type(command).__name__,
-    }
-    return telemetry.span(name, SpanKind.CLIENT, "", attributes)
 
 
 def _cause() -> Cause:

@@ -240,6 +240,11 @@ class Feed:
         finally:
             self._subscribers.discard(subscriber)
 
+    def connections(self) -> dict[str, int]:
+        """Clients that listen, by the way in which they do."""
+        streams = sum(each.preview_id is not None for each in self._subscribers)
+        return {"websocket": len(self._subscribers) - streams, "sse": streams}
+
     async def before(self, since: int | None) -> Older | None:
         """What came after `since` and is not in memory any more, or never was: a gateway remembers what came since its
         start. The previews in it are told as they are now."""

@@ -4,10 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 
 from services.gateway.adapters import describe, pages, websocket
 from services.gateway.adapters.access import problem_response
@@ -22,7 +24,7 @@ from services.gateway.adapters.residents import ResidentRoutes
 from services.gateway.adapters.sharing import SharingRoutes
 from services.gateway.adapters.uploads import Uploads
 from services.gateway.adapters.variables import Variables
-from shared import telemetry
+from shared import metrics, telemetry, tracing
 from shared.errors import DrapeError, Invalid, internal
 from shared.sealed import MARK
 
@@ -82,6 +84,14 @@ class Api:
         """Previews by host name go to the proxy; for the rest, origin first, and every error leaves as problem JSON."""
         if self._proxy.preview_id(request.headers.get("Host", "")) is not None:
             return await self._proxy.handle(request)
+        with _traced(request) as span:
+            response = await self._answered(request, handler)
+            span.set_attribute("http.response.status_code", response.status)
+            if response.status >= 500:
+                span.set_status(Status(StatusCode.ERROR))
+        return response
+
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         begun = time.perf_counter()
         try:
             with self._load.admitted(request):
@@ -154,12 +164,31 @@ class Api:
         return await websocket.serve(request, owner, self._context.feed, self._context.state, self._context.config)
 
 
-def _measure(request: web.Request, status: int, begun: float) -> None:
+def _route(request: web.Request) -> str:
     resource = request.match_info.route.resource
-    route = resource.canonical if resource is not None else "none"
-    attributes: dict[str, str | int] = {"http.request.method": request.method, "http.route": route}
+    return resource.canonical if resource is not None else "none"
+
+
+def _method(request: web.Request) -> str:
+    """One of those that there are: a client may send any word."""
+    return request.method if request.method in hdrs.METH_ALL else "_OTHER"
+
+
+def _traced(request: web.Request) -> AbstractContextManager[Span]:
+    """Where a preview's trace begins; or goes on, where the caller says of which trace its request is. Requests that only
+    look at something have none: streams last, and a page asks often."""
+    method, route = _method(request), _route(request)
+    if method in ("GET", "HEAD"):
+        return nullcontext(INVALID_SPAN)
+    attributes = {"http.request.method": method, "http.route": route, "url.scheme": request.scheme}
+    parent = request.headers.get(tracing.TRACE, "")
+    return telemetry.span(f"{method} {route}", SpanKind.SERVER, parent, attributes)
+
+
+def _measure(request: web.Request, status: int, begun: float) -> None:
+    attributes: dict[str, str | int] = {"http.request.method": _method(request), "http.route": _route(request)}
     attributes["http.response.status_code"] = status
-    telemetry.http_request_duration.record(time.perf_counter() - begun, attributes)
+    metrics.http_request_duration.record(time.perf_counter() - begun, attributes)
 
 
 def _http_problem(error: web.HTTPException) -> DrapeError:

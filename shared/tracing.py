@@ -1,0 +1,109 @@
+"""Which spans the loop makes: their names, kinds and attributes, and what is a parent and what a link.
+
+The live chain of command, event and reaction is one tree: each is the child of what caused it. What comes later than
+`STORY_S` after its cause, when a timer fires, or from another's story begins a trace of its own that links to its cause.
+Names have no ids in them; ids are attributes, and personal texts are nowhere.
+"""
+
+from contextlib import AbstractContextManager
+
+from opentelemetry.trace import Span, SpanKind
+
+from shared.codec import Recorded
+from shared.commands import Command
+from shared.definition import STORY_S, Traced
+from shared.events import Event
+from shared.ports import Cause, TimerFired
+from shared.telemetry import carrier, span
+
+TRACE = "traceparent"
+"""Where a timer keeps the trace that set it."""
+_SYSTEM = {"messaging.system": "nats"}
+
+
+def _command(operation: str, command: type[Command]) -> tuple[str, dict[str, str | int]]:
+    template = f"drape.cmd.{command.service}.{command.verb}"
+    attributes: dict[str, str | int] = {
+        **_SYSTEM,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+        "messaging.destination.template": template,
+        "drape.command": command.__name__,
+    }
+    return f"{operation} {template}", attributes
+
+
+def sending(command: Command, cause: Cause, now: float) -> AbstractContextManager[Span]:
+    """A command to another service."""
+    name, attributes = _command("send", type(command))
+    traced = _timely(Traced(cause.traceparent or carrier()), cause.at, now)
+    return span(name, SpanKind.CLIENT, traced.parent, attributes, traced.links)
+
+
+def deciding(command: Command, cause: Cause, now: float) -> AbstractContextManager[Span]:
+    """A command of this service to itself, which something has caused."""
+    name, attributes = _command("process", type(command))
+    traced = _timely(Traced(cause.traceparent or carrier()), cause.at, now)
+    return span(name, SpanKind.INTERNAL, traced.parent, attributes, traced.links)
+
+
+def hearing(command: type[Command], cause: Cause) -> AbstractContextManager[Span]:
+    """A command that came over the wire."""
+    name, attributes = _command("process", command)
+    return span(name, SpanKind.SERVER, cause.traceparent, attributes)
+
+
+def _event(
+    operation: str, kind: str, template: str, event_type: str, event_id: str, story: str
+) -> dict[str, str | int]:
+    return {
+        **_SYSTEM,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": kind,
+        "messaging.destination.template": template,
+        "messaging.message.id": event_id,
+        "messaging.message.conversation_id": story,
+        "drape.event": event_type,
+    }
+
+
+def publishing(event: Event, event_id: str, story: str, cause: Cause, below: str) -> AbstractContextManager[Span]:
+    """An event's append; whoever reacts to the event is its child. `below`: of whose story it is, where that is another's."""
+    template = f"drape.evt.{event.service}.{event.aggregate}"
+    attributes = _event("publish", "send", template, type(event).__name__, event_id, story)
+    asked = carrier() or cause.traceparent
+    return span(f"publish {template}", SpanKind.PRODUCER, below or asked, attributes, (asked,) if below else ())
+
+
+def reacting(
+    service: str, recorded: Recorded, traced: Traced, deliveries: int, now: float
+) -> AbstractContextManager[Span]:
+    """The reaction to an event; `traced`: as the service knows whose story it is."""
+    template = f"drape.evt.{recorded.key.rpartition('.')[0]}"
+    meta = recorded.meta
+    attributes = _event("process", "process", template, recorded.type, meta.id, meta.correlation_id)
+    attributes["messaging.consumer.group.name"] = f"{service}-reactor"
+    if deliveries > 1:
+        attributes["drape.deliveries"] = deliveries
+    traced = _timely(traced, meta.at, now)
+    return span(f"process {template}", SpanKind.CONSUMER, traced.parent, attributes, traced.links)
+
+
+def firing(service: str, fired: TimerFired, set_in: str) -> AbstractContextManager[Span]:
+    """What a timer sets off. `set_in`: the trace that set it."""
+    template = f"drape.timer.{service}.{fired.name}"
+    attributes: dict[str, str | int] = {
+        **_SYSTEM,
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.template": template,
+        "messaging.consumer.group.name": f"{service}-timers",
+    }
+    return span(f"process {template}", SpanKind.CONSUMER, "", attributes, (set_in,))
+
+
+def _timely(traced: Traced, since: float, now: float) -> Traced:
+    """A parent that is long past is only linked to. `since`: 0 where what is caused comes at once."""
+    if not since or now - since <= STORY_S:
+        return traced
+    return Traced("", tuple(each for each in (traced.parent, *traced.links) if each))
