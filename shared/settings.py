@@ -258,7 +258,9 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     """How long a process that is told to end goes on taking work once `/ready` says no: as long as a balancer takes to
     notice. Keep it, and 10 s more, below the time after which processes are killed."""
     otel_exporter_otlp_endpoint: str = ""
-    """Where traces and metrics go, by OTLP over HTTP; empty: nowhere."""
+    """Where traces, metrics and logs go, by OTLP over HTTP; empty: nowhere. The SDK's other variables `OTEL_…` count too."""
+    drape_otlp_log_level: str = "WARNING"
+    """From which level on log lines go there too; standard error has them all by its own level."""
 
 
 def common(env: Mapping[str, str] = os.environ) -> Common:

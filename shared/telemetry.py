@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from opentelemetry import context, metrics, trace
+from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared.settings import Common
 
-EXPORT_TIMEOUT_S = 5.0
 _LOG_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 _tracer = trace.get_tracer("drape")
@@ -35,6 +34,7 @@ class JsonFormatter(logging.Formatter):
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
             line["trace_id"] = format(span.trace_id, "032x")
+            line["span_id"] = format(span.span_id, "016x")
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -49,40 +49,9 @@ def set_up(service: str, settings: Common) -> Callable[[], None]:
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     if not settings.otel_exporter_otlp_endpoint:
         return lambda: None
-    return _export(service, settings)
+    from shared.exporting import export  # it costs 0.3 s that a process without OTLP need not pay
 
-
-def _export(service: str, settings: Common) -> Callable[[], None]:
-    # Imported here: it costs 0.3 s that a process without OTLP need not pay.
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    resource = Resource.create(
-        {
-            "service.name": f"drape-{service}",
-            "service.namespace": "drape",
-            "service.instance.id": settings.drape_instance,
-        }
-    )
-    tracers = TracerProvider(resource=resource)
-    tracers.add_span_processor(
-        BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_TIMEOUT_S), schedule_delay_millis=1000)
-    )
-    trace.set_tracer_provider(tracers)
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter(timeout=EXPORT_TIMEOUT_S), export_interval_millis=10_000)
-    meters = MeterProvider(resource=resource, metric_readers=[reader])
-    metrics.set_meter_provider(meters)
-
-    def close() -> None:
-        tracers.shutdown()
-        meters.shutdown(timeout_millis=EXPORT_TIMEOUT_S * 1000)
-
-    return close
+    return export(service, settings, _LOG_RECORD_FIELDS)
 
 
 def carrier() -> str:

@@ -55,12 +55,12 @@ def matches(span: ReadableSpan, name: str, attributes: Mapping[str, str]) -> boo
 
 def trace_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.trace_id
+    return int(span.context.trace_id)
 
 
 def span_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 def linked(spans: Sequence[ReadableSpan]) -> set[int]:
@@ -99,12 +99,12 @@ def tracing() -> Iterator[Spans]:
 
 
 class Point(NamedTuple):
-    """One series at one look: a histogram's `count` and `total`, a counter's or gauge's value as `total`."""
+    """One series at one look: a histogram's `entries` and `total`, a counter's or gauge's value as `total`."""
 
     name: str
     unit: str
     attributes: Mapping[str, object]
-    count: int
+    entries: int
     total: float
     traces: frozenset[int]
     """Of its exemplars."""
@@ -139,4 +139,4 @@ def figure(name: str, **attributes: str) -> float:
     """What the series with these `drape.` attributes add up to: of a histogram its count, else its value."""
     wanted = {f"drape.{key}": value for key, value in attributes.items()}
     found = [each for each in points() if each.name == name and wanted.items() <= each.attributes.items()]
-    return sum(each.count if each.unit in ("s", "By") else each.total for each in found)
+    return sum(each.entries if each.unit in ("s", "By") else each.total for each in found)

@@ -6,7 +6,7 @@ try (all of it is idempotent, by id or version).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -19,6 +19,7 @@ from .protocol import (
     JOB_WAIT_S_MAX,
     LEASE_HEADER,
     SYNC_HEADER_NAME,
+    TRACE_HEADER,
     UNREADABLE,
     Cleaned,
     CleanSpec,
@@ -30,6 +31,7 @@ from .protocol import (
     LogLine,
     ReadinessUpdate,
     ReadySpec,
+    SpanReport,
     SyncResult,
 )
 from .tarstream import TAR_END, header_of, padding_of
@@ -62,7 +64,8 @@ class AgentUnreachable(Exception):
 
 class AgentClient:
     """Speaks to one agent at `base_url` ("http://127.0.0.1:4711"). The session is the caller's, and may be shared.
-    `lease`: of the hold on the VM for which it speaks; 0: for none. `headers`: sent with each request beside its own."""
+    `lease`: of the hold on the VM for which it speaks; 0: for none. `headers`: sent with each request beside its own.
+    `trace`: gives the `traceparent` of the moment; `on_spans`: gets that of a request, and what the agent has measured."""
 
     def __init__(
         self,
@@ -75,10 +78,14 @@ class AgentClient:
         sync_timeout_s: float = 300.0,
         lease: int = 0,
         headers: Iterable[tuple[str, str]] = (),
+        trace: Callable[[], str] = str,
+        on_spans: Callable[[str, Sequence[SpanReport]], None] | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         own = {"Authorization": f"Bearer {token}", **({LEASE_HEADER: str(lease)} if lease else {})}
         self._headers = {**dict(headers), **own}
+        self._trace = trace
+        self._on_spans = on_spans
         self._session = session
         self._connect_timeout_s = connect_timeout_s
         self._request_timeout_s = request_timeout_s
@@ -139,7 +146,9 @@ class AgentClient:
         """Updates while the agent waits for the job to answer; the last one is a ReadinessFinal."""
         async with self._request("POST", f"/jobs/{job_id}/ready", data=msgspec.json.encode(spec)) as response:
             async for raw in _lines(response):
-                yield msgspec.json.decode(raw, type=ReadinessUpdate)
+                update: ReadinessUpdate = msgspec.json.decode(raw, type=ReadinessUpdate)
+                self._take(response, update)
+                yield update
 
     async def clean(self, spec: CleanSpec) -> Cleaned:
         """Empties the VM of all but dependencies. After a refusal (see `CleanSpec`) it is only good for being destroyed."""
@@ -162,7 +171,18 @@ class AgentClient:
     ) -> Result:
         total_s = total_s if total_s is not None else self._request_timeout_s
         async with self._request(method, path, data=data, params=params, total_s=total_s) as response:
-            return msgspec.json.decode(await response.read(), type=kind)
+            result = msgspec.json.decode(await response.read(), type=kind)
+            self._take(response, result)
+            return result
+
+    def _take(self, response: aiohttp.ClientResponse, result: object) -> None:
+        spans = getattr(result, "spans", ())
+        if spans and self._on_spans is not None:
+            self._on_spans(response.request_info.headers.get(TRACE_HEADER, ""), spans)
+
+    def _traced(self) -> dict[str, str]:
+        traceparent = self._trace()
+        return {TRACE_HEADER: traceparent} if traceparent else {}
 
     @asynccontextmanager
     async def _request(
@@ -186,7 +206,7 @@ class AgentClient:
                 self._base_url + path,
                 data=data,
                 params=params,
-                headers=self._headers,
+                headers={**self._headers, **self._traced()},
                 timeout=timeout,
                 allow_redirects=False,
                 read_bufsize=_LINE_BYTES_MAX,

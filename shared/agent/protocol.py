@@ -20,6 +20,9 @@ LEASE_HEADER = "X-Drape-Lease"
 """Whose request it is, as a number that is higher for each holder of the VM; one whose time is over is refused (409
 `lease_over`). Without it a request counts as the present holder's."""
 
+TRACE_HEADER = "traceparent"
+"""The trace of whoever asks, as W3C writes it. Whose request has one gets what the agent has measured for that trace."""
+
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are no such JSON, the last one where they are nested too deeply."""
 
@@ -79,6 +82,19 @@ class FileSync(msgspec.Struct, frozen=True, kw_only=True):
     keep: tuple[str, ...] = ()
 
 
+class SpanReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of work that the agent has measured: below which span it was (`parent`, a `traceparent`), its own id, how long it
+    took and how long ago it ended. `error`: a code; empty: it went well. `facts`: numbers, never texts."""
+
+    name: str
+    parent: str
+    span_id: str
+    age_s: float
+    duration_s: float
+    error: str = ""
+    facts: dict[str, int | float | bool] = {}
+
+
 class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
     """`stale`: the folder already has this version or a later one, and nothing was done."""
 
@@ -87,6 +103,7 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
     deleted: int = 0
     unchanged: int = 0
     stale: bool = False
+    spans: tuple[SpanReport, ...] = ()
 
 
 class CleanSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +126,7 @@ class Cleaned(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     entries: int
     trees: tuple[str, ...]
+    spans: tuple[SpanReport, ...] = ()
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +156,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     log_dropped_lines: int = 0
     port: int | None = None
     rss_bytes: int | None = None
+    spans: tuple[SpanReport, ...] = ()
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,6 +231,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="re
     elapsed_s: float
     with_errors: bool = False
     detail: str = ""
+    spans: tuple[SpanReport, ...] = ()
 
 
 class Exited(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="exited"):
@@ -220,6 +240,7 @@ class Exited(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="e
     exit_code: int | None
     signal: str | None
     elapsed_s: float
+    spans: tuple[SpanReport, ...] = ()
 
 
 class Unusable(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="unusable"):
@@ -232,6 +253,7 @@ class Unusable(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     cause: Literal["hung", "wrong_interface", "redirect_loop"]
     detail: str
     elapsed_s: float
+    spans: tuple[SpanReport, ...] = ()
 
 
 class ReadyTimeout(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="timeout"):
@@ -240,6 +262,7 @@ class ReadyTimeout(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     port: int | None
     elapsed_s: float
     reason: str
+    spans: tuple[SpanReport, ...] = ()
 
 
 ReadinessFinal = Ready | Exited | Unusable | ReadyTimeout

@@ -22,6 +22,7 @@ from .protocol import (
     JOB_WAIT_S_MAX,
     LEASE_HEADER,
     PROTOCOLS,
+    TRACE_HEADER,
     UNREADABLE,
     AgentProblem,
     CleanSpec,
@@ -29,16 +30,20 @@ from .protocol import (
     Health,
     JobSpec,
     JobStatus,
+    ReadinessFinal,
     ReadinessUpdate,
+    Ready,
     ReadySpec,
 )
 from .readiness import ProbeLimits, wait_ready
+from .spans import Spans
 from .tunnel import TunnelLimits, Tunnels
 
 log = logging.getLogger("drape.agent.server")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Body = TypeVar("Body")
+Result = TypeVar("Result", bound=msgspec.Struct)
 EXIT_ORPHANED = 75
 _BODY_CHUNK_WAIT_S = 60.0
 _READY_TIMEOUT_S_MAX = 3600.0
@@ -85,6 +90,7 @@ class AgentServer:
         self.jobs = JobSupervisor(world, job_limits or JobLimits())
         self._tunnels = Tunnels(self.jobs.everything, self._hear, tunnel_limits)
         self._cleaner = Cleaner(place, self.jobs, files)
+        self._spans = Spans()
         self._started_s = time.monotonic()
         self._sync_lock = asyncio.Lock()
         self._active = 0
@@ -200,14 +206,17 @@ class AgentServer:
             """Called in the thread that applies the sync; the event loop brings the next bytes."""
             return asyncio.run_coroutine_threadsafe(_next_chunk(request), loop).result()
 
+        span = self._spans.begin("sync files", _trace_of(request))
         try:
             async with self._sync_lock:
                 self._check_lease(request)
                 result = await asyncio.to_thread(self._files.apply, read)
-        except (AgentProblem, *UNREADABLE):
+        except (AgentProblem, *UNREADABLE) as problem:
+            span.end(problem.body.code if isinstance(problem, AgentProblem) else "request_invalid")
             await self._read_past(request)
             raise
-        return _json(result)
+        span.end(written=result.written, deleted=result.deleted, unchanged=result.unchanged)
+        return _json(self._with_spans(request, result))
 
     async def _read_past(self, request: web.Request) -> None:
         left = self._limits.refused_body_bytes_max
@@ -219,8 +228,15 @@ class AgentServer:
 
     async def _post_clean(self, request: web.Request) -> web.Response:
         spec = await _body(request, CleanSpec)
-        async with self._sync_lock:
-            return _json(await self._cleaner.clean(spec))
+        span = self._spans.begin("clean vm", _trace_of(request))
+        try:
+            async with self._sync_lock:
+                cleaned = await self._cleaner.clean(spec)
+        except AgentProblem as problem:
+            span.end(problem.body.code)
+            raise
+        span.end(bytes=cleaned.bytes)
+        return _json(self._with_spans(request, cleaned))
 
     async def _get_file(self, request: web.Request) -> web.Response:
         data = await asyncio.to_thread(self._files.read, request.match_info["path"])
@@ -231,7 +247,10 @@ class AgentServer:
     async def _put_job(self, request: web.Request) -> web.Response:
         spec = await _body(request, JobSpec)
         self._check_lease(request)
+        span = self._spans.begin(_job_name(request.match_info["id"]), _trace_of(request))
         job, fresh = await self.jobs.put(request.match_info["id"], spec)
+        if fresh:
+            self._spans.watch(job.id, job, span)
         return _json(job.status(), 201 if fresh else 200)
 
     async def _get_job(self, request: web.Request) -> web.Response:
@@ -239,7 +258,7 @@ class AgentServer:
         deadline_s = time.monotonic() + _number(request, "wait_s", 0.0, JOB_WAIT_S_MAX)
         while not job.exited.is_set() and _present(request) and (left_s := deadline_s - time.monotonic()) > 0:
             await _wait(job.exited, min(left_s, self._limits.gone_check_s))
-        return _json(await _status_of(job))
+        return _json(self._with_spans(request, await _status_of(job)))
 
     async def _delete_job(self, request: web.Request) -> web.Response:
         job = self._job(request)
@@ -278,12 +297,20 @@ class AgentServer:
                 400, "ready_spec_invalid", "`path` begins with '/', `timeout_s` is above 0, at most 3600."
             )
         await job.started.wait()
+        span = self._spans.begin("probe dev server", _trace_of(request))
         response = _stream()
         await response.prepare(request)
 
         async def emit(update: ReadinessUpdate) -> None:
             if not _present(request):
                 raise ConnectionResetError("the client has gone")
+            if isinstance(update, Ready):
+                self._spans.ready(job.id)
+                span.end(status=update.status)
+            elif isinstance(update, ReadinessFinal):
+                span.end(f"dev_server_{update.__struct_config__.tag}")
+            if isinstance(update, ReadinessFinal):
+                update = self._with_spans(request, update)
             await response.write(msgspec.json.encode(update) + b"\n")
 
         try:
@@ -307,11 +334,25 @@ class AgentServer:
         finally:
             self._active += 1
 
+    def _with_spans(self, request: web.Request, result: Result) -> Result:
+        """The answer, and with it what was measured for the trace of who asks."""
+        spans = self._spans.take(_trace_of(request))
+        return msgspec.structs.replace(result, spans=spans) if spans else result
+
     def _hear(self) -> None:
         self._idle_s = 0.0
 
     def _job(self, request: web.Request) -> Job:
         return self.jobs.get(request.match_info["id"])
+
+
+def _trace_of(request: web.Request) -> str:
+    return request.headers.get(TRACE_HEADER, "")
+
+
+def _job_name(job_id: str) -> str:
+    """Of its span. The control plane's ids begin with what the job is."""
+    return {"install": "run install", "dev": "start dev server"}.get(job_id.partition("-")[0], "run job")
 
 
 async def _status_of(job: Job) -> JobStatus:

@@ -25,7 +25,9 @@ def _counted() -> Counter[tuple[str, tuple[tuple[str, object], ...]]]:
     gauges |= {"drape.pool.vms", "drape.pool.target", "drape.pool.claims.waiting", "drape.gateway.connections"}
     return Counter(
         {
-            (each.name, tuple(sorted(each.attributes.items()))): each.count if each.unit in ("s", "By") else each.total
+            (each.name, tuple(sorted(each.attributes.items()))): each.entries
+            if each.unit in ("s", "By")
+            else each.total
             for each in points()
             if each.name not in gauges
         }

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 
 from services.orchestrator.model import Vm
+from shared import agent_spans, telemetry
 from shared.agent.client import AgentClient, AgentError
 from shared.agent.protocol import FileSync, JobSpec, JobStatus, LogLine, ReadinessUpdate, ReadySpec, SyncResult
 from shared.reach import agent_url
@@ -21,7 +22,15 @@ class AgentWorkspace:
     def _client(self, vm: Vm) -> AgentClient:
         token = agent_token(self._secret, vm.vm_id)
         url = agent_url(vm.host, vm.port, vm.reach)
-        return AgentClient(url, token, self._session, lease=vm.lease, headers=vm.reach.headers)
+        return AgentClient(
+            url,
+            token,
+            self._session,
+            lease=vm.lease,
+            headers=vm.reach.headers,
+            trace=telemetry.carrier,
+            on_spans=agent_spans.take,
+        )
 
     async def sync(self, vm: Vm, files: FileSync, contents: Mapping[str, bytes]) -> SyncResult:
         async def each() -> AsyncIterator[tuple[str, bytes | AsyncIterator[bytes]]]:

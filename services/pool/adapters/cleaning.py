@@ -6,6 +6,7 @@ from collections.abc import Callable
 import aiohttp
 
 from services.pool.react import CleanVm
+from shared import agent_spans, telemetry
 from shared.agent.client import AgentClient, AgentError, AgentUnreachable
 from shared.agent.protocol import CleanSpec
 from shared.ids import VmId
@@ -30,6 +31,8 @@ class AgentVmCleaner:
             self._session,
             request_timeout_s=self._timeout_s,
             headers=vm.reach.headers,
+            trace=telemetry.carrier,
+            on_spans=agent_spans.take,
         )
         spec = CleanSpec(lease=vm.lease, keep_since_job=vm.keep_job, bytes_max=self._bytes_max)
         try:
