@@ -330,6 +330,7 @@ def logs(title: str, description: str, query: str, *, size: tuple[int, int] = (1
             "prettifyLogMessage": False,
             "showCommonLabels": False,
             "showLabels": False,
+            "showLogContextToggle": True,
             "showTime": True,
             "sortOrder": "Descending",
             "wrapLogMessage": True,

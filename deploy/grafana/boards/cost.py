@@ -143,8 +143,8 @@ _USED = Row(
         ),
         series(
             "Destroyed late",
-            "VMs that reconciliation had to end, in an hour: nobody knew them, or they would not go. They cost until then; some are "
-            "the alert `vm_leaks`.",
+            "VMs that reconciliation had to end, in an hour: nobody knew them, or they would not go. They cost until then; "
+            "some are the alert `vm_leaks`.",
             "short",
             [
                 Query(

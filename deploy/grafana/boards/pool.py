@@ -71,8 +71,8 @@ _SUPPLY = Row(
     [
         series(
             "VMs by state",
-            "`available`: warm and free; `in_use`; `suspended`: frozen with its preview; `kept`: held for its owner's next preview; "
-            "`booting` and `going`: on their way in and out. The line is what is to be kept warm.",
+            "`available`: warm and free; `in_use`; `suspended`: frozen with its preview; `kept`: held for its owner's next "
+            "preview; `booting` and `going`: on their way in and out. The line is what is to be kept warm.",
             "short",
             [
                 Query(

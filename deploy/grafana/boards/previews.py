@@ -120,8 +120,8 @@ _INSTALLS = Row(
     [
         series(
             "Installs by package manager, p95",
-            "How long package managers took, over an hour. A rise for one framework is the alert `install_slow`: a registry that is "
-            "slow, or a store that is cold.",
+            "How long package managers took, over an hour. A rise for one framework is the alert `install_slow`: a registry "
+            "that is slow, or a store that is cold.",
             "s",
             [
                 Query(
