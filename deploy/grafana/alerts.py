@@ -12,7 +12,10 @@ from deploy.grafana.panels import Json
 from deploy.grafana.promql import gauge, or_zero, quantile, share, total
 
 OUTCOMES = "drape_preview_outcomes_total"
-ENDED = total(f'{OUTCOMES}{{drape_outcome=~"ready|failed"}}')
+OURS = 'error_type!="app_choice_needed"'
+"""A question to the user is no failure."""
+FAILED = total(f'{OUTCOMES}{{drape_outcome="failed", {OURS}}}')
+ENDED = total(f'{OUTCOMES}{{drape_outcome=~"ready|failed", {OURS}}}')
 INSTALL = "drape_install_duration_seconds"
 RUNBOOK = "deploy/runbook.md"
 FOLDER = "Drape"
@@ -68,7 +71,7 @@ RULES: Sequence[Rule] = (
         summary="More than one in ten previews fails",
         description="Over 15 minutes, of at least 10 that ended their start. Failures by code tell whose fault it is.",
         severity="critical",
-        condition=Condition(share(total(f'{OUTCOMES}{{drape_outcome="failed"}}') + " or vector(0)", ENDED), 0.1),
+        condition=Condition(share(or_zero(FAILED), ENDED), 0.1),
         also=Condition(ENDED, 9),
         lasting="2m",
         board="previews",
@@ -122,12 +125,13 @@ RULES: Sequence[Rule] = (
     Rule(
         name="install_slow",
         summary="Installs of {{ .Labels.drape_framework }} take far longer than they did",
-        description="Their p95 over an hour is more than twice that of the day; at least 5 installs. A registry, or a cold store.",
+        description="Their p95 over an hour is more than half above that of the day. A registry that is slow, or a store that is "
+        "cold.",
         severity="warning",
         condition=Condition(
             f"{quantile(0.95, INSTALL, by='drape_framework', window='1h')}"
             f" / {quantile(0.95, INSTALL, by='drape_framework', window='1d')}",
-            2,
+            1.5,
         ),
         also=Condition(total(f"{INSTALL}_count", "drape_framework", "1h"), 4),
         on="drape_framework",

@@ -7,7 +7,8 @@ RATE = "$__rate_interval"
 
 def grown(series: str, window: str = RECENT) -> str:
     """How much a counter has grown in the window, series that began within it counted whole: `increase` alone takes the first
-    value of a series for its past, and so never shows the first failure of a kind."""
+    value of a series for its past, and so never shows the first failure of a kind. The price: where Prometheus itself begins
+    anew, services that ran before are counted whole, for one window."""
     return f"(({series} unless {series} offset {window}) or increase({series}[{window}]))"
 
 

@@ -204,7 +204,7 @@ _REBUILD = Row(
             size=(8, 8),
         ),
         series(
-            "Projections behind",
+            "Projections behind, by name",
             "Events that each projection's rows lack.",
             "short",
             [Query(expr=gauge("drape_projection_lag", "drape_projection"), legend="{{drape_projection}}")],
