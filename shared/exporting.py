@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from opentelemetry import metrics, trace
+from opentelemetry import metrics
 from opentelemetry._logs import LogRecord as ExportedRecord
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
@@ -24,7 +24,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from shared import agent_spans
+from shared import agent_spans, telemetry
 from shared.settings import Common
 
 DEFAULTS = {
@@ -57,7 +57,11 @@ def export(service: str, settings: Common, own_fields: frozenset[str]) -> Callab
     tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
     spans = BatchSpanProcessor(OTLPSpanExporter())
     tracers.add_span_processor(spans)
-    trace.set_tracer_provider(tracers)
+    # Whoever sets the SDK's own sampler decides; ours bounds what a flood costs.
+    own = "OTEL_TRACES_SAMPLER" in os.environ or not settings.drape_otlp_traces_per_s
+    telemetry.use(
+        tracers.get_tracer("drape"), (lambda: True) if own else telemetry.Budget(settings.drape_otlp_traces_per_s)
+    )
     agent_spans.export_with(_Foreign(spans, _resource("drape-agent", settings)))
     reader = PeriodicExportingMetricReader(OTLPMetricExporter())
     meters = MeterProvider(resource=resource, metric_readers=[reader], shutdown_on_exit=False)
@@ -72,6 +76,7 @@ def export(service: str, settings: Common, own_fields: frozenset[str]) -> Callab
 
     def close() -> None:
         root.removeHandler(handler)
+        telemetry.use(None)
         tracers.shutdown()
         loggers.shutdown()
         meters.shutdown(timeout_millis=CLOSE_TIMEOUT_MS)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -47,12 +48,6 @@ operation_duration = _meter.create_histogram(
     unit="s",
     description="Time until an event that was published is stored",
     explicit_bucket_boundaries_advisory=_SECONDS,
-)
-sent_messages = _meter.create_counter(
-    "messaging.client.sent.messages", unit="{message}", description="Events published and commands sent"
-)
-consumed_messages = _meter.create_counter(
-    "messaging.client.consumed.messages", unit="{message}", description="Events, timers and commands taken to work on"
 )
 append_conflicts = _meter.create_counter(
     "drape.append.conflicts", unit="{conflict}", description="Appends that another writer was ahead of"
@@ -192,18 +187,18 @@ def publishing(event_type: str) -> Iterator[None]:
         operation_duration.record(time.perf_counter() - begun, {**attributes, "error.type": error_type(error)})
         raise
     operation_duration.record(time.perf_counter() - begun, attributes)
-    sent_messages.add(1, attributes)
+    _sent["publish", "drape.event", event_type] += 1
 
 
 def sent(command: type[Command]) -> None:
     """A command leaves for another service."""
-    sent_messages.add(1, {**_NATS, "messaging.operation.name": "send", "drape.command": command.__name__})
+    _sent["send", "drape.command", command.__name__] += 1
 
 
 def consumed(kind: type[Command] | str) -> None:
     """A command or (by its type's name) an event comes to be worked on."""
-    what = {"drape.event": kind} if isinstance(kind, str) else {"drape.command": kind.__name__}
-    consumed_messages.add(1, {**_NATS, "messaging.operation.name": "process", **what})
+    key = ("process", "drape.event", kind) if isinstance(kind, str) else ("process", "drape.command", kind.__name__)
+    _consumed[key] += 1
 
 
 def error_type(error: BaseException) -> str:
@@ -212,6 +207,21 @@ def error_type(error: BaseException) -> str:
 
 
 # --- what is true now ---------------------------------------------------------------------------------------------
+
+
+_Tally = Counter[tuple[str, str, str]]
+"""Messages by operation, and by the name and value of one more attribute. Counted here and asked for at a collection: there is
+one for each message."""
+_sent: _Tally = Counter()
+_consumed: _Tally = Counter()
+
+
+def _counted(tally: _Tally) -> "_Asked":
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        for (operation, name, value), count in tally.copy().items():
+            yield Observation(count, {**_NATS, "messaging.operation.name": operation, name: value})
+
+    return observe
 
 
 class _Asked(Protocol):
@@ -324,4 +334,16 @@ _meter.create_observable_gauge(
     [_asked("drape.gateway.connections")],
     unit="{connection}",
     description="What clients hold open at this gateway",
+)
+_meter.create_observable_counter(
+    "messaging.client.sent.messages",
+    [_counted(_sent)],
+    unit="{message}",
+    description="Events published and commands sent",
+)
+_meter.create_observable_counter(
+    "messaging.client.consumed.messages",
+    [_counted(_consumed)],
+    unit="{message}",
+    description="Events and commands taken to work on",
 )

@@ -5,6 +5,7 @@ The live chain of command, event and reaction is one tree: each is the child of 
 Names have no ids in them; ids are attributes, and personal texts are nowhere.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from opentelemetry.trace import Span, SpanKind
@@ -14,7 +15,7 @@ from shared.commands import Command
 from shared.definition import STORY_S, Traced
 from shared.events import Event
 from shared.ports import Cause, TimerFired
-from shared.telemetry import carrier, span
+from shared.telemetry import carrier, is_traced, span
 
 TRACE = "traceparent"
 """Where a timer keeps the trace that set it."""
@@ -36,15 +37,21 @@ def _command(operation: str, command: type[Command]) -> tuple[str, dict[str, str
 def sending(command: Command, cause: Cause, now: float) -> AbstractContextManager[Span]:
     """A command to another service."""
     name, attributes = _command("send", type(command))
-    traced = _timely(Traced(cause.traceparent or carrier()), cause.at, now)
-    return span(name, SpanKind.CLIENT, traced.parent, attributes, traced.links)
+    return _below(name, SpanKind.CLIENT, cause, now, attributes)
 
 
 def deciding(command: Command, cause: Cause, now: float) -> AbstractContextManager[Span]:
     """A command of this service to itself, which something has caused."""
     name, attributes = _command("process", type(command))
-    traced = _timely(Traced(cause.traceparent or carrier()), cause.at, now)
-    return span(name, SpanKind.INTERNAL, traced.parent, attributes, traced.links)
+    return _below(name, SpanKind.INTERNAL, cause, now, attributes)
+
+
+def _below(
+    name: str, kind: SpanKind, cause: Cause, now: float, attributes: Mapping[str, str | int]
+) -> AbstractContextManager[Span]:
+    if cause.at and now - cause.at > STORY_S:
+        return span(name, kind, "", attributes, (carrier() or cause.traceparent,))
+    return span(name, kind, None if is_traced() else cause.traceparent, attributes)
 
 
 def hearing(command: type[Command], cause: Cause) -> AbstractContextManager[Span]:
@@ -71,8 +78,10 @@ def publishing(event: Event, event_id: str, story: str, cause: Cause, below: str
     """An event's append; whoever reacts to the event is its child. `below`: of whose story it is, where that is another's."""
     template = f"drape.evt.{event.service}.{event.aggregate}"
     attributes = _event("publish", "send", template, type(event).__name__, event_id, story)
-    asked = carrier() or cause.traceparent
-    return span(f"publish {template}", SpanKind.PRODUCER, below or asked, attributes, (asked,) if below else ())
+    name = f"publish {template}"
+    if below:
+        return span(name, SpanKind.PRODUCER, below, attributes, (carrier() or cause.traceparent,))
+    return span(name, SpanKind.PRODUCER, None if is_traced() else cause.traceparent, attributes)
 
 
 def reacting(

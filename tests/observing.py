@@ -87,14 +87,14 @@ def told(spans: Sequence[ReadableSpan]) -> str:
 
 @contextmanager
 def tracing() -> Iterator[Spans]:
-    """Keeps the spans of the block. The provider is not made the process's own, for that could not be undone."""
-    spans, provider, before = Spans(), TracerProvider(), telemetry._tracer
+    """Keeps the spans of the block."""
+    spans, provider = Spans(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans.exporter))
-    telemetry._tracer = provider.get_tracer("drape")
+    telemetry.use(provider.get_tracer("drape"))
     try:
         yield spans
     finally:
-        telemetry._tracer = before
+        telemetry.use(None)
         provider.shutdown()
 
 

@@ -11,6 +11,7 @@ from deploy.bench import overload as overloads
 from deploy.bench import plot as plots
 from deploy.bench import preview as previews
 from deploy.bench import replay as replays
+from deploy.bench import telemetry as telemetries
 from deploy.bench.rows import MODES, Mode, table
 from deploy.cli.main import command
 from deploy.cli.output import Output
@@ -104,6 +105,23 @@ async def replay(output: Output, events: int) -> int:
             f"{row.restore_s:6.3f} s ({row.snapshot_bytes / 1024:,.0f} KiB, written in {row.keep_s:.3f} s, "
             f"longest stall {row.stall_ms:.1f} ms)"
         )
+    return 0
+
+
+@bench.command()
+@click.option("--pairs", type=click.IntRange(1, 50), default=7, show_default=True, help="Turns of each of the two.")
+@click.option("--claims", type=click.IntRange(50, 9_000), default=1500, show_default=True, help="In each turn.")
+@command
+async def telemetry(output: Output, pairs: int, claims: int) -> int:
+    """What exporting traces, metrics and logs costs: claims on a pool that does it and on one that does not, in turns."""
+    figures = await telemetries.measure(pairs, claims, output.say)
+    output.result(
+        {"type": "bench_telemetry", **msgspec.to_builtins(figures)},
+        f"without    {figures.without.claims_per_s:8.1f} claims/s   {figures.without.cpu_ms:7.3f} ms of the pool's time\n"
+        f"exporting  {figures.exporting.claims_per_s:8.1f} claims/s   {figures.exporting.cpu_ms:7.3f} ms\n"
+        f"medians of {figures.pairs} pairs: throughput x{figures.throughput:.3f}, time x{figures.cpu:.3f}; "
+        f"{figures.bytes_per_claim:,.0f} bytes exported a claim",
+    )
     return 0
 
 

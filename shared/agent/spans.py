@@ -5,6 +5,7 @@ Times are told as durations and ages, by the clock that never jumps: whoever get
 stands. Never: names, paths or texts of the project.
 """
 
+import re
 import secrets
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from .protocol import SpanReport
 ENDED_MAX = 256
 """Spans that wait to be taken along; the oldest give way."""
 JOBS_MAX = 64
-_SAMPLED = "01"
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-([0-9a-f]{2})")
 
 
 class Ending(Protocol):
@@ -57,7 +58,9 @@ class Spans:
 
     def begin(self, name: str, traceparent: str) -> Span:
         """A span below `traceparent`; where nobody traces, one that is dropped."""
-        kept = self._ended.append if traceparent.endswith(f"-{_SAMPLED}") else _drop
+        valid = _TRACEPARENT.fullmatch(traceparent)
+        sampled = valid is not None and int(valid[1], 16) & 1  # beside it there may be a flag for random ids
+        kept = self._ended.append if sampled else _drop
         return Span(name, traceparent, kept)
 
     def watch(self, job_id: str, job: Ending, span: Span) -> None:

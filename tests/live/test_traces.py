@@ -1,125 +1,130 @@
-"""OTLP: with an endpoint set, each service exports, and a preview is one trace over all of them."""
+"""OTLP: with an endpoint set each service exports, a preview's start is one tree over all of them and its VM's agent, and
+nothing personal is in any of it."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
-from deploy.cli.api import Api
-from deploy.cli.folder import pack_folder, read_folder
-from deploy.cli.platform import STATUS_FUNCTION
-from deploy.local.detach import down, up_detached
-from deploy.local.options import UpOptions
-from deploy.local.paths import Home
+from shared.ulids import new_id
+from tests.live.client import SERVER, Client, node_project
+from tests.live.collector import Collector, Line, Span, broken, collecting
+from tests.live.platform import Platform
 
 pytestmark = pytest.mark.live
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "static"
-EXPORT_WAIT_S = 20.0
-ON_THE_WAY = {"drape-gateway", "drape-orchestrator", "drape-pool"}
+EXPORT_WAIT_S = 60.0
+SECRET, NAME, FILE = "value-of-a-variable-51", "Geheimprojekt Aurora", "geheime-datei-aurora.txt"
+CALLER = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
+PUBLISH = "publish drape.evt.orchestrator.preview"
+AGENTS = {"sync files", "run install", "start dev server", "probe dev server"}
 
 
-class Collector:
-    """An OTLP receiver over HTTP: keeps span names by trace and service, and metric names by service."""
-
-    def __init__(self) -> None:
-        self.traces: dict[bytes, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-        self.metrics: dict[str, set[str]] = defaultdict(set)
-        self.arrived = asyncio.Condition()
-
-    async def on_traces(self, request: web.Request) -> web.Response:
-        """`POST /v1/traces`"""
-        for resource in ExportTraceServiceRequest.FromString(await request.read()).resource_spans:
-            service = _service(resource.resource.attributes)
-            for scope in resource.scope_spans:
-                for span in scope.spans:
-                    self.traces[span.trace_id][service].add(span.name)
-        return await self._answer()
-
-    async def on_metrics(self, request: web.Request) -> web.Response:
-        """`POST /v1/metrics`"""
-        for resource in ExportMetricsServiceRequest.FromString(await request.read()).resource_metrics:
-            service = _service(resource.resource.attributes)
-            for scope in resource.scope_metrics:
-                self.metrics[service].update(metric.name for metric in scope.metrics)
-        return await self._answer()
-
-    async def _answer(self) -> web.Response:
-        async with self.arrived:
-            self.arrived.notify_all()
-        return web.Response()
+def _whole(collector: Collector) -> bool:
+    """Whether the start has been received from its request to its end, with all that the agent did."""
+    start = collector.trace_with(PUBLISH, event="PreviewReady")
+    return {each.name for each in start} >= AGENTS and not broken(start)
 
 
-def _service(attributes: Iterable[KeyValue]) -> str:
-    return next(str(each.value.string_value) for each in attributes if each.key == "service.name")
+async def _use(client: Client) -> str:
+    """A project with an install and a variable: a preview by a caller who traces, two edits, the second of which says
+    nothing that can be understood, and a stop. Gives the preview's id."""
+    files = {**node_project(SERVER), "drape.toml": 'install = "node -e 0"\n', FILE: "of no interest"}
+    project_id = await client.project(files, NAME)
+    stored = await client.call("PATCH", f"/api/projects/{project_id}/env", json={"SOME_KEY": SECRET})
+    assert stored.status == 200, stored.text
+    headers = {"traceparent": f"00-{CALLER[0]}-{CALLER[1]}-01", "Idempotency-Key": new_id()}
+    asked = await client.call("POST", "/api/previews", json={"project_id": project_id}, headers=headers)
+    assert asked.status in (200, 202), asked.text
+    preview_id: str = asked.json["preview_id"]
+    view = await client.ended(preview_id)
+    assert (view["status"], view["install"]) == ("ready", "completed"), view
+    for version, change in enumerate(({FILE: "of less"}, {"drape.toml": "instal = 1\n"}), start=1):
+        changed = await client.patch(project_id, version, change)
+        assert changed.status == 200, changed.text
+    return preview_id
 
 
-@asynccontextmanager
-async def _collecting() -> AsyncIterator[tuple[Collector, str]]:
-    collector = Collector()
-    app = web.Application(client_max_size=64 * 1024 * 1024)
-    app.add_routes([web.post("/v1/traces", collector.on_traces), web.post("/v1/metrics", collector.on_metrics)])
-    runner = web.AppRunner(app, handle_signals=False)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
-        yield collector, f"http://127.0.0.1:{port}"
-    finally:
-        await runner.cleanup()
-
-
-async def test_a_preview_is_one_trace_over_all_services(tmp_path: Path) -> None:
-    """The spans of request, claim, files, dev server and confirmation share a trace id, whichever service made them."""
-    async with _collecting() as (collector, endpoint):
-        home = Home(tmp_path / "home")
-        options = UpOptions(port=0, env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
-        status = await up_detached(options, home, STATUS_FUNCTION)
+async def test_a_preview_is_one_tree_over_all_services_and_the_agent(tmp_path: Path) -> None:
+    """The start belongs to the caller's trace, an edit has its own, which links to it; figures lead to traces, lines too."""
+    async with collecting() as (collector, endpoint), aiohttp.ClientSession() as session:
+        own = {"DRAPE_LOG_LEVEL": "INFO", "DRAPE_OTLP_LOG_LEVEL": "INFO", "OTEL_METRIC_EXPORT_INTERVAL": "2000"}
+        platform = Platform(tmp_path / "home", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **own})
         try:
-            async with aiohttp.ClientSession() as session:
-                api = Api(status.gateway, session)
-                project = await api.call("POST", "/api/projects", json={"name": "traced"})
-                files = pack_folder(read_folder(EXAMPLE))
-                await api.upload("PUT", f"/api/projects/{project['project_id']}/files", files)
-                preview = await api.call("POST", "/api/previews", json={"project_id": project["project_id"]})
-                path = f"/api/previews/{preview['preview_id']}"
-                async for _, _, message in api.stream(f"{path}/events"):
-                    if message["type"] == "preview" and message["preview"]["status"] == "ready":
-                        break
-                await api.call("DELETE", path)  # the span of the dev server's watch ends with the preview
+            await asyncio.to_thread(platform.up)
+            client = Client(platform.gateway, session)
+            preview_id = await _use(client)
             try:
-                await asyncio.wait_for(_one_trace(collector), EXPORT_WAIT_S)
+                await collector.until(lambda: _whole(collector), EXPORT_WAIT_S)
             except TimeoutError:
-                widest = [dict(trace) for trace in collector.traces.values() if len(trace) > 1]
-                pytest.fail(f"no trace over {ON_THE_WAY}; the widest one: {widest}")
+                start = collector.trace_with(PUBLISH, event="PreviewReady")
+                pytest.fail(f"{broken(start)}\n{sorted((each.service, each.name) for each in start)}")
+            await collector.until(lambda: _line(collector) is not None, EXPORT_WAIT_S)
+            await collector.until(lambda: _shown(collector), EXPORT_WAIT_S)
+            await client.stop(preview_id)
         finally:
-            await down(home)
+            await asyncio.to_thread(platform.down)
 
-    assert collector.metrics.keys() >= ON_THE_WAY
-    assert "messaging.process.duration" in collector.metrics["drape-orchestrator"]
+    start = collector.trace_with(PUBLISH, event="PreviewReady")
+    _check_start(start)
+    _check_edit(collector, start)
+    line = _line(collector)
+    assert line is not None
+    assert line.trace in collector.traces()
+    assert line.span in collector.spans
+    _check_figures(collector)
+    for personal in (SECRET, NAME, FILE, "server.mjs"):
+        assert personal.encode() not in collector.bytes, personal
 
 
-async def _one_trace(collector: Collector) -> None:
-    """Return once some trace has been seen in all services with the preview's first and last event."""
-    async with collector.arrived:
-        await collector.arrived.wait_for(lambda: any(_is_whole(trace) for trace in collector.traces.values()))
+def _check_start(start: list[Span]) -> None:
+    """The caller's trace, over all that had a part in it, parents around the agent's work."""
+    root = next(each for each in start if each.parent == CALLER[1])
+    assert (root.trace, root.name, root.kind) == (CALLER[0], "POST /api/previews", "SERVER")
+    assert {each.service for each in start} == {"drape-gateway", "drape-orchestrator", "drape-pool", "drape-agent"}
+    by_id = {each.id: each for each in start}
+    for name, reason in (
+        ("sync files", ""),
+        ("run install", "InstallStarted"),
+        ("start dev server", "DevServerStarted"),
+    ):
+        work = next(each for each in start if each.name == name)
+        above = by_id[work.parent]
+        assert above.name.startswith("process drape.evt."), above
+        assert not reason or above.attributes["drape.event"] == reason
+        assert root.start_ns <= work.start_ns <= work.end_ns <= max(each.end_ns for each in start)
+    acquire = [each.kind for each in start if each.name.endswith("drape.cmd.pool.acquire")]
+    assert sorted(acquire) == ["CLIENT", "SERVER"]
 
 
-def _is_whole(trace: dict[str, set[str]]) -> bool:
-    names = {name for spans in trace.values() for name in spans}
-    wanted = {"send drape.cmd.orchestrator.request", "process drape.cmd.orchestrator.request"}
-    wanted |= {
-        "process drape.cmd.pool.acquire",
-        "process pool.vm.VmAcquired",
-        "process orchestrator.preview.DevServerReady",
-    }
-    return trace.keys() >= ON_THE_WAY and names >= wanted
+def _check_edit(collector: Collector, start: list[Span]) -> None:
+    edits = [
+        spans
+        for spans in collector.traces().values()
+        if any(each.name == "PATCH /api/projects/{project_id}/files" for each in spans)
+    ]
+    assert len(edits) == 2
+    assert any(each.name == "sync files" for spans in edits for each in spans)
+    for edit in edits:
+        assert broken(edit) == ""
+        assert {link[0] for each in edit for link in each.links} == {start[0].trace}
+
+
+def _line(collector: Collector) -> Line | None:
+    return next((each for each in collector.lines if each.body == "edit_not_detected" and each.trace), None)
+
+
+def _shown(collector: Collector) -> bool:
+    names = {name for _, name, _ in collector.points}
+    return {"drape.pool.vms", "drape.previews", "drape.preview.ready.duration", "drape.gateway.connections"} <= names
+
+
+def _check_figures(collector: Collector) -> None:
+    """Units are there, no attribute is an id, and an exemplar leads to the start."""
+    ready = [each for each in collector.points.values() if each.name == "drape.preview.ready.duration"]
+    assert [(each.service, each.value, each.unit) for each in ready] == [("drape-orchestrator", 1, "s")]
+    assert CALLER[0] in ready[0].exemplars
+    assert {each.unit for each in collector.points.values() if not each.unit} == set()
+    position = next(each for each in collector.points.values() if each.name == "drape.log.position")
+    assert position.value > 0
