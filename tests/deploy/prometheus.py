@@ -64,9 +64,10 @@ class Prometheus(msgspec.Struct, frozen=True):
         return f"{self.url}/api/v1/otlp/v1/metrics"
 
     async def ask(self, what: str, **parameters: str | float) -> Any:
-        """`GET /api/v1/WHAT`; fails the test where it is refused, with the reason."""
+        """What `/api/v1/WHAT` answers; fails the test where it is refused, with the reason."""
         given = {key: str(value) for key, value in parameters.items()}
-        async with self.session.post(f"{self.url}/api/v1/{what}", data=given) as response:
+        method = "POST" if given else "GET"  # queries may be long
+        async with self.session.request(method, f"{self.url}/api/v1/{what}", data=given or None) as response:
             answer = await response.json()
         assert answer["status"] == "success", f"{answer.get('error')}: {parameters}"
         return answer["data"]
