@@ -100,7 +100,7 @@ def _variable(variable: Variable) -> Json:
         "query": {"query": query, "refId": "values", "qryType": 5},
         "current": {"text": ["All"], "value": ["$__all"]},
         "includeAll": True,
-        "allValue": ".*",
+        "allValue": ".+",
         "multi": True,
         "refresh": 2,
         "sort": 1,

@@ -1,4 +1,4 @@
-"""A dashboard as a picture, from what Prometheus answers: `python -m deploy.grafana.picture URL [BOARD] [--minutes N] [--out FILE]`.
+"""A dashboard as a picture, from what Prometheus answers: `python -m deploy.grafana.picture URL [BOARD] [--minutes N] [--out F]`.
 
 For documents, where there is no Grafana: panels lie where Grafana puts them, figures have their thresholds' colours. Panels that
 ask Tempo or Loki are left out. BOARD: `overview` unless said. FILE: .png or .svg, `docs/metrics.png` unless said.
@@ -47,7 +47,7 @@ def _ask(url: str, expr: str, end: float, seconds: float) -> list[Json]:
 def _lines(url: str, panel: Json, end: float, seconds: float) -> list[Line]:
     lines: list[Line] = []
     for target in panel["targets"]:
-        expr = re.sub(r"\$(\w+)", lambda found: RATE_INTERVAL if found[1].startswith("__") else ".*", target["expr"])
+        expr = re.sub(r"\$(\w+)", lambda found: RATE_INTERVAL if found[1].startswith("__") else ".+", target["expr"])
         for series in _ask(url, expr, end, seconds):
             labels: dict[str, str] = series["metric"]
             name = re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), target["legendFormat"])  # noqa: B023
@@ -115,7 +115,7 @@ def _series(axes: "Axes", panel: Json, lines: Sequence[Line]) -> None:
         axes.plot(times, tops, color=color, linewidth=1, label=name)
         axes.fill_between(times, bottoms, tops, color=color, alpha=0.5 if stacked else 0.08, linewidth=0)
         below |= dict(zip(times, tops, strict=True)) if stacked else {}
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, None if any(any(values) for _, _, values in lines) else 1)
     axes.yaxis.set_major_formatter(lambda value, _at: formatted(value, defaults["unit"]))
     if lines:
         axes.legend(loc="upper left", fontsize=6, frameon=False, ncols=2)
@@ -141,12 +141,13 @@ def draw(url: str, uid: str, minutes: float, path: Path) -> None:
     """Write the picture of the last minutes. Raises `Invalid` where the file can't be written, `OSError` where nobody answers."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
 
     board = dashboard(next(each for each in BOARDS if each.uid == uid))
     shown = [panel for panel in board["panels"] if panel["type"] in DRAWN]
     end, rows = time.time(), max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in shown)
     figure = Figure(figsize=(COLUMNS * INCHES_A_COLUMN, (rows + 2) * INCHES_A_ROW))
-    figure.text(0.01, 1 - 0.9 / (rows + 2), board["title"], fontsize=13, weight="bold")
+    figure.text(0.01, 1 - 1 / (rows + 2), board["title"], fontsize=13, weight="bold")
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 7}):
         for panel in shown:
             place = panel["gridPos"]
@@ -157,7 +158,8 @@ def draw(url: str, uid: str, minutes: float, path: Path) -> None:
             DRAWN[panel["type"]](axes, panel, _lines(url, panel, end, 60 * minutes))
             if panel["type"] != "stat":
                 axes.set_xlim(-60 * minutes, 0)
-                axes.xaxis.set_major_formatter(lambda value, _at: f"{value / 60:.3g} min")
+                axes.xaxis.set_major_locator(MultipleLocator(60 * max(1, math.ceil(minutes / 5))))
+                axes.xaxis.set_major_formatter(lambda value, _at: f"{value / 60:.0f} min")
         figure.savefig(path, dpi=90)
 
 

@@ -49,7 +49,7 @@ def promtool(*arguments: str | Path) -> str:
 def filled(expr: str, variables: Mapping[str, str] | None = None, *, rate_interval: str = "1m") -> str:
     """A dashboard's query as Grafana sends it: its variables replaced, by any value where none is given."""
     known = {"__rate_interval": rate_interval, **(variables or {})}
-    return re.sub(r"\$(\w+)", lambda found: known.get(found[1], ".*"), expr)
+    return re.sub(r"\$(\w+)", lambda found: known.get(found[1], ".+"), expr)
 
 
 class Prometheus(msgspec.Struct, frozen=True):

@@ -251,6 +251,31 @@ def test_prometheus_takes_its_configuration() -> None:
     promtool("check", "config", "--syntax-only", ROOT / "deploy" / "compose.d" / "prometheus.yaml")
 
 
+def test_what_comes_twice_is_taken_once() -> None:
+    """What health ports tell for autoscalers under a name that dashboards ask for, compose's Prometheus leaves out."""
+    (dropped,) = _scraped()["metric_relabel_configs"]
+    asked = {name for each in dashboards.dashboards_queries() for name in _named(each.expr)}
+    gauges = {
+        ast.literal_eval(keyword.value)
+        for folder in ("shared", "services")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Gauge"
+        for keyword in node.keywords
+        if keyword.arg == "name"
+    }
+
+    assert gauges & asked
+    assert [name for name in gauges & asked if not re.fullmatch(dropped["regex"], name)] == []
+    assert dropped["action"] == "drop"
+
+
+def _scraped() -> Json:
+    config = yaml.safe_load((ROOT / "deploy" / "compose.d" / "prometheus.yaml").read_text("utf-8"))
+    found: Json = next(each for each in config["scrape_configs"] if each["job_name"] == "drape")
+    return found
+
+
 def test_rules_rise_and_fall() -> None:
     """What each needs to be raised, what does not raise it, and when it is cleared."""
     files = [Path(__file__).with_name(name) for name in ("alert_rules.yaml", "alert_rules_slow.yaml")]

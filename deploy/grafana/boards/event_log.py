@@ -131,11 +131,17 @@ _READ = Row(
             ],
         ),
         series(
-            "Commands and reactions, p95",
-            "Time to decide a command or to react to an event, by service. Reactions that last as long as what they do, such as an "
-            "install, are in it. The dots lead to traces.",
+            "Commands, p95",
+            "Time to decide a command, by service; reactions last as long as what they do, such as an install, and are not in it. The "
+            "dots lead to traces.",
             "s",
-            [Query(expr=rated(0.95, PROCESS, OF, "service_name"), legend="{{service_name}}", exemplars=True)],
+            [
+                Query(
+                    expr=rated(0.95, PROCESS, f"{OF}, drape_command!=``", "service_name"),
+                    legend="{{service_name}}",
+                    exemplars=True,
+                )
+            ],
         ),
         ranking(
             "Slowest commands, p95",
