@@ -146,8 +146,8 @@ def draw(url: str, uid: str, minutes: float, path: Path) -> None:
     board = dashboard(next(each for each in BOARDS if each.uid == uid))
     shown = [panel for panel in board["panels"] if panel["type"] in DRAWN]
     end, rows = time.time(), max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in shown)
-    figure = Figure(figsize=(COLUMNS * INCHES_A_COLUMN, (rows + 2) * INCHES_A_ROW))
-    figure.text(0.01, 1 - 1 / (rows + 2), board["title"], fontsize=13, weight="bold")
+    figure = Figure(figsize=(COLUMNS * INCHES_A_COLUMN, (rows + 1) * INCHES_A_ROW))
+    figure.text(0.01, 1 - 0.6 / (rows + 1), board["title"], fontsize=13, weight="bold")
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 7}):
         for panel in shown:
             place = panel["gridPos"]
@@ -167,7 +167,7 @@ def _box(place: Json, rows: int, *, flat: bool) -> tuple[float, float, float, fl
     """Left, bottom, width and height, as parts of the figure, with room for what stands beside the axes."""
     left, right = (0.1, 0.1) if flat else (1.3, 0.3)
     above, under = 0.9, 0.1 if flat else 0.9
-    high = rows + 2
+    high = rows + 1
     bottom = rows - place["y"] - place["h"] + under
     return (
         (place["x"] + left) / COLUMNS,

@@ -132,8 +132,8 @@ _READ = Row(
         ),
         series(
             "Commands, p95",
-            "Time to decide a command, by service; reactions last as long as what they do, such as an install, and are not in it. The "
-            "dots lead to traces.",
+            "Time to decide a command, by service; reactions last as long as what they do, such as an install, and are not in it. "
+            "The dots lead to traces.",
             "s",
             [
                 Query(
