@@ -51,6 +51,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m deploy.event_schemas --check
+	$(BIN)/python -m deploy.grafana.render --check
 	$(BIN)/python -m deploy.audit
 
 simulate: $(VENV)/.installed

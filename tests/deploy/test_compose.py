@@ -22,6 +22,8 @@ from deploy.nats.identities import public_key
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "compose.d"
+GRAFANA = ROOT / "deploy" / "grafana"
+GRAFANA_LOADS = ("datasources.yaml", "provider.yaml", "alerts/*", "dashboards/*")
 STORES = {"collector", "prometheus", "tempo", "loki", "grafana"}
 NATS = set(composing.NODES)
 HEALTH_PORT = 8081
@@ -232,8 +234,9 @@ def _yaml(name: str) -> Json:
 
 
 def test_configs_are_all_used_and_there(project: Json) -> None:
-    """Each file beside compose.yaml is mounted by somebody."""
-    assert {Path(each["file"]).name for each in project["configs"].values()} == {each.name for each in FOLDER.iterdir()}
+    """Each file beside compose.yaml is mounted by somebody, and each that Grafana is to load by Grafana."""
+    beside = {*FOLDER.iterdir(), *(path for pattern in GRAFANA_LOADS for path in GRAFANA.glob(pattern))}
+    assert {Path(each["file"]) for each in project["configs"].values()} == beside
     used = {each["source"] for _, service in _rendered_services(project) for each in service.get("configs", [])}
     assert used == project["configs"].keys()
 
@@ -259,7 +262,7 @@ def test_collector_is_wired(project: Json) -> None:
 def test_stores_listen_where_they_are_looked_for() -> None:
     """The collector's and Grafana's addresses are the ports that the stores' own files open."""
     exporters = _yaml("collector.yaml")["exporters"]
-    sources = {each["type"]: each["url"] for each in _yaml("grafana-datasources.yaml")["datasources"]}
+    sources = {each["type"]: each["url"] for each in _yaml("../grafana/datasources.yaml")["datasources"]}
     loki, tempo = _yaml("loki.yaml"), _yaml("tempo.yaml")
     otlp = tempo["distributor"]["receivers"]["otlp"]["protocols"]["http"]["endpoint"].rpartition(":")[2]
 
