@@ -49,12 +49,13 @@ def command(work: Callable[Concatenate[Output, P], Coroutine[Any, Any, int | Non
 
 MODULES = {
     **dict.fromkeys(("up", "down", "status"), "lifecycle"),
-    **dict.fromkeys(("ps", "logs", "stop", "restart", "stats", "events"), "inspect"),
+    **dict.fromkeys(("ps", "logs", "stop", "restart", "stats"), "inspect"),
     **{
         name: name
         for name in (
             *("rollout", "provision", "preview", "project", "pool", "resident", "detect", "env"),
             *("demo", "parked", "doctor", "bench", "simulate"),
+            *("events", "replay", "diff"),
         )
     },
 }
