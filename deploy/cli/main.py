@@ -50,12 +50,13 @@ def command(work: Callable[Concatenate[Output, P], Coroutine[Any, Any, int | Non
 MODULES = {
     **dict.fromkeys(("up", "down", "status"), "lifecycle"),
     **dict.fromkeys(("ps", "logs", "stop", "restart", "stats"), "inspect"),
+    "restore": "backup",
     **{
         name: name
         for name in (
             *("rollout", "provision", "preview", "project", "pool", "resident", "detect", "env"),
             *("demo", "parked", "doctor", "bench", "simulate"),
-            *("events", "replay", "diff"),
+            *("events", "replay", "diff", "export", "backup"),
         )
     },
 }
