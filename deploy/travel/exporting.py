@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -131,9 +131,8 @@ def table_at(path: Path, kind: str) -> Iterator[Table]:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(draft, "wb", opener=_private) as file:
-            table: Table = FORMATS[kind](file)
-            yield table
-            table.close()
+            with closing(FORMATS[kind](file)) as table:
+                yield table
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -31,9 +31,9 @@ class Moment(NamedTuple):
 def moment(text: str, now: float) -> Moment:
     """Reads one. `now`: seconds, UTC. Raises `Invalid` (`bad_moment`)."""
     given = text.strip()
-    if given.isascii() and given.isdecimal() and int(given) < UNIX_FROM:
+    if given.isascii() and given.isdecimal() and len(given) < 20 and int(given) < UNIX_FROM:
         return Moment(text, seq=int(given))
-    at = _time(given, now)
+    at = _time(given, now) if given.isascii() else None
     if at is None or not 0 <= at < 253_402_300_800:  # the year 10000
         raise Invalid("bad_moment", f"{text[:100]!r} is no time and no sequence.", HINT)
     return Moment(text, at=at)
