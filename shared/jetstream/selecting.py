@@ -24,8 +24,8 @@ BATCH_EVENTS = 200
 """Asked for at a time, so at most as many wait in memory."""
 ASK_S = 10.0
 """A request for events that are yet to come lasts so long, then the next one is sent."""
-HEARTBEAT_S = 2.0
-SILENCE_MAX_S = 6.0
+HEARTBEAT_S = 1.0
+SILENCE_MAX_S = 4.0
 """Without an event, an answer or a heartbeat for so long, the consumer counts as lost."""
 SETTLE_S = 1.0
 """On a cluster a server may be behind by so much when it says that there is no more."""

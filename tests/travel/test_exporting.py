@@ -43,7 +43,7 @@ def test_duckdb_reads_it(tmp_path: Path, kind: str) -> None:
         SELECT id, max("at") FILTER (type = 'PreviewReady') - min("at") FILTER (type = 'PreviewRequested') AS took,
                any_value(CAST(data ->> 'attempt' AS INTEGER)) FILTER (type = 'PreviewReady') AS attempt
         FROM '{path}' WHERE aggregate = 'preview' GROUP BY id"""
-    [(identity, took, attempt)] = duckdb.sql(query).fetchall()
+    [(identity, took, attempt)] = duckdb.execute(query).fetchall()
 
     assert (identity, took.total_seconds(), attempt) == (PREVIEW, 2.5, 1)
     assert os.stat(path).st_mode & 0o777 == 0o600

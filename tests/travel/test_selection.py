@@ -105,10 +105,11 @@ def test_what_is_selected(wanted: Selection, seqs: list[int]) -> None:
 
 
 @pytest.mark.parametrize("since", range(len(LOG)))
-@pytest.mark.parametrize("names", [{"preview_id": PREVIEW}, {"preview_id": OTHER}, {"project_id": OTHERS}])
-def test_beginning_in_the_middle(since: int, names: dict[str, str]) -> None:
+@pytest.mark.parametrize(("preview", "project"), [(PREVIEW, None), (OTHER, None), (None, OTHERS)])
+def test_beginning_in_the_middle(since: int, preview: str | None, project: str | None) -> None:
     """Wherever one begins, with what tells the holder and the project read first, the same events are taken."""
-    log, whole, late = recorded(), Selection(**names), Selection(**names)
+    log = recorded()
+    whole, late = (Selection(preview_id=preview, project_id=project) for _ in range(2))
     expected = [each.seq for each in log if whole.takes(each) and each.seq > since]
 
     for each in sent(late.before(), log[:since]):
