@@ -6,7 +6,7 @@ the connection, the server or the consumer is lost, another consumer begins behi
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import msgspec
 import nats.errors
@@ -44,7 +44,7 @@ class _Lost(Exception):
     """The consumer gives no more, or has left something out; the message says why."""
 
 
-async def selected(client: Client, subjects: Sequence[str], after: int, until: int | None) -> AsyncIterator[Recorded]:
+async def selected(client: Client, subjects: Sequence[str], after: int, until: int | None) -> AsyncGenerator[Recorded]:
     """The events under `subjects` (none overlaps another) after `after`, up to `until`; for ever where that is None.
 
     Raises `Unavailable` where the log is away when it begins, or, with `until`, for `PATIENCE_S`.

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
+from deploy.travel.moments import begin_of, moment, state_of
 from shared.codec import encode, subject_of
-from shared.errors import Unavailable
+from shared.errors import Invalid, Unavailable
 from shared.jetstream.connection import connect
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.moments import first_since, stored_at
@@ -148,3 +149,29 @@ async def test_when_events_were_stored(server: LogServer) -> None:
         assert later.seq == 3
         assert await first_since(client, second.at + 3600) is None
         assert await stored_at(client, 4) is None
+
+
+async def test_moments_in_a_log(server: LogServer) -> None:
+    """A state is that of all events stored before a time; what begins at a time begins with the first one stored from then
+    on. Neither before the log nor in the future is there a state."""
+    async with _connected(server) as client:
+        with pytest.raises(Invalid, match="is empty"):
+            await state_of(client, moment("now", time.time()), 0, time.time())
+        await _store(client, ("mine", 3))
+        third = await stored_at(client, 3)
+        assert third is not None
+        now = third.at + 10
+
+        for text, seq in (("2", 2), ("now", 3), (f"@{third.at:.6f}", 2), ("-1s", 3)):
+            assert await state_of(client, moment(text, now), 3, now) == seq, text
+        for text, after in (("2", 2), ("99", 99), ("-1h", 0), ("now", 3), (f"@{third.at:.6f}", 2)):
+            assert await begin_of(client, moment(text, now), 3) == after, text
+        for text, code in (
+            ("0", "before_the_log"),
+            ("-1h", "before_the_log"),
+            ("4", "in_the_future"),
+            ("2999-01-01", "in_the_future"),
+        ):
+            with pytest.raises(Invalid) as refused:
+                await state_of(client, moment(text, now), 3, now)
+            assert refused.value.code == code, text
