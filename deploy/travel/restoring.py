@@ -64,12 +64,12 @@ async def put_back(client: Client, kept: Kept, replicas: int, tell: Tell) -> dic
                 (counted(chunk) for chunk in chunks_of(kept.folder, piece.stream)),
             )
         )["state"]
-        wanted = (piece.messages, piece.first_seq, piece.last_seq)
-        if (state["messages"], state["first_seq"], state["last_seq"]) != wanted:
+        # The first sequence of a stream without a message is 0 before, and 1 behind, a restore.
+        if (state["messages"], state["last_seq"]) != (piece.messages, piece.last_seq):
             raise DrapeError(
                 "restore_differs",
-                f"{piece.stream} has {state['messages']} messages up to {state['last_seq']}; the backup says {wanted[0]} up "
-                f"to {wanted[2]}.",
+                f"{piece.stream} has {state['messages']} messages up to {state['last_seq']}; the backup says "
+                f"{piece.messages} up to {piece.last_seq}.",
                 "Use another backup, and keep this one for a look.",
             )
         made[piece.stream] = piece.messages
