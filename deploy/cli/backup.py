@@ -17,13 +17,14 @@ from deploy.cli.output import Output
 from deploy.cli.platform import platform_secret, require_running
 from deploy.cli.provision import without_credentials_url
 from deploy.local.nats_cluster import start_nodes, stored_nodes
+from deploy.local.nats_config import NatsOptions
 from deploy.local.paths import Home
 from deploy.local.secrets import load_or_make, load_or_make_one
 from deploy.local.status import supervisor_lock
 from deploy.nats.authorization import users
 from deploy.nats.identities import make_identities, seed_file
 from deploy.nats.permissions import ARCHIVIST, OPERATOR
-from deploy.travel.backups import Kept, Tell, back_up, backups_in, problems
+from deploy.travel.backups import Kept, Tell, back_up, backups_in, problems, sync_all
 from deploy.travel.moments import written
 from deploy.travel.restoring import check_empty, check_files, check_secret, put_back
 from shared.errors import DrapeError, Invalid, Refused
@@ -136,20 +137,23 @@ async def _restore_here(
         secrets = load_or_make(home)
         try:
             known = users(make_identities(home.nats_seeds), secrets.nats_password)
-            servers = await start_nodes(home, secrets.nats_password, None, nodes, known)
+            options = NatsOptions(sync_always=False)
+            servers = await start_nodes(home, secrets.nats_password, options, nodes, known)
             try:
                 client = await connect(
                     servers.address, "drape-restore", identity=ARCHIVIST, seed=_seed(home.nats_seeds, ARCHIVIST)
                 )
                 try:
-                    return await put_back(client, kept, nodes, _teller(output, "Restored"))
+                    made = await put_back(client, kept, nodes, _teller(output, "Restored"))
                 finally:
                     await client.close()
             finally:
                 await servers.stop()
+            sync_all(home.nats)
         except BaseException:
             shutil.rmtree(home.nats, ignore_errors=True)
             raise
+    return made
 
 
 def _secret_in(path: Path) -> str:

@@ -232,6 +232,13 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_all(folder: Path) -> None:
+    """Return once everything below is on the disk."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_file() or path.is_dir():
+            _sync(path)
+
+
 def _newest(folder: Path) -> Kept | None:
     try:
         return backups_in(folder)[-1]

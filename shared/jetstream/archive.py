@@ -116,7 +116,8 @@ def _raise_for(told: dict[str, Any], what: str) -> None:
         raise ArchiveError(
             "archive_refused",
             f"NATS did not {what}: {error.get('description', error)} ({error.get('err_code', error.get('code'))}).",
-            "The server's log says more.",
+            "The server's log says more. One that syncs each write (`sync_interval: always`) may be too slow for a restore: let "
+            "it have the default until that is done.",
         )
 
 

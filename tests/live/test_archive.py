@@ -1,6 +1,7 @@
 """A platform is copied while it runs, goes away, and comes back somewhere else, with all that it knew."""
 
 import os
+import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,16 +11,19 @@ import pytest
 from nats.aio.client import Client as NatsClient
 
 from deploy.local.nats import running_nats
+from deploy.local.nats_config import NatsOptions
 from deploy.local.paths import Home
 from deploy.travel.backups import Kept, Tell, back_up, backups_in, problems
 from deploy.travel.restoring import check_empty, check_files, check_secret, put_back
 from shared.codec import encode, subject_of
 from shared.errors import DrapeError, Invalid, Refused
-from shared.jetstream.archive import ArchiveError
+from shared.jetstream.archive import CHUNK_BYTES, ArchiveError
 from shared.jetstream.connection import connect
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.moments import stored_at
 from shared.jetstream.topology import EVENTS
+from shared.ulids import new_id
+from tests.builders import project_created
 from tests.deploy.waiting import eventually
 from tests.live.choice import kinds
 from tests.live.client import SERVER, Client, node_project
@@ -28,7 +32,7 @@ from tests.live.servers import log_server
 from tests.live.writing import event, meta
 
 BACK_WITHIN_S = 120.0
-EVENTS_STORED = 2_000
+EVENTS_STORED = 600
 NAME = "nightjar"
 
 
@@ -193,27 +197,26 @@ async def test_a_backup_that_is_damaged_or_not_wanted_here(client: NatsClient, t
 
 async def test_every_event_keeps_its_place_and_time(client: NatsClient, tmp_path: Path) -> None:
     """More than a chunk of them, into a server that has nothing: the same bytes, headers, places and times of storing."""
-    log, head = NatsEventLog(client), 0
-    for rev in range(1, EVENTS_STORED + 1):
-        happened = event("mine", rev)
-        await client.publish(subject_of(happened), encode(happened, meta(rev)), headers={"Drape-Actor": "me"})
+    log, head, noise = NatsEventLog(client), 0, random.Random(1)
+    for _ in range(EVENTS_STORED):
+        happened = project_created(new_id(), name=noise.randbytes(2_000).hex())
+        await client.publish(subject_of(happened), encode(happened, meta(1)), headers={"Drape-Actor": "me"})
 
     async def all_are_there() -> bool:
         return await log.last_seq() == EVENTS_STORED
 
     await eventually(all_are_there, 60)
     kept = await _copy(client, tmp_path / "backups")
+    assert kept.manifest.piece(EVENTS).size_bytes > 4 * CHUNK_BYTES
     home = Home(tmp_path / "other")
     home.create()
-    async with running_nats(home, "password") as server:
+    async with running_nats(home, "password", NatsOptions(sync_always=False)) as server:
         other = await connect(server.url, "drape-live-test")
         try:
             assert (await put_back(other, kept, 1, lambda _stream, _size: None))[EVENTS] == EVENTS_STORED
             assert [each async for each in NatsEventLog(other).read()] == [each async for each in log.read()]
             assert await stored_at(other, EVENTS_STORED) == await stored_at(client, EVENTS_STORED)
-            head = await NatsEventLog(other).append(
-                event("mine", EVENTS_STORED + 1), meta(EVENTS_STORED + 1), after=EVENTS_STORED
-            )
+            head = await NatsEventLog(other).append(event("mine", 1), meta(1), after=0)
         finally:
             await other.close()
     assert head == EVENTS_STORED + 1
