@@ -1,32 +1,22 @@
-"""`ps`, `logs`, `stop`, `restart`, `events`: look at what runs, and act on one preview."""
+"""`ps`, `logs`, `stop`, `restart`: look at what runs, and act on one preview."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
 import click
-import msgspec
 
 from deploy.cli.api import Api
 from deploy.cli.following import READY, conclude, follow, link_of
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import platform_secret, require_running
+from deploy.cli.platform import require_running
 from deploy.cli.preview import ask_which
 from services.gateway.adapters.terminal import plain
 from services.gateway.views import LOG_STEPS
-from shared.codec import Recorded
-from shared.errors import Invalid
-from shared.events import EVENT_TYPES, ProjectDeleted
-from shared.jetstream.connection import bus_on, connect
-from shared.seals import Seals
-
-EVENTS_MAX = 100_000
 
 
 @asynccontextmanager
@@ -140,71 +130,4 @@ async def restart(output: Output, preview_id: str, app: str) -> int:
         return 0 if await conclude(output, api, view, running.gateway, await link_of(api, view)) else 1
 
 
-@click.command()
-@click.option("--preview", "preview_id", help="Only this preview's events, and those of its VM that name it.")
-@click.option("--type", "kind", help="Only this type of event.")
-@click.option("--since", type=click.IntRange(0), default=0, help="Only events after this sequence.")
-@click.option("--follow", "-f", is_flag=True, help="Go on as they come, until Ctrl-C.")
-@command
-async def events(output: Output, preview_id: str | None, kind: str | None, since: int, follow: bool) -> int:
-    """The event log."""
-    if kind is not None and kind not in EVENT_TYPES:
-        near = get_close_matches(kind, EVENT_TYPES, n=1)
-        hint = f"Is {near[0]} meant?" if near else "ARCHITECTURE.md lists the events."
-        raise Invalid("unknown_event_type", f"There is no event of type {kind!r}.", hint)
-    client = await connect(require_running().nats, "drape-cli")
-    bus = bus_on(client, "cli", platform_secret())
-    log = bus.log
-    try:
-        if follow:
-            queue: asyncio.Queue[Recorded | BaseException] = asyncio.Queue(maxsize=EVENTS_MAX)
-            subscription = await log.follow(since, queue.put_nowait, queue.put_nowait)
-            try:
-                while True:
-                    item = await queue.get()
-                    if isinstance(item, BaseException):
-                        raise item
-                    if _is_wanted(item, preview_id, kind):
-                        await _print_event(output, item, bus.seals)
-            finally:
-                await subscription.stop()
-        async for recorded in log.read(since):
-            if _is_wanted(recorded, preview_id, kind):
-                await _print_event(output, recorded, bus.seals)
-    finally:
-        await client.close()
-    return 0
-
-
-def _is_wanted(recorded: Recorded, preview_id: str | None, kind: str | None) -> bool:
-    of = getattr(recorded.event, "preview_id", None)
-    return kind in (None, recorded.type) and preview_id in (None, of)
-
-
-async def _print_event(output: Output, recorded: Recorded, seals: Seals) -> None:
-    """With what is sealed in it, as far as that can be read here."""
-    event = recorded.event
-    if isinstance(event, ProjectDeleted):
-        seals.forget(event.project_id)
-    data = await seals.opened(msgspec.to_builtins(event)) if event is not None else {}
-    meta = recorded.meta
-    output.emit(
-        {
-            "type": recorded.type,
-            "seq": recorded.seq,
-            "at": meta.at,
-            "key": recorded.key,
-            "rev": meta.rev,
-            "id": meta.id,
-            "correlation_id": meta.correlation_id,
-            "causation_id": meta.causation_id,
-            "actor": meta.actor,
-            "data": data,
-        }
-    )
-    at = datetime.fromtimestamp(meta.at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    fields = " ".join(f"{name}={value}" for name, value in data.items() if value not in ("", None, [], {}))
-    output.say(f"{recorded.seq:>6} {at} {recorded.type:<22} {fields[:160]}")
-
-
-COMMANDS = (ps, logs, stop, restart, events)
+COMMANDS = (ps, logs, stop, restart)

@@ -49,13 +49,15 @@ def command(work: Callable[Concatenate[Output, P], Coroutine[Any, Any, int | Non
 
 MODULES = {
     **dict.fromkeys(("up", "down", "status"), "lifecycle"),
-    **dict.fromkeys(("ps", "logs", "stop", "restart", "events"), "inspect"),
+    **dict.fromkeys(("ps", "logs", "stop", "restart"), "inspect"),
     **dict.fromkeys(("costs", "resources"), "costs"),
+    "restore": "backup",
     **{
         name: name
         for name in (
             *("rollout", "provision", "preview", "project", "pool", "resident", "detect", "env"),
             *("alerts", "demo", "parked", "doctor", "bench", "simulate", "errors", "explain", "stats", "projections"),
+            *("events", "replay", "diff", "export", "backup"),
         )
     },
 }

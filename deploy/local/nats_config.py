@@ -31,6 +31,8 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     cluster_timeout_s: float = 40.0
     """Until the nodes have elected their leaders: an election takes 4 to 9 s, and may be lost once."""
     stop_grace_s: float = 10.0
+    sync_always: bool = True
+    """Off only while streams are restored: a server that syncs each piece falls behind, and gives a restore up."""
     stuck_check_s: float = 5.0
     """How often a server is asked whether it still takes writes; the third time that it does not, it is started anew."""
 
@@ -72,7 +74,7 @@ jetstream {{
   max_file_store: {options.store_bytes_max}
   max_memory_store: {options.memory_bytes_max}
   # An acknowledged event is on the disk. The default would fsync every two minutes.
-  sync_interval: always
+  sync_interval: {"always" if options.sync_always else '"2m"'}
 }}
 {cluster}"""
 

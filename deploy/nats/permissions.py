@@ -55,6 +55,7 @@ from shared.commands import (
     SuspendVm,
 )
 from shared.jetstream import topology as names
+from shared.jetstream.archive import ARCHIVED
 from shared.jetstream.commands import COMMAND_ROOT, QUERY_ROOT
 from shared.jetstream.connection import inbox_prefix
 
@@ -62,8 +63,10 @@ SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
 PROVISION = "provision"
 OPERATOR = "operator"
 OBSERVER = "observer"
-IDENTITIES = (*SERVICES, PROVISION, OPERATOR, OBSERVER)
-"""`operator`: the person at this machine, through `drape` or `nats`. `observer`: only reads, for dashboards."""
+ARCHIVIST = "archivist"
+IDENTITIES = (*SERVICES, PROVISION, OPERATOR, OBSERVER, ARCHIVIST)
+"""`operator`: the person at this machine, through `drape` or `nats`. `observer`: only reads, for dashboards. `archivist`:
+copies whole streams, and makes them from copies where they are not there."""
 
 SNAPSHOTS = "drape_snap"
 
@@ -184,6 +187,8 @@ def permissions_of(identity: str) -> Permissions:
                 subscribe=_inboxes(OBSERVER, *_public()),
                 publish_denied=_durables(OBSERVER),
             )
+        case "archivist":
+            return _archivist()
     if identity not in SERVICES:
         raise ValueError(f"{identity} is no identity")
     return Permissions(
@@ -272,6 +277,15 @@ def _provision() -> Permissions:
         *("CONSUMER.INFO.*.*", "CONSUMER.NAMES.*", "CONSUMER.LIST.*", "INFO"),
     )
     return Permissions(tuple(f"{_API}.{verb}" for verb in verbs), (f"{inbox_prefix(PROVISION)}.>", "_INBOX.>"))
+
+
+def _archivist() -> Permissions:
+    """Copies what can't be recomputed, and restores it: a stream that is there is refused by the server, whoever asks."""
+    publish = {f"{_API}.INFO", f"{_API}.STREAM.NAMES", f"{_API}.DIRECT.GET.{names.EVENTS}"}
+    for stream in ARCHIVED:
+        publish |= {f"{_API}.STREAM.{verb}.{stream}" for verb in ("INFO", "SNAPSHOT", "RESTORE")}
+        publish |= {f"$JS.SNAPSHOT.{verb}.{stream}.*" for verb in ("ACK", "RESTORE")}
+    return Permissions(tuple(sorted(publish)), (f"{inbox_prefix(ARCHIVIST)}.>", "_INBOX.>"))
 
 
 def _operator() -> Permissions:
