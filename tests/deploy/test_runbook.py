@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from deploy.cli.main import MODULES, cli
+from shared.events import EVENT_TYPES
 from shared.settings import ELSEWHERE
 from tests.live.operating import RUNBOOK, runbook
 from tests.parsing import parsed
@@ -20,6 +21,8 @@ COMING = frozenset(
 """Commands that the runbook names and that are not there yet."""
 ALERTS_COMING = frozenset({"error_rate", "replay_lag", "install_slow", "cost_over_budget", "vm_leaks"})
 """Alerts of which the same is true."""
+SETTINGS_COMING = "DRAPE_TELEMETRY_ALERT_"
+"""So begin settings of which the same is true."""
 UNTRIED_MAX = 7
 DRAPE_WORDS = re.compile(r"`drape ([a-z]+)")
 
@@ -29,9 +32,10 @@ def _text() -> str:
 
 
 def _alerts() -> Iterator[str]:
-    """Constants of telemetry that hold their own name in small letters, of two words at least."""
-    for path in sorted((ROOT / "services" / "telemetry").glob("*.py")):
-        for node in parsed(path).body:
+    """Constants of telemetry's deciding rooms that hold their own name in small letters, of two words at least."""
+    for room in ("decide.py", "model.py", "conditions.py"):
+        path = ROOT / "services" / "telemetry" / room
+        for node in parsed(path).body if path.is_file() else ():
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
                 name, value = ast.unparse(node.targets[0]), node.value.value
                 if isinstance(value, str) and "_" in value and value == name.lower():
@@ -81,6 +85,15 @@ def test_options_of_drape_commands_exist() -> None:
         assert {word for word in words if word.startswith("--")} <= known, line
 
 
+def test_events_that_are_named_are_events() -> None:
+    """After `--type`, and in subjects."""
+    commands = " ".join(line for block in runbook() for line in block.commands)
+    named = set(re.findall(r"--type (\w+)|drape\.evt\.[^ ']*\.([A-Z]\w+)", commands))
+
+    assert len(named) > 5
+    assert {name for pair in named for name in pair if name} <= set(EVENT_TYPES)
+
+
 def test_few_commands_are_not_tried_and_each_says_why() -> None:
     """An excuse is one sentence at least."""
     untried = [block.untried for block in runbook() if block.untried]
@@ -94,19 +107,16 @@ def test_links_and_settings_lead_somewhere() -> None:
     """Headings that are linked to, files, and variables."""
     text = _text()
     headings = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in re.findall(r"^#+ (.+)$", text, re.M)}
-    settings = set(re.findall(r"DRAPE_[A-Z_]+", text)) - set(re.findall(r"DRAPE_(?:EVENTS|TIMERS|PARKED|LOGS)\b", text))
+    streams = {"DRAPE_EVENTS", "DRAPE_TIMERS", "DRAPE_PARKED", "DRAPE_LOGS"}
+    settings = set(re.findall(r"DRAPE_[A-Z_]+", text)) - streams
     known = set(re.findall(r"`(DRAPE_[A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text("utf-8"))) | set(
         ELSEWHERE
     )
 
-    assert {each for each in re.findall(r"\]\(#([^)]+)\)", text)} <= headings
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert (RUNBOOK.parent / target).exists(), target
-    assert {
-        each
-        for each in settings
-        if not each.startswith(("DRAPE_TELEMETRY_ALERT_", "DRAPE_EVENTS", "DRAPE_TIMERS", "DRAPE_PARKED", "DRAPE_LOGS"))
-    } <= known
+    assert {each for each in settings if not each.startswith(SETTINGS_COMING)} <= known
 
 
 def test_codes_that_are_named_are_codes() -> None:

@@ -1,5 +1,6 @@
 """What the `nats` command asks the server, for machines that do not have it: the same requests, and that none is denied."""
 
+import itertools
 import shlex
 from collections.abc import Iterator
 
@@ -36,7 +37,7 @@ def requests_of(line: str) -> list[Asked]:
 
 
 def _asked(words: list[str]) -> Iterator[Asked]:
-    options = {word: after for word, after in zip(words, words[1:], strict=False) if word.startswith("--")}
+    options = {word: after for word, after in itertools.pairwise(words) if word.startswith("--")}
     match words:
         case ["req", subject, body, *_]:
             yield subject, body.encode()
@@ -86,6 +87,6 @@ async def ask(client: NatsClient, line: str) -> list[str]:
     for subject, body in requests_of(line):
         answer = await client.request(subject, body, timeout=ANSWER_S)
         told = msgspec.json.decode(answer.data)
-        if "Nats-Service-Error" in (answer.headers or {}) or "error" in told and isinstance(told["error"], dict):
+        if "Nats-Service-Error" in (answer.headers or {}) or isinstance(told.get("error"), dict):
             wrong.append(f"{line}: {told}")
     return wrong

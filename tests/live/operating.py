@@ -36,7 +36,7 @@ def runbook() -> list[Block]:
 
 
 def nats_command() -> Path | None:
-    """The real one: on PATH, or built by `deploy/nats/build-cli`; None where there is neither it nor Go. Blocks, once for minutes."""
+    """The real one: on PATH, or built by `deploy/nats/build-cli`; None where there is neither it nor Go. Blocks."""
     there = shutil.which("nats")
     if there is not None:
         return Path(there)

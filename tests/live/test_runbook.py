@@ -1,6 +1,7 @@
 """Every command of deploy/runbook.md is run, word for word, on a platform with a preview and something that is parked."""
 
 import asyncio
+import re
 import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,6 +26,8 @@ CHANGING = (
 )
 """They run one after another, in the page's order, after those that only look."""
 SEQ = "3"
+WARNS = "nats server check stream --stream DRAPE_PARKED"
+"""Something is parked."""
 
 
 @pytest.fixture
@@ -58,9 +61,11 @@ def _parked(seq: int) -> Parked:
 
 
 def _commands(filled: dict[str, str]) -> list[str]:
-    """Each once, in order, with the placeholders filled in; but for what is not to be tried, or not there yet."""
+    """Each once, in order, with the placeholders filled in; but for what is not to be tried, or not there yet. Of
+    `drape events --type` one type will do: a test without a platform knows the others' names."""
     lines = [line for block in runbook() if not block.untried for line in block.commands]
-    lines = [line for line in dict.fromkeys(lines) if not line.startswith(tuple(f"drape {name}" for name in COMING))]
+    lines = list({re.sub(r"^drape events --type \w+$", "", line) or "drape events": line for line in lines}.values())
+    lines = [line for line in lines if not line.startswith(tuple(f"drape {name}" for name in COMING))]
     for placeholder, value in filled.items():
         lines = [line.replace(placeholder, value) for line in lines]
     return lines
@@ -96,8 +101,10 @@ def _other_key(line: str, first: str, second: str) -> str:
 
 
 def _wrong(line: str, ran: Ran) -> str:
-    ended = shlex.split(line)[0] == "timeout" and ran.code == 124  # it would go on until Ctrl-C
-    if (ran.code == 0 or ended) and DENIAL not in ran.out + ran.err:
+    expected = 1 if line == WARNS else 0
+    if shlex.split(line)[0] == "timeout":
+        expected = 124  # it would go on until Ctrl-C
+    if ran.code == expected and DENIAL not in ran.out + ran.err:
         return ""
     return f"{line}: {ran.code}: {ran.out[-500:]} {ran.err[-500:]}"
 
