@@ -258,6 +258,7 @@ def _operator() -> Permissions:
     publish = {
         *_looking("*"),
         *_tried(OPERATOR),
+        f"{_API}.CONSUMER.DELETE.*.*",
         # Simple tools make their consumers there. It is also a way around the denials below: the operator is trusted.
         f"{_API}.CONSUMER.CREATE.*",
         f"{COMMAND_ROOT}.>",
@@ -285,8 +286,10 @@ def _observer() -> Permissions:
 
 
 def _tried(identity: str) -> Iterator[str]:
-    """`nats server check connection` sends a message to itself."""
+    """`nats server check connection` sends a message to itself; `nats kv` removes the consumer that it has read a bucket with.
+    Of other streams an observer removes none: services follow them with consumers that have no fixed names."""
     yield f"{inbox_prefix(identity)}.>"
+    yield f"{_API}.CONSUMER.DELETE.{names.SNAPSHOTS_STREAM}.*"
 
 
 def _looking(streams: Iterable[str]) -> Iterator[str]:
@@ -299,7 +302,7 @@ def _looking(streams: Iterable[str]) -> Iterator[str]:
         yield f"{_API}.STREAM.MSG.GET.{stream}"
         yield from (f"{_API}.DIRECT.GET.{stream}", f"{_API}.DIRECT.GET.{stream}.>")
         yield f"{_API}.CONSUMER.CREATE.{stream}.>"
-        yield from (f"{_API}.CONSUMER.MSG.NEXT.{stream}.*", f"{_API}.CONSUMER.DELETE.{stream}.*")
+        yield f"{_API}.CONSUMER.MSG.NEXT.{stream}.*"
         yield f"$JS.FC.{stream}.>"
         yield f"$JS.ACK.{stream}.>"  # of consumers of one's own: `nats stream view` acknowledges what it has shown
     yield "$SYS.REQ.USER.INFO"

@@ -189,7 +189,7 @@ async def test_an_observer_can_change_nothing_and_read_no_secret(platform: Platf
     for stream, consumer in (("DRAPE_EVENTS", "pool-reactor"), ("DRAPE_TIMERS", "pool-timers")):
         verbs = ("DELETE", "MSG.NEXT", "CREATE", "PAUSE", "LEADER.STEPDOWN", "UNPIN", "RESET", "DURABLE.CREATE")
         writing += [f"{API}.CONSUMER.{verb}.{stream}.{consumer}" for verb in verbs]
-        writing.append(f"$JS.ACK.{stream}.{consumer}.1.1.1.1.1")
+        writing += [f"$JS.ACK.{stream}.{consumer}.1.1.1.1.1", f"{API}.CONSUMER.DELETE.{stream}.pool-0-follow-x"]
     secret = [
         f"{API}.{verb}.{stream}{rest}"
         for stream in ("DRAPE_LOGS", "KV_drape_keys", "OBJ_drape_files")

@@ -48,6 +48,7 @@ async def filled(rough: Platform, rough_client: Client, tmp_path: Path) -> Async
     }
     for key in (each.key for each in parked):
         await rough.drape("parked", "drop", key, "--json")  # one of them is gone already
+    await rough.drape("project", "delete", tmp_path, "--yes", "--json")  # `drape preview` has made one of the folder
     await rough_client.stop(view["preview_id"])
     await rough.drape("pool", "resize", "--target", "1", "--minimum", "1", "--maximum", "6", "--json")
 

@@ -3,10 +3,12 @@
 import msgspec
 import pytest
 
+from deploy.doctor.replaying import DEFINITIONS
 from deploy.nats.permissions import OWN, SERVICES
 from shared.commands import COMMAND_TYPES, Command
 from shared.jetstream.describing import QUERIES, described, described_command, described_query
 from shared.jetstream.describing import SERVICES as DESCRIBED
+from shared.jetstream.topology import TICKING
 
 SHOWN_CHARS_MAX = 100
 """The command shortens longer values in the middle, but for `--json`."""
@@ -45,3 +47,8 @@ def test_a_query_is_described(name: str) -> None:
     assert isinstance(msgspec.json.decode(told["body"]), dict)
     assert all(len(each) <= SHOWN_CHARS_MAX for each in told.values())
     assert described_query("pool", "no_such_query") == {}
+
+
+def test_who_ticks_is_who_is_watched_for_ticks() -> None:
+    """A consumer of timers that is never silent has a limit for silence; one of a service without ticks may be."""
+    assert {name for name, definition in DEFINITIONS.items() if definition().ticks} == TICKING
