@@ -144,7 +144,8 @@ async def test_a_large_state_lies_in_pieces(platform: Platform) -> None:
         await js.publish(f"{key}.live-0.1", b"another piece")
         with pytest.raises(SnapshotUnfit):
             await snapshots.load("pool", "large")
-        await js.publish(key, msgspec.msgpack.encode({"head": large(30).head, "place": "nowhere", "parts": 2}))
+        entry = {"type": "Snapshot", "head": large(30).head, "place": "nowhere", "parts": 2}
+        await js.publish(key, msgspec.json.encode(entry))
         with pytest.raises(SnapshotUnfit, match="is missing"):
             await snapshots.load("pool", "large")
         assert await snapshots.store(large(30), over_any=True)
