@@ -12,12 +12,12 @@ deeper than Python's stack."""
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """An error as it travels: the body of an RFC 9457 answer and of a command's refusal."""
 
+    type: str = "about:blank"
     code: str
     title: str
     detail: str = ""
     hint: str = ""
     status: int = 500
-    type: str = "about:blank"
     retry_after_s: float | None = None
 
 

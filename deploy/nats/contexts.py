@@ -12,8 +12,8 @@ from deploy.nats.permissions import OBSERVER, OPERATOR
 from shared.jetstream.connection import inbox_prefix
 
 CONTEXTS = {
-    "drape": (OPERATOR, "Drape: reads everything, sends what a person may send"),
-    "drape-observer": (OBSERVER, "Drape: reads events, timers, parked reactions and figures; changes nothing"),
+    "drape": (OPERATOR, "Drape: reads everything, sends commands"),
+    "drape-observer": (OBSERVER, "Drape: reads events, timers, parked reactions and figures; can change nothing"),
 }
 """The contexts' names, whose key each uses, and what it is for."""
 

@@ -112,9 +112,13 @@ ASKS: dict[str, tuple[str, ...]] = {
     ),
     "telemetry": ("pool.usage",),
     OPERATOR: (">",),
-    OBSERVER: (),
+    OBSERVER: (
+        *(f"{service}.{query}" for service in SERVICES for query in ("status", "status.each", "digest")),
+        *("pool.summary", "pool.inventory", "telemetry.stats", "telemetry.alerts"),
+    ),
 }
-"""Queries, `<service>.<name>`. The operator may ask anything: `status`, `status.each`, `digest`, `inventory`, `alerts` …"""
+"""Queries, `<service>.<name>`. The operator may ask anything, the observer what changes nothing: `pool.restore_deps` and
+`publish_deps` copy files."""
 
 ASKS_EACH: dict[str, tuple[str, ...]] = {"telemetry": SERVICES}
 """Services that are asked how each of their replicas is."""
@@ -158,8 +162,9 @@ _ERASES: dict[str, tuple[str, ...]] = {
 
 OBJECT_BUCKETS = (names.FILES_BUCKET,)
 
-_OBSERVED = (names.EVENTS, names.TIMERS, names.PARKED)
-"""Not what projects print, their files, or the keys: those may hold secrets, or open them."""
+_OBSERVED = (names.EVENTS, names.TIMERS, names.PARKED, names.SNAPSHOTS_STREAM)
+"""Not what projects print, their files, or the keys: those may hold secrets, or open them. A snapshot holds what events told,
+personal texts sealed."""
 
 _API = "$JS.API"
 _MICRO = ("PING", "INFO", "STATS")
@@ -182,11 +187,7 @@ def permissions_of(identity: str) -> Permissions:
         case "operator":
             return _operator()
         case "observer":
-            return Permissions(
-                publish=tuple(sorted(set(_looking(_OBSERVED)))),
-                subscribe=_inboxes(OBSERVER, *_public()),
-                publish_denied=_durables(OBSERVER),
-            )
+            return _observer()
         case "archivist":
             return _archivist()
     if identity not in SERVICES:
@@ -291,6 +292,8 @@ def _archivist() -> Permissions:
 def _operator() -> Permissions:
     publish = {
         *_looking("*"),
+        *_tried(OPERATOR),
+        f"{_API}.CONSUMER.DELETE.*.*",
         # Simple tools make their consumers there. It is also a way around the denials below: the operator is trusted.
         f"{_API}.CONSUMER.CREATE.*",
         f"{COMMAND_ROOT}.>",
@@ -303,9 +306,25 @@ def _operator() -> Permissions:
     reports = {f"{COMMAND_ROOT}.{command.service}.{command.verb}" for command in OWN}
     return Permissions(
         publish=tuple(sorted(publish)),
-        subscribe=_inboxes(OPERATOR, *_public()),
+        subscribe=_inboxes(OPERATOR, *_public(), f"{names.LOG_ROOT}.>"),
         publish_denied=tuple(sorted({*_durables(OPERATOR), *reports})),
     )
+
+
+def _observer() -> Permissions:
+    publish = {*_looking(_OBSERVED), *(f"{QUERY_ROOT}.{query}" for query in ASKS[OBSERVER]), *_tried(OBSERVER)}
+    return Permissions(
+        publish=tuple(sorted(publish)),
+        subscribe=_inboxes(OBSERVER, *_public()),
+        publish_denied=_durables(OBSERVER),
+    )
+
+
+def _tried(identity: str) -> Iterator[str]:
+    """`nats server check connection` sends a message to itself; `nats kv` removes the consumer that it has read a bucket with.
+    Of other streams an observer removes none: services follow them with consumers that have no fixed names."""
+    yield f"{inbox_prefix(identity)}.>"
+    yield f"{_API}.CONSUMER.DELETE.{names.SNAPSHOTS_STREAM}.*"
 
 
 def _looking(streams: Iterable[str]) -> Iterator[str]:
@@ -318,8 +337,9 @@ def _looking(streams: Iterable[str]) -> Iterator[str]:
         yield f"{_API}.STREAM.MSG.GET.{stream}"
         yield from (f"{_API}.DIRECT.GET.{stream}", f"{_API}.DIRECT.GET.{stream}.>")
         yield f"{_API}.CONSUMER.CREATE.{stream}.>"
-        yield from (f"{_API}.CONSUMER.MSG.NEXT.{stream}.*", f"{_API}.CONSUMER.DELETE.{stream}.*")
+        yield f"{_API}.CONSUMER.MSG.NEXT.{stream}.*"
         yield f"$JS.FC.{stream}.>"
+        yield f"$JS.ACK.{stream}.>"  # of consumers of one's own: `nats stream view` acknowledges what it has shown
     yield "$SYS.REQ.USER.INFO"
     for verb in _MICRO:
         yield from (f"$SRV.{verb}", f"$SRV.{verb}.>")
@@ -334,12 +354,14 @@ def _durables(identity: str) -> tuple[str, ...]:
             denied += [f"{_API}.CONSUMER.CREATE.{stream}.{consumer}", f"{_API}.CONSUMER.CREATE.{stream}.{consumer}.>"]
             if identity not in SERVICES:
                 denied += [f"{_API}.CONSUMER.{verb}.{stream}.{consumer}" for verb in ("MSG.NEXT", "DELETE")]
+                denied.append(f"$JS.ACK.{stream}.{consumer}.>")
     return tuple(sorted(denied))
 
 
 def _public() -> tuple[str, ...]:
     return (
         *("drape.evt.>", f"{names.PROGRESS_ROOT}.>", f"{names.ACTIVITY_ROOT}.>"),
+        *("drape.timer.>", f"{names.PARKED_ROOT}.>"),
         *("$JS.EVENT.ADVISORY.>", "$JS.EVENT.METRIC.>"),
     )
 

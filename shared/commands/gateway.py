@@ -11,6 +11,8 @@ class GatewayCommand(Command, frozen=True, kw_only=True):
 
 
 class CreateProject(GatewayCommand, frozen=True, kw_only=True):
+    """A project without files; its id follows from the command's."""
+
     verb: ClassVar[str] = "create-project"
     owner: OwnerId
     name: str
@@ -52,6 +54,8 @@ class SetProjectResidents(GatewayCommand, frozen=True, kw_only=True):
 
 
 class DeleteProject(GatewayCommand, frozen=True, kw_only=True):
+    """End its previews, then erase all that it has stored."""
+
     verb: ClassVar[str] = "delete-project"
     project_id: ProjectId
     owner: OwnerId

@@ -125,6 +125,8 @@ class RecordFilesSynced(OrchestratorCommand, frozen=True, kw_only=True):
 
 
 class RecordInstallCompleted(OrchestratorCommand, frozen=True, kw_only=True):
+    """The install job has ended well."""
+
     verb: ClassVar[str] = "record-installed"
     preview_id: PreviewId
     attempt: int
@@ -133,6 +135,8 @@ class RecordInstallCompleted(OrchestratorCommand, frozen=True, kw_only=True):
 
 
 class RecordInstallFailed(OrchestratorCommand, frozen=True, kw_only=True):
+    """The install job has failed; `code`, `message`, `hint`: the cause as far as it is known."""
+
     verb: ClassVar[str] = "record-install-failed"
     preview_id: PreviewId
     attempt: int
@@ -146,6 +150,8 @@ class RecordInstallFailed(OrchestratorCommand, frozen=True, kw_only=True):
 
 
 class RecordDevServerReady(OrchestratorCommand, frozen=True, kw_only=True):
+    """The dev server has answered at this address with `status`."""
+
     verb: ClassVar[str] = "record-dev-server-ready"
     preview_id: PreviewId
     attempt: int
@@ -158,6 +164,8 @@ class RecordDevServerReady(OrchestratorCommand, frozen=True, kw_only=True):
 
 
 class RecordDevServerExited(OrchestratorCommand, frozen=True, kw_only=True):
+    """The dev server's process has ended."""
+
     verb: ClassVar[str] = "record-dev-server-exited"
     preview_id: PreviewId
     attempt: int

@@ -104,6 +104,8 @@ class ResizePool(PoolCommand, frozen=True, kw_only=True):
 
 
 class RecordVmBooted(PoolCommand, frozen=True, kw_only=True):
+    """The VM's agent answers at this address."""
+
     verb: ClassVar[str] = "record-booted"
     vm_id: VmId
     host: str
@@ -113,6 +115,8 @@ class RecordVmBooted(PoolCommand, frozen=True, kw_only=True):
 
 
 class RecordVmBootFailed(PoolCommand, frozen=True, kw_only=True):
+    """The VM did not come up."""
+
     verb: ClassVar[str] = "record-boot-failed"
     vm_id: VmId
     code: str
@@ -120,12 +124,16 @@ class RecordVmBootFailed(PoolCommand, frozen=True, kw_only=True):
 
 
 class RecordVmLost(PoolCommand, frozen=True, kw_only=True):
+    """The VM is gone, or nobody can reach it."""
+
     verb: ClassVar[str] = "record-lost"
     vm_id: VmId
     detail: str
 
 
 class RecordVmDestroyed(PoolCommand, frozen=True, kw_only=True):
+    """The provider has the VM no more."""
+
     verb: ClassVar[str] = "record-destroyed"
     vm_id: VmId
 

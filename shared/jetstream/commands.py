@@ -11,12 +11,14 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
-from nats.micro import add_service
 from nats.micro.request import Request
-from nats.micro.service import EndpointConfig, Service, ServiceConfig
+from nats.micro.service import EndpointConfig, ServiceConfig
 
 from shared.asking import Absent, Asking
 from shared.errors import DrapeError, Problem, Unavailable, from_problem, internal
+from shared.jetstream.answers import typed, untyped
+from shared.jetstream.describing import SERVICES, described, described_query
+from shared.jetstream.micro import Counted, MicroService
 from shared.ports import Handler, Subscription
 
 log = logging.getLogger("drape.commands")
@@ -59,7 +61,7 @@ class NatsCommands(Asking):
             ) from error
         if ERROR_CODE_HEADER in (answer.headers or {}):
             raise from_problem(msgspec.json.decode(answer.data, type=Problem))
-        return answer.data
+        return untyped(_kind(subject), answer.data)
 
     async def statuses(self, service: str, *, within_s: float = 0.5) -> list[bytes]:
         """Nobody knows how many they are: all that answer in this time. Raises `Unavailable`."""
@@ -86,28 +88,20 @@ class NatsCommands(Asking):
     async def serve(
         self, service: str, commands: Mapping[str, Handler], queries: Mapping[str, Handler]
     ) -> Subscription:
-        micro = await add_service(
-            self._client,
-            ServiceConfig(
-                name=f"drape-{service}",
-                version="0.1.0",
-                description=f"Drape: {service}",
-                metadata={"instance": self._instance},
-            ),
+        config = ServiceConfig(
+            name=f"drape-{service}",
+            version="0.1.0",
+            description=SERVICES.get(service, f"Drape: {service}"),
+            metadata={"instance": self._instance},
         )
+        micro = MicroService(self._client, config, queries.get(STATUS))
+        await micro.start()
         server = _Server(micro, await self._each(service, queries))
-        for root, handlers in ((COMMAND_ROOT, commands), (QUERY_ROOT, queries)):
-            for name, handler in handlers.items():
-                await micro.add_endpoint(
-                    EndpointConfig(
-                        name=name,
-                        subject=f"{root}.{service}.{name}",
-                        # A query is about one replica's state, but any will do; both share the queue group.
-                        handler=server.endpoint(handler),
-                        queue_group=service,
-                        metadata={},
-                    )
-                )
+        told = described(service)
+        for name, handler in commands.items():
+            await server.add(f"{COMMAND_ROOT}.{service}.{name}", handler, told.get(name, {}))
+        for name, handler in queries.items():
+            await server.add(f"{QUERY_ROOT}.{service}.{name}", handler, described_query(service, name))
         await self._client.flush()  # otherwise the first callers meet "no responders"
         return server
 
@@ -120,7 +114,8 @@ class NatsCommands(Asking):
         async def answer(message: Msg) -> None:
             try:
                 status = msgspec.json.decode(await queries[STATUS](message.data, {}))
-                await message.respond(msgspec.json.encode({**status, **own}))
+                told = {"type": f"{service}.{STATUS}.each", **status, **own}
+                await message.respond(msgspec.json.encode(told))
             except (DrapeError, nats.errors.Error) as error:
                 log.info("status_untold", extra={"error": str(error)})
 
@@ -130,22 +125,28 @@ class NatsCommands(Asking):
 class _Server:
     """Hands each request to a task: nats-py works through an endpoint's requests one after another."""
 
-    def __init__(self, micro: Service, each: NatsSubscription | None) -> None:
+    def __init__(self, micro: MicroService, each: NatsSubscription | None) -> None:
         self._micro = micro
         self._each = each
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def endpoint(self, handler: Handler):  # type: ignore[no-untyped-def]
+    async def add(self, subject: str, handler: Handler, metadata: Mapping[str, str]) -> None:
+        """Answer what is sent there. A query is about one replica's state, but any will do; all share the queue group."""
+        _, _, service, name = subject.split(".", 3)
+        counted = Counted()
+
         async def on_request(request: Request) -> None:
             if len(self._tasks) >= CONCURRENT_MAX:
                 error = Unavailable("overloaded", f"More than {CONCURRENT_MAX} requests are under way.")
-                await _refuse(request, error.problem())
+                await _refuse(request, error.problem(), counted)
                 return
-            task = asyncio.create_task(_answer(handler, request))
+            task = asyncio.create_task(_answer(handler, request, counted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-        return on_request
+        told = dict(metadata)
+        config = EndpointConfig(name=name, subject=subject, handler=on_request, queue_group=service, metadata=told)
+        await self._micro.add_counted(config, counted)
 
     async def drain(self, limit_s: float) -> None:
         """Take no more requests, answer those that have come. nats-py's `Service.stop` would drop what it has queued."""
@@ -174,24 +175,32 @@ class _Server:
             await asyncio.wait(late, timeout=STOP_LIMIT_S)
 
 
-async def _answer(handler: Handler, request: Request) -> None:
-    try:
-        body = await handler(request.data, request.headers or {})
-    except asyncio.CancelledError:
-        await _refuse(request, Unavailable("stopping", "This replica is being stopped.", "Ask again.").problem())
-        raise
-    except DrapeError as error:
-        await _refuse(request, error.problem())
-    except Exception as error:
-        log.exception("request_broke", extra={"subject": request.subject})
-        await _refuse(request, internal(error))
-    else:
-        with contextlib.suppress(nats.errors.Error):  # the caller will ask again, with the same id
-            await request.respond(body)
+async def _answer(handler: Handler, request: Request, counted: Counted) -> None:
+    with counted.request():
+        try:
+            body = await handler(request.data, request.headers or {})
+        except asyncio.CancelledError:
+            problem = Unavailable("stopping", "This replica is being stopped.", "Ask again.").problem()
+            await _refuse(request, problem, counted)
+            raise
+        except DrapeError as error:
+            await _refuse(request, error.problem(), counted)
+        except Exception as error:
+            log.exception("request_broke", extra={"subject": request.subject})
+            await _refuse(request, internal(error), counted)
+        else:
+            with contextlib.suppress(nats.errors.Error):  # the caller will ask again, with the same id
+                await request.respond(typed(_kind(request.subject), body))
 
 
-async def _refuse(request: Request, problem: Problem) -> None:
+async def _refuse(request: Request, problem: Problem, counted: Counted) -> None:
+    counted.refused(problem)
     with contextlib.suppress(nats.errors.Error):  # as above
         await request.respond_error(
             str(problem.status), problem.detail or problem.title, data=msgspec.json.encode(problem)
         )
+
+
+def _kind(subject: str) -> str:
+    """`<service>.<name>` of a command's or a query's subject."""
+    return subject.split(".", 2)[2]

@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from shared.errors import DrapeError
-from shared.jetstream.naming import named
+from shared.jetstream.naming import fresh_name, named
 
 log = logging.getLogger("drape.nats")
 
@@ -58,7 +58,9 @@ class WatchfulClient(Client):
         headers: dict[str, Any] | None = None,
     ) -> Msg:
         """As nats-py's. Raises `Denied` too."""
-        subject, payload = named(subject, payload, f"ordered-{self._nuid.next().decode()}")
+        subject, payload = named(
+            subject, payload, fresh_name(str(self.options.get("name") or ""), self._nuid.next().decode())
+        )
         key = subject.lower()  # the server's words are lower-cased on their way here
         if self._deaf:
             raise Denied(self._identity, "subscribe to", self._deaf)

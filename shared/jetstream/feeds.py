@@ -12,6 +12,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from shared.errors import Unavailable
 from shared.ids import PreviewId
+from shared.jetstream.answers import typed, untyped
 from shared.jetstream.erasing import erase_messages
 from shared.jetstream.following import Follower
 from shared.jetstream.topology import ACTIVITY_ROOT, LOG_ROOT, LOGS, PROGRESS_ROOT
@@ -21,7 +22,20 @@ from shared.ports import Progress, Subscription
 log = logging.getLogger("drape.feeds")
 
 _progress = msgspec.json.Decoder(Progress)
-_lines = msgspec.json.Decoder(tuple[LogLine, ...])
+_decoder = msgspec.json.Decoder(tuple[LogLine, ...])
+_BATCH = ("PreviewOutput", "lines")
+"""A batch's type, and the member with its lines."""
+
+
+def _batch(lines: Sequence[LogLine]) -> bytes:
+    kind, member = _BATCH
+    return typed(kind, msgspec.json.encode(lines), member)
+
+
+def _lines(body: bytes | None) -> tuple[LogLine, ...]:
+    """Of a batch as it is stored; those of before were the lines alone."""
+    kind, member = _BATCH
+    return _decoder.decode(untyped(kind, body or b"[]", member))
 
 
 class NatsProgress:
@@ -32,7 +46,8 @@ class NatsProgress:
 
     async def publish(self, progress: Progress) -> None:
         try:
-            await self._client.publish(f"{PROGRESS_ROOT}.{progress.preview_id}", msgspec.json.encode(progress))
+            body = typed("Progress", msgspec.json.encode(progress))
+            await self._client.publish(f"{PROGRESS_ROOT}.{progress.preview_id}", body)
         except nats.errors.Error as error:
             log.debug("progress_unsent", extra={"error": str(error)})
 
@@ -51,7 +66,7 @@ class NatsActivity:
 
     async def publish(self, preview_id: PreviewId) -> None:
         try:
-            await self._client.publish(f"{ACTIVITY_ROOT}.{preview_id}")
+            await self._client.publish(f"{ACTIVITY_ROOT}.{preview_id}", b'{"type":"Activity"}')
         except nats.errors.Error as error:
             log.debug("activity_unsent", extra={"error": str(error)})
 
@@ -71,7 +86,7 @@ class NatsPreviewLogs:
 
     async def append(self, preview_id: PreviewId, lines: Sequence[LogLine]) -> None:
         try:
-            await self._js.publish(f"{LOG_ROOT}.{preview_id}", msgspec.json.encode(lines))
+            await self._js.publish(f"{LOG_ROOT}.{preview_id}", _batch(lines))
         except (nats.errors.Error, APIError, TimeoutError) as error:
             raise Unavailable("logs_unavailable", f"The log stream did not take a batch: {error}") from error
 
@@ -82,9 +97,7 @@ class NatsPreviewLogs:
         try:
             while len(batches) < limit:
                 message = await self._next(subject, seq)
-                batches.append(
-                    LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines.decode(message.data or b"[]"))
-                )
+                batches.append(LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines(message.data)))
                 seq = (message.seq or 0) + 1
         except NotFoundError:
             return batches
@@ -106,7 +119,7 @@ class NatsPreviewLogs:
             return None
         except (nats.errors.Error, APIError, TimeoutError) as error:
             raise Unavailable("logs_unavailable", f"The log stream does not answer: {error}") from error
-        return LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines.decode(message.data or b"[]"))
+        return LogBatch(preview_id=preview_id, seq=message.seq or 0, lines=_lines(message.data))
 
     async def erase(self, preview_id: PreviewId) -> int:
         try:
@@ -117,7 +130,7 @@ class NatsPreviewLogs:
     async def subscribe(self, handler: Callable[[LogBatch], None]) -> Subscription:
         async def on_message(message: Msg, seq: int) -> bool:
             preview_id = message.subject.removeprefix(f"{LOG_ROOT}.")
-            handler(LogBatch(preview_id=preview_id, seq=seq, lines=_lines.decode(message.data)))
+            handler(LogBatch(preview_id=preview_id, seq=seq, lines=_lines(message.data)))
             return True
 
         try:

@@ -8,7 +8,16 @@ would not do: it asks for the same one again after a gap, and is refused.
 
 import json
 
+WHO_CHARS_MAX = 40
 _BARE = "$JS.API.CONSUMER.CREATE."
+
+
+def fresh_name(client: str, unique: str) -> str:
+    """`drape-pool/pool-0` -> `pool-0-follow-<unique>`: who follows shows in `nats consumer ls`. Only letters that are allowed in a
+    name."""
+    who = client.rpartition("/")[2] or client
+    kept = "".join(each if each.isascii() and (each.isalnum() or each in "-_") else "-" for each in who)[:WHO_CHARS_MAX]
+    return f"{kept or 'ordered'}-follow-{unique}"
 
 
 def named(subject: str, payload: bytes, fresh: str) -> tuple[str, bytes]:
@@ -21,5 +30,6 @@ def named(subject: str, payload: bytes, fresh: str) -> tuple[str, bytes]:
     if config.get("name") or config.get("durable_name"):
         return subject, payload
     config["name"] = fresh
+    config.setdefault("description", "Reads in order; its replica makes another where it is lost")
     filtered = config.get("filter_subject")
     return f"{subject}.{fresh}.{filtered}" if filtered else f"{subject}.{fresh}", json.dumps(request).encode()

@@ -8,13 +8,13 @@ from nats.js.errors import APIError, NotFoundError
 
 from shared.errors import Unavailable
 from shared.jetstream.erasing import erase_messages
+from shared.jetstream.timers import timer_body, timer_data
 from shared.jetstream.topology import PARKED, PARKED_ROOT, TIMER_DUE
 from shared.parked import REASON_CHARS_MAX, REPLAY, Parked
 
 LISTED_MAX = 10_000
 
 _parked = msgspec.json.Decoder(Parked)
-_timer_data = msgspec.json.Decoder(dict[str, str | int])
 
 
 class NatsParked:
@@ -47,8 +47,9 @@ class NatsParked:
         """Stored before what was parked is forgotten: at worst it is heard twice."""
         again = f"{TIMER_DUE}.{parked.service}.{REPLAY}.{parked.seq}"
         subject, data = (again, {"seq": parked.seq}) if parked.kind == "event" else (parked.subject, parked.data)
+        name = subject.removeprefix(f"{TIMER_DUE}.{parked.service}.").partition(".")[0]
         try:
-            await self._js.publish(subject, msgspec.json.encode(data))
+            await self._js.publish(subject, timer_body(name, data))
         except (nats.errors.Error, APIError, TimeoutError) as error:
             raise _unavailable(error) from error
         await self.drop(parked)
@@ -67,7 +68,7 @@ def parked_of(message: Msg, service: str, reason: str, at: str) -> Parked:
     seq, data = metadata.sequence.stream, {}
     is_timer = message.subject.startswith(timers)
     if is_timer:
-        data = _timer_data.decode(message.data or b"{}")
+        data = timer_data(message.data)
         if message.subject.startswith(f"{timers}{REPLAY}."):
             is_timer, seq = False, int(data["seq"])
     return Parked(

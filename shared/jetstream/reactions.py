@@ -15,6 +15,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from shared.codec import Recorded, decode
 from shared.jetstream.parked import parked_of
+from shared.jetstream.timers import timer_data
 from shared.jetstream.topology import EVENTS, PARKED_ROOT, TIMER_DUE, TIMERS, reactor_name, timer_consumer_name
 from shared.ports import Delivery, Subscription, TimerFired
 
@@ -56,7 +57,7 @@ class NatsReactions:
                 name=name,
                 id=timer_id,
                 key=f"{name}-{timer_id}-{message.metadata.sequence.stream}",
-                data=msgspec.json.decode(message.data or b"{}", type=dict[str, str | int]),
+                data=timer_data(message.data),
             )
             await handler(fired, delivery)
 

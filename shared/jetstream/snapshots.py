@@ -1,8 +1,9 @@
 """Snapshots in the bucket `drape_snap`, a key for each service and fingerprint: `<service>.<fingerprint>`.
 
-A body that is too large for one value lies beside it in pieces, `<service>.<fingerprint>.<place>.<number>`, written before
-the value that names their place. A replica uses two places in turn, so that what the present value names is never written
-over by it. Publishing and reading by subject needs no consumer, and no right beyond the service's own keys.
+The value is JSON that says what it is of, for whoever looks with `nats kv get`. The body lies beside it in pieces,
+`<service>.<fingerprint>.<place>.<number>`, written before the value that names their place. A replica uses two places in
+turn, so that what the present value names is never written over by it. Publishing and reading by subject needs no
+consumer, and no right beyond the service's own keys.
 """
 
 import asyncio
@@ -28,17 +29,16 @@ COMPRESSION = 1
 """The fastest: a start waits for reading, and what is stored lives for minutes."""
 
 
-class _Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """The value of a key. `body`: compressed, where it is small; else it lies in `parts` pieces at `place`."""
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Snapshot"):
+    """The value of a key. The body is compressed, in `parts` pieces at `place`."""
 
     head: SnapshotHead
-    place: str = ""
-    parts: int = 0
-    body: bytes = b""
+    place: str
+    parts: int
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Entry)
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_Entry)
 
 
 class NatsSnapshots:
@@ -65,18 +65,16 @@ class NatsSnapshots:
         entry = await self._entry(key)
         if entry is None:
             return None
-        body = entry.body
-        if entry.parts:
-            gate = asyncio.Semaphore(READS_AT_ONCE)
+        gate = asyncio.Semaphore(READS_AT_ONCE)
 
-            async def read(number: int) -> bytes:
-                async with gate:
-                    part = await self._get(f"{key}.{entry.place}.{number}")
-                if part is None:
-                    raise SnapshotUnfit(f"piece {number} of {entry.parts} is missing")
-                return part[0]
+        async def read(number: int) -> bytes:
+            async with gate:
+                part = await self._get(f"{key}.{entry.place}.{number}")
+            if part is None:
+                raise SnapshotUnfit(f"piece {number} of {entry.parts} is missing")
+            return part[0]
 
-            body = b"".join(await asyncio.gather(*map(read, range(min(entry.parts, _parts_max())))))
+        body = b"".join(await asyncio.gather(*map(read, range(min(entry.parts, _parts_max())))))
         return Snapshot(entry.head, await asyncio.to_thread(_decompress, body))
 
     async def store(self, snapshot: Snapshot, *, over_any: bool = False) -> bool:
@@ -90,14 +88,11 @@ class NatsSnapshots:
             head = found.head
             if head.log == snapshot.head.log and head.seq >= snapshot.head.seq:
                 return False
-        if len(body) <= VALUE_BYTES_MAX // 2:
-            entry = _Entry(head=snapshot.head, body=body)
-        else:
-            place = f"{self._instance}-{1 if found is not None and found.place.endswith('-0') else 0}"
-            parts = [body[start : start + VALUE_BYTES_MAX] for start in range(0, len(body), VALUE_BYTES_MAX)]
-            for number, part in enumerate(parts):
-                await self._put(f"{key}.{place}.{number}", part)
-            entry = _Entry(head=snapshot.head, place=place, parts=len(parts))
+        place = f"{self._instance}-{1 if found is not None and found.place.endswith('-0') else 0}"
+        parts = [body[start : start + VALUE_BYTES_MAX] for start in range(0, len(body), VALUE_BYTES_MAX)]
+        for number, part in enumerate(parts):
+            await self._put(f"{key}.{place}.{number}", part)
+        entry = _Entry(head=snapshot.head, place=place, parts=len(parts))
         return await self._put(key, _encoder.encode(entry), after=stored[1] if stored is not None else 0)
 
     async def _entry(self, key: str) -> _Entry | None:

@@ -47,8 +47,48 @@ def timer_consumer_name(service: str) -> str:
     return f"{service}-timers"
 
 
+MONITOR = "io.nats.monitor"
+"""What `nats server check stream` reads of a stream's metadata, and `nats audit` of a consumer's too."""
+PEER_LAG_CRITICAL = 1_000
+PEER_SEEN_CRITICAL = "10s"
+UNPROCESSED_CRITICAL = 1_000
+"""Messages that no replica has taken yet: services take 200 at a time, so that some wait only where none takes any."""
+REDELIVERED_CRITICAL = 100
+WAITING_CRITICAL = 500
+"""Pulls that are open: each replica has one, and the server takes 512."""
+LAST_ACK_CRITICAL = "2m"
+"""Ticks come at least every 30 s, where nothing else is set."""
+TICKING = frozenset({"pool", "orchestrator", "telemetry"})
+"""Services with ticks: whose timers are never silent for long."""
+
+
+def _monitored(replicas: int) -> dict[str, str]:
+    alone = {f"{MONITOR}.enabled": "1"}
+    if replicas == 1:
+        return alone
+    return {
+        **alone,
+        f"{MONITOR}.peer-expect": str(replicas),
+        f"{MONITOR}.peer-lag-critical": str(PEER_LAG_CRITICAL),
+        f"{MONITOR}.peer-seen-critical": PEER_SEEN_CRITICAL,
+    }
+
+
+def _watched(*, ticking: bool = False) -> dict[str, str]:
+    """A consumer's metadata."""
+    limits = {
+        "enabled": "1",
+        "outstanding-ack-critical": str(ACK_PENDING_MAX),
+        "unprocessed-critical": str(UNPROCESSED_CRITICAL),
+        "redelivery-critical": str(REDELIVERED_CRITICAL),
+        "waiting-critical": str(WAITING_CRITICAL),
+        **({"last-ack-critical": LAST_ACK_CRITICAL} if ticking else {}),
+    }
+    return {f"{MONITOR}.{name}": limit for name, limit in limits.items()}
+
+
 def _streams(replicas: int) -> list[api.StreamConfig]:
-    monitored = {"io.nats.monitor.enabled": "1"}
+    monitored = _monitored(replicas)
     return [
         api.StreamConfig(
             name=EVENTS,
@@ -96,7 +136,8 @@ def _streams(replicas: int) -> list[api.StreamConfig]:
             num_replicas=replicas,
             max_age=30 * 24 * 3600,
             max_bytes=64 * 1024 * 1024,
-            metadata=monitored,
+            # One that is parked is worth a look; at a hundred something is broken.
+            metadata={**monitored, f"{MONITOR}.subjects-warn": "1", f"{MONITOR}.subjects-critical": "100"},
         ),
         _keys(replicas),
         _snapshots(replicas),
@@ -107,7 +148,7 @@ def _keys(replicas: int) -> api.StreamConfig:
     """A bucket as `nats kv` knows it, but for `deny_delete`: a key's bytes must be able to leave the disk."""
     return api.StreamConfig(
         name=KEYS,
-        description="Projects' keys, wrapped by the platform's secret; empty: erased",
+        description="Projects' keys, wrapped by the platform's secret: <project>; an empty one is erased",
         subjects=[f"{KEYS_ROOT}.>"],
         storage=api.StorageType.FILE,
         num_replicas=replicas,
@@ -116,7 +157,7 @@ def _keys(replicas: int) -> api.StreamConfig:
         discard=api.DiscardPolicy.NEW,
         allow_rollup_hdrs=True,
         allow_direct=True,
-        metadata={"io.nats.monitor.enabled": "1"},
+        metadata=_monitored(replicas),
     )
 
 
@@ -134,6 +175,7 @@ def _snapshots(replicas: int) -> api.StreamConfig:
         allow_direct=True,
         allow_rollup_hdrs=True,
         deny_delete=True,
+        metadata=_monitored(replicas),
     )
 
 
@@ -160,19 +202,21 @@ async def _make_stream(js: JetStreamContext, config: api.StreamConfig) -> None:
 async def _make_files_bucket(js: JetStreamContext, replicas: int) -> None:
     try:
         await js.object_store(FILES_BUCKET)
-        stored = (await js.stream_info(f"OBJ_{FILES_BUCKET}")).config
-        if stored.num_replicas != replicas:
-            await js.update_stream(stored, num_replicas=replicas)
     except NotFoundError:
         await js.create_object_store(
             FILES_BUCKET,
             config=api.ObjectStoreConfig(
-                description="Projects' files: manifests and bundles",
+                description="Projects' files: manifests, bundles of contents, variables (encrypted)",
                 replicas=replicas,
                 storage=api.StorageType.FILE,
                 max_bytes=8 * 1024**3,
             ),
         )
+    stored = (await js.stream_info(f"OBJ_{FILES_BUCKET}")).config
+    wanted = _monitored(replicas)
+    # The server adds members of its own.
+    if stored.num_replicas != replicas or not wanted.items() <= (stored.metadata or {}).items():
+        await js.update_stream(stored, num_replicas=replicas, metadata=wanted)
 
 
 def _reactor(service: str, kinds: Sequence[type[Event]]) -> api.ConsumerConfig:
@@ -184,7 +228,7 @@ def _reactor(service: str, kinds: Sequence[type[Event]]) -> api.ConsumerConfig:
         max_ack_pending=ACK_PENDING_MAX,
         deliver_policy=api.DeliverPolicy.ALL,
         filter_subjects=[filter_of_type(kind) for kind in kinds] or [f"drape.evt.none.{service}"],
-        metadata={"io.nats.monitor.outstanding-ack-critical": str(ACK_PENDING_MAX)},
+        metadata=_watched(),
     )
 
 
@@ -197,4 +241,5 @@ def _timer_consumer(service: str) -> api.ConsumerConfig:
         max_ack_pending=ACK_PENDING_MAX,
         deliver_policy=api.DeliverPolicy.ALL,
         filter_subject=f"{TIMER_DUE}.{service}.>",
+        metadata=_watched(ticking=service in TICKING),
     )

@@ -155,7 +155,7 @@ async def test_provisioning_reads_nothing_and_an_observer_sends_nothing(platform
             connection,
             [
                 "drape.cmd.pool.resize",
-                "drape.query.pool.digest",
+                "drape.query.pool.restore_deps",
                 f"{API}.STREAM.MSG.GET.DRAPE_LOGS",
                 f"{API}.STREAM.MSG.GET.OBJ_drape_files",
                 f"{API}.STREAM.PURGE.DRAPE_PARKED",

@@ -18,6 +18,7 @@ from shared.jetstream import topology
 from shared.jetstream.connection import bus_on, connect
 from shared.ports import Timer
 from tests.deploy.waiting import eventually
+from tests.live.client import SERVER, Client, node_project
 from tests.live.platform import Platform
 
 ANSWER_TIMEOUT_S = 5.0
@@ -72,6 +73,53 @@ async def test_every_service_answers_the_micro_protocol(connection: NatsClient, 
         subjects = {endpoint["subject"] for endpoint in answer["endpoints"]}
         wanted = {f"drape.cmd.{service}.{command.verb}" for command in commands_of(service)}
         assert wanted | {f"drape.query.{service}.status"} <= subjects
+        for endpoint in answer["endpoints"]:
+            if verb == "INFO":  # a query that is not described has no line in shared/jetstream/describing.py
+                assert set(endpoint["metadata"]) == {"does", "takes", "body", "answers"}, endpoint["subject"]
+            else:
+                assert set(endpoint["data"]) == {"last_seq", "lag", "replay_ms", "under_way"}, endpoint["subject"]
+                assert endpoint["data"]["last_seq"] > 0
+
+
+async def test_endpoints_count_the_whole_work_and_what_was_refused(connection: NatsClient) -> None:
+    """Requests, errors with their code and no words, and time."""
+
+    async def counted() -> dict[str, Any]:
+        pool = (await _from_all(connection, "$SRV.STATS"))["drape-pool"]
+        return next(each for each in pool["endpoints"] if each["subject"] == "drape.cmd.pool.release")
+
+    before = await counted()
+    await connection.request("drape.cmd.pool.release", b'{"wrong":1}', timeout=ANSWER_TIMEOUT_S)
+    await connection.request("drape.cmd.pool.release", b'{"preview_id":"nobody"}', timeout=ANSWER_TIMEOUT_S)
+    after = await counted()
+    assert after["num_requests"] - before["num_requests"] == 2
+    assert after["num_errors"] - before["num_errors"] == 1
+    assert after["last_error"] == "400 bad_command"
+    assert after["processing_time"] > before["processing_time"]
+    assert after["average_processing_time"] > 0
+
+
+async def test_bodies_begin_with_their_type(connection: NatsClient, client: Client) -> None:
+    """Events, timers, output, snapshots' heads, and answers of commands and queries, as they are on the wire."""
+    preview_id = await client.request_preview(await client.project(node_project(SERVER)))
+    heard = await connection.subscribe("drape.progress.>")
+    await client.ended(preview_id)
+    js = connection.jetstream()
+    bodies = {
+        "event": (
+            await js.get_last_msg(topology.EVENTS, f"drape.evt.orchestrator.preview.{preview_id}.PreviewReady")
+        ).data,
+        "timer": (await js.get_last_msg(topology.TIMERS, f"{topology.TIMER_EVERY}.pool.maintain")).data,
+        "output": (await js.get_last_msg(topology.LOGS, f"{topology.LOG_ROOT}.{preview_id}")).data,
+        "progress": (await heard.next_msg(timeout=ANSWER_TIMEOUT_S)).data,
+    }
+    for subject in ("drape.query.telemetry.alerts", "drape.query.pool.summary", "drape.cmd.pool.maintain"):
+        bodies[subject] = (await connection.request(subject, b"{}", timeout=ANSWER_TIMEOUT_S)).data
+    wrong = {name: body for name, body in bodies.items() if not (body or b"").startswith(b'{"type":"')}
+    assert wrong == {}
+    assert all(isinstance(msgspec.json.decode(body or b""), dict) for body in bodies.values())
+    await heard.unsubscribe()
+    await client.stop(preview_id)
 
 
 async def test_a_request_by_hand_that_is_wrong_gets_a_problem(connection: NatsClient) -> None:
@@ -99,7 +147,12 @@ async def test_streams_and_consumers_say_what_they_are(connection: NatsClient) -
             (topology.EVENTS, topology.reactor_name(service)),
             (topology.TIMERS, topology.timer_consumer_name(service)),
         ):
-            assert (await js.consumer_info(stream, consumer)).config.description, consumer
+            config = (await js.consumer_info(stream, consumer)).config
+            assert config.description, consumer
+            assert config.metadata is not None
+            assert config.metadata[f"{topology.MONITOR}.unprocessed-critical"] == "1000"
+            ticking = stream == topology.TIMERS and service in topology.TICKING
+            assert (f"{topology.MONITOR}.last-ack-critical" in config.metadata) is ticking, consumer
     assert (await js.stream_info(f"OBJ_{topology.FILES_BUCKET}")).config.description
 
 

@@ -1,7 +1,6 @@
 """Snapshots on real NATS: services start from them, and from nothing else where one is wrong."""
 
 import hashlib
-import zlib
 from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
@@ -14,7 +13,7 @@ from deploy.local.options import SERVICES
 from shared.codec import Recorded
 from shared.fingerprint import fingerprint_of, folded_types, passed_over
 from shared.jetstream.connection import bus_on
-from shared.jetstream.topology import SNAPSHOTS_SUBJECT
+from shared.jetstream.topology import SNAPSHOTS_STREAM, SNAPSHOTS_SUBJECT
 from shared.ports import Bus
 from shared.snapshot import Assembly, Kept, Snapshot, SnapshotHead, SnapshotUnfit, pieces
 from tests.deploy.waiting import eventually
@@ -112,11 +111,11 @@ async def _spoil(platform: Platform) -> None:
     """The pool's is garbage, the orchestrator's is of other code, the gateway's of another log."""
     for name, changes in (("orchestrator", {"fingerprint": "other"}), ("gateway", {"log": "made anew"})):
         async with platform.connected(name) as client:
-            snapshot = await bus_on(client, "live").snapshots.load(name, fingerprint(name))
-            assert snapshot is not None
-            head = msgspec.structs.replace(snapshot.head, **changes)
-            entry = msgspec.msgpack.encode({"head": head, "body": zlib.compress(snapshot.body)})
-            await client.jetstream().publish(f"{SNAPSHOTS_SUBJECT}.{name}.{fingerprint(name)}", entry)
+            key = f"{SNAPSHOTS_SUBJECT}.{name}.{fingerprint(name)}"
+            stored = await client.jetstream().get_last_msg(SNAPSHOTS_STREAM, key, direct=True)
+            entry = msgspec.json.decode(stored.data or b"")
+            entry["head"] |= changes
+            await client.jetstream().publish(key, msgspec.json.encode(entry))
     async with platform.connected("pool") as client:
         await client.jetstream().publish(f"{SNAPSHOTS_SUBJECT}.pool.{fingerprint('pool')}", b"{ this is no snapshot")
 
@@ -145,7 +144,8 @@ async def test_a_large_state_lies_in_pieces(platform: Platform) -> None:
         await js.publish(f"{key}.live-0.1", b"another piece")
         with pytest.raises(SnapshotUnfit):
             await snapshots.load("pool", "large")
-        await js.publish(key, msgspec.msgpack.encode({"head": large(30).head, "place": "nowhere", "parts": 2}))
+        entry = {"type": "Snapshot", "head": large(30).head, "place": "nowhere", "parts": 2}
+        await js.publish(key, msgspec.json.encode(entry))
         with pytest.raises(SnapshotUnfit, match="is missing"):
             await snapshots.load("pool", "large")
         assert await snapshots.store(large(30), over_any=True)

@@ -2,7 +2,7 @@
 
 import json
 
-from shared.jetstream.naming import named
+from shared.jetstream.naming import fresh_name, named
 
 BARE = "$JS.API.CONSUMER.CREATE.DRAPE_EVENTS"
 
@@ -16,7 +16,9 @@ def test_a_nameless_consumer_gets_the_name_in_subject_and_body() -> None:
     subject, body = named(BARE, _body(filter_subject="drape.evt.>"), "fresh")
 
     assert subject == f"{BARE}.fresh.drape.evt.>"
-    assert json.loads(body)["config"] == {"filter_subject": "drape.evt.>", "name": "fresh"}
+    config = json.loads(body)["config"]
+    assert config.pop("description")
+    assert config == {"filter_subject": "drape.evt.>", "name": "fresh"}
     assert named(BARE, _body(), "fresh")[0] == f"{BARE}.fresh"
 
 
@@ -30,3 +32,11 @@ def test_everything_else_goes_as_it_is() -> None:
         ("drape.cmd.pool.acquire", b"{}"),
     ):
         assert named(subject, body, "fresh") == (subject, body)
+
+
+def test_a_fresh_name_says_whose_it_is() -> None:
+    """By the connection's name, in letters that a consumer's name may have, and of bounded length."""
+    assert fresh_name("drape-pool/pool-0", "Xy1") == "pool-0-follow-Xy1"
+    assert fresh_name("drape/a.b *>é", "1") == "a-b-----follow-1"
+    assert fresh_name("", "1") == "ordered-follow-1"
+    assert len(fresh_name("x" * 300, "1")) < 60
