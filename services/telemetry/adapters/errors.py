@@ -91,6 +91,7 @@ class ErrorsProjection:
     """The rows of errors, and of what is known of attempts. `log_id` names the log, and which making of the rows."""
 
     name = "errors"
+    version = 1
     tables = ("attempt_facts", "error_counts", "error_occurrences")
 
     def __init__(self, config: TelemetryConfig) -> None:
