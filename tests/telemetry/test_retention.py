@@ -15,11 +15,17 @@ from services.telemetry.adapters.partitions import days_of, drop_before, ensure,
 from services.telemetry.adapters.postgres import open_pool
 from services.telemetry.adapters.retention import Retention
 from services.telemetry.adapters.rollups import DAILY, TABLE
+from services.telemetry.app import definition
+from services.telemetry.effects import TelemetryEffects
 from services.telemetry.figures import Stats
+from services.telemetry.react import RETENTION_TICK, on_timer
 from services.telemetry.recounting import differences, recount
 from services.telemetry.rows import FINAL_AFTER_S
+from services.telemetry.state import initial
 from shared.codec import Recorded
+from shared.commands import Command
 from shared.memory import MemoryBroker
+from shared.ports import Cause, TimerFired
 from tests.deploy.waiting import eventually
 
 from .world import (
@@ -143,7 +149,7 @@ async def test_very_many_attempts_are_read_from_buckets(database_url: str) -> No
     """Sorting them would take too long: the answer says so, and is within its bound."""
     broker = MemoryBroker()
     long_past().record(broker)
-    async with projecting(broker, database_url, msgspec.structs.replace(QUICK, exact_attempts_max=10)) as at_work:
+    async with projecting(broker, database_url, msgspec.structs.replace(QUICK, exact_attempts_max=15)) as at_work:
         await caught_up(at_work, broker)
         many, few = await asked(at_work, days=365), await asked(at_work, days=2)
 
@@ -238,6 +244,28 @@ async def test_the_first_days_tables_are_there_before_their_day(database_url: st
 
     assert names == [f"preview_attempts_p{today() + timedelta(days=n):%Y%m%d}" for n in range(3)]
     assert await partitions(database_url) == names
+
+
+async def test_the_tick_looks_after_the_days(database_url: str) -> None:
+    """From the timer to the tables, as the service wires it; and with PostgreSQL away the tick is no failure."""
+    async with opened(database_url) as store:
+        await store.migrate()
+    broker = MemoryBroker()
+    fired = TimerFired(name=RETENTION_TICK, id="tick", key="tick-1")
+    assert definition(QUICK).ticks[RETENTION_TICK] == QUICK.retention_period_s
+
+    async def send(command: Command, _cause: Cause) -> bytes:
+        raise AssertionError(f"sends nothing: {command}")
+
+    for url in (database_url, "postgresql://drape@127.0.0.1:9/none"):
+        pool = await open_pool(url, QUICK)
+        try:
+            effects = TelemetryEffects(broker.bus().parked, send, Retention(pool, (DAILY,), QUICK).look)
+            for effect in on_timer(initial(), fired):
+                await effects.perform(effect, Cause())
+        finally:
+            await pool.close()
+    assert len(await partitions(database_url)) == 3
 
 
 async def test_partitions_are_made_once_and_never_before_the_horizon(database_url: str) -> None:

@@ -16,6 +16,7 @@ from shared.events import (
 from .world import (
     Story,
     acquired,
+    created,
     detected,
     dev_ready,
     dev_started,
@@ -164,6 +165,24 @@ def test_each_attempt_has_a_vm_of_its_own_and_keeps_the_first() -> None:
 
     assert (first.vm_id, first.vm_s, first.from_pool) == ("a", 1.0, True)
     assert (second.vm_id, second.vm_s, second.from_pool) == ("c", 4.0, False)
+
+
+def test_the_provider_is_who_made_the_vm() -> None:
+    """Made in these events or before them; of a VM that nobody has told of it is not known."""
+    story = Story().tell(requested("p1"), requested("p2"), requested("p3"), created("new", "docker"))
+    story.tell(acquired("p1", vm="new"), acquired("p2", vm="old"), acquired("p3", vm="strange"))
+
+    assert [row.provider for row in project({}, story.recorded(), {"old": "fly"})] == ["docker", "fly", None]
+
+
+@pytest.mark.parametrize("days", [29, 31])
+def test_a_restart_long_after_the_end_counts_as_nobody_s(days: int) -> None:
+    """30 days after it has ended nothing changes an attempt any more, so that its row may go."""
+    story = Story().tell(requested("p1"), failed("p1"))
+    story.tell(restarted("p1", 2), ready("p1", 2), stopped("p1"), after_s=days * 86_400.0)
+
+    found = [(row.attempt, row.status) for row in rows_of(story)]
+    assert found == ([(1, "failed"), (2, "stopped")] if days == 29 else [(1, "failed")])
 
 
 def test_a_vm_that_comes_after_the_end_is_not_counted() -> None:
