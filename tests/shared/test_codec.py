@@ -39,6 +39,9 @@ def sample(kind: type[Event]) -> Event:
             values[field.name] = {"tunnel": True, "headers": [["a", "b"]]}
         elif "AppChoice" in text:
             values[field.name] = [{"path": "apps/a", "framework": "vite", "name": "a"}]
+        elif "PoolUsage" in text:
+            counts = ("memory_mb", "booting", "available", "in_use", "suspended", "kept", "going")
+            values[field.name] = [{"name": "large", "provider": "fly", "region": "ams", **dict.fromkeys(counts, 7)}]
         elif "tuple[int" in text:
             values[field.name] = [1, 2]
         else:
