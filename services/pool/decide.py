@@ -312,6 +312,8 @@ def record_destroyed(state: State, command: RecordVmDestroyed) -> Sequence[Event
 
 def record_reconciliation(state: State, command: RecordReconciliation) -> Sequence[Event]:
     """Said when there is news: an orphan is reaped once, and one that stays counts as stuck from then on."""
+    if command.orphans < 0 or command.stuck < 0 or len(command.vms) > command.orphans + command.stuck:
+        raise Invalid("bad_count", "Nobody finds fewer VMs than none, or names more than were found.")
     if not command.orphans and command.stuck == state.stuck:
         return []
     return [PoolReconciled(orphans=command.orphans, stuck=command.stuck, vms=command.vms)]

@@ -163,8 +163,8 @@ def _vm_leaks(state: State, at: float, clear_s: float, limits: AlertConfig) -> C
         free = stuck.since is None and (stuck.until is None or moment >= stuck.until)
         return free and counted(state.reaped, moment, limits.leaks_window_s) * 2 < max(2, limits.leaks_min)
 
-    named = ", ".join(stuck.vms[:VMS_NAMED_MAX]) if stuck.count else ""
-    held = f"; {stuck.count} can't be destroyed ({named})" if stuck.count else ""
+    named = f" ({', '.join(stuck.vms[:VMS_NAMED_MAX])})" if stuck.vms else ""
+    held = f"; {stuck.count} can't be destroyed{named}" if stuck.count else ""
     return Condition(
         alert=model.VM_LEAKS,
         due=reaped >= limits.leaks_min or stays,

@@ -11,7 +11,7 @@ import msgspec
 from shared.causes import AFTER_SEQ, CAUSATION, CORRELATION, REPEATED, TRACEPARENT
 from shared.commands import COMMAND_TYPES
 from shared.errors import DrapeError
-from shared.events import PreviewReady
+from shared.events import PoolResized, PreviewReady
 from shared.ids import is_text
 from tests.fuzz import rubbish
 from tests.fuzz.trial import Leaks, Outcome, Trial
@@ -101,6 +101,8 @@ async def _check(stage: Any) -> None:
         assert is_text(recorded.key), recorded
         assert all(part and not set(part) & set(" *>\r\n\t\0") for part in recorded.key.split(".")), recorded.key
         assert recorded.key.count(".") == 2, recorded.key
+    # A pool of none is a wish that is granted, too: it gets its VMs back.
+    stage.broker.record(PoolResized(target=3, minimum=1, maximum=5))
     project_id = await stage.project(owner="afterwards")
     preview_id = await stage.request(project_id, owner="afterwards")
     await stage.until(PreviewReady, preview_id, within_s=READY_S)

@@ -358,3 +358,15 @@ async def test_a_leak_that_can_not_be_told_stops_nothing() -> None:
     assert world.provider.vms == {}
     assert seen.last_run is not None
     assert seen.last_run.error == "The event log is out of reach."
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        RecordReconciliation(orphans=-1, stuck=0),
+        RecordReconciliation(orphans=0, stuck=-1),
+        RecordReconciliation(orphans=1, stuck=0, vms=(STRANGER, vm(1))),
+    ],
+)
+async def test_counts_that_can_not_be_are_refused(report: RecordReconciliation) -> None:
+    World().spec.when(report).refuses("bad_count")
