@@ -180,7 +180,7 @@ def record(measures: Iterable[Measure]) -> None:
 def publishing(event_type: str) -> Iterator[None]:
     """Measures an append; one that another writer was ahead of, or that nobody answered, says so."""
     begun = time.perf_counter()
-    attributes = {**_NATS, "messaging.operation.name": "publish", "drape.event": event_type}
+    attributes = {"messaging.operation.name": "publish", "drape.event": event_type}
     try:
         yield
     except Exception as error:

@@ -259,7 +259,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     notice. Keep it, and 10 s more, below the time after which processes are killed."""
     otel_exporter_otlp_endpoint: str = ""
     """Where traces, metrics and logs go, by OTLP over HTTP; empty: nowhere. The SDK's other variables `OTEL_…` count too."""
-    drape_otlp_traces_per_s: float = 10.0
+    drape_otlp_traces_per_s: float = 5.0
     """Traces that a process begins in a second, and 50 at once; the rest of a flood is not traced. What belongs to a trace that is
     sampled always is. 0, or a sampler of the SDK (`OTEL_TRACES_SAMPLER`): no such limit."""
     drape_otlp_log_level: str = "WARNING"
