@@ -117,7 +117,7 @@ def _series(axes: "Axes", panel: Json, lines: Sequence[Line]) -> None:
         below |= dict(zip(times, tops, strict=True)) if stacked else {}
     axes.set_ylim(0, None if any(any(values) for _, _, values in lines) else 1)
     axes.yaxis.set_major_formatter(lambda value, _at: formatted(value, defaults["unit"]))
-    if lines:
+    if any(name for name, _, _ in lines):
         axes.legend(loc="upper left", fontsize=6, frameon=False, ncols=2)
 
 

@@ -184,6 +184,7 @@ def _unknown_to_traces(spans: Spans) -> list[str]:
     return unknown
 
 
+@pytest.mark.timeout(480)
 async def test_every_query_has_an_answer(tmp_path: Path) -> None:
     """Of dashboards, variables and rules; the rules are quiet; exemplars lead to spans; trace queries name what spans have."""
     every = [*dashboards.dashboards_queries(), *dashboards.rules_queries(), *dashboards.values_of_variables()]
