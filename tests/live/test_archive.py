@@ -36,6 +36,7 @@ EVENTS_STORED = 600
 NAME = "nightjar"
 
 
+@pytest.mark.timeout(400)
 async def test_a_platform_comes_back_from_its_backup(platform: Platform, tmp_path: Path) -> None:
     """States, files, variables and sealed names are those of before; the log goes on where it ended; the preview that was
     live begins anew, for its VM is not there; figures are counted again from the same log."""
