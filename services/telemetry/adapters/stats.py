@@ -80,12 +80,15 @@ _ROLLED_COUNTS = (
 )
 _BUCKETS = (
     f"SELECT {_BY}, measure, bucket, sum(count)::bigint AS count, sum(seconds) AS seconds FROM ("  # noqa: S608
+    # First all at once, which leaves few rows for the groups.
+    "SELECT framework, provider, warmth, install, measure, bucket, sum(count) AS count, sum(seconds) AS seconds FROM ("
     "SELECT framework, provider, warmth, install, measure, bucket, count, seconds "
     f"FROM drape.preview_rollup_seconds {_ROLLED} UNION ALL "
     "SELECT g.framework, g.provider, g.warmth, g.install, m.measure, drape.seconds_bucket(m.value), 1, m.value "
     f"FROM (SELECT * {_ROWS}) AS attempts CROSS JOIN LATERAL (VALUES {VALUES}) AS m(measure, value) "
     f"CROSS JOIN LATERAL (SELECT {GROUPS}) AS g(framework, provider, warmth, install) WHERE m.value IS NOT NULL"
-    f") AS spread GROUP BY measure, bucket, GROUPING SETS ((), (framework), (provider), (warmth), (install))"
+    f") AS spread GROUP BY 1, 2, 3, 4, 5, 6) AS few "
+    "GROUP BY measure, bucket, GROUPING SETS ((), (framework), (provider), (warmth), (install))"
 )
 
 _Group = tuple[str, str]
