@@ -114,7 +114,9 @@ ASKS: dict[str, tuple[str, ...]] = {
     OPERATOR: (">",),
     OBSERVER: (
         *(f"{service}.{query}" for service in SERVICES for query in ("status", "status.each", "digest")),
-        *("pool.summary", "pool.inventory", "telemetry.stats", "telemetry.alerts"),
+        *("pool.summary", "pool.inventory", "pool.usage"),
+        *("telemetry.stats", "telemetry.errors", "telemetry.timing", "telemetry.costs", "telemetry.resources"),
+        *("telemetry.projections", "telemetry.alerts"),
     ),
 }
 """Queries, `<service>.<name>`. The operator may ask anything, the observer what changes nothing: `pool.restore_deps` and

@@ -37,7 +37,7 @@ class EvaluateAlerts(TelemetryCommand, frozen=True, kw_only=True):
 
 
 class SilenceAlert(TelemetryCommand, frozen=True, kw_only=True):
-    """Send nothing of the alerts that `pattern` names (a name, or its beginning and `*`) until `until` (seconds, UTC)."""
+    """Send nothing of some alerts for a while. `pattern`: a name, or its beginning and `*`; `until`: seconds, UTC."""
 
     verb: ClassVar[str] = "silence-alert"
     pattern: str

@@ -50,6 +50,14 @@ _VALUES: dict[str, object] = {
     "manager": "npm",
     "seq": 1234,
     "healthy": False,
+    "alert": "pool_empty",
+    "pattern": "pool_*",
+    "until": 1795482820.0,
+    "channel": "webhook",
+    "kind": "raised",
+    "notice": "<event>",
+    "silence_id": "<silence>",
+    "day": "2026-11-30",
 }
 """Examples by a field's name; of other fields by their type."""
 
@@ -65,6 +73,7 @@ class Query(msgspec.Struct, frozen=True):
 
 _DEPS = '{"vm_id":"vm-000042","preview_id":"<preview>","key":"3f2a"}'
 _DEPS_TAKEN = "vm_id, preview_id, key; optional: manager, trees, project_id"
+_TIMING_TAKEN = "preview_id; optional: days"
 QUERIES = {
     "status": Query(
         "How far a replica has folded the log; `.each` asks all", "ready, seq, lag, replay_s, snapshot_seq"
@@ -78,13 +87,41 @@ QUERIES = {
         "Put kept dependencies into a VM", "done, code, files, bytes, took_s", _DEPS, _DEPS_TAKEN
     ),
     "pool.publish_deps": Query("Keep the dependencies of a VM", "done, code, files, bytes, took_s", _DEPS, _DEPS_TAKEN),
+    "pool.usage": Query(
+        "VMs by pool and state, and what they use", "all: name, provider, booting, …, cpu_cores, memory_bytes"
+    ),
     "telemetry.stats": Query(
         "Times by step and framework, rates, failures, of the last days",
         "days, previews, total_s, steps, pool_hit_rate, failures, …",
         '{"days":7}',
-        "optional: days, owner",
+        "optional: days, owner, framework, provider",
     ),
-    "telemetry.alerts": Query("The alerts that are raised now", "all: alert, message, since, raised_at"),
+    "telemetry.errors": Query(
+        "What went wrong, grouped by cause",
+        "groups, occurrences, next",
+        '{"days":7}',
+        "optional: days, owner, fingerprint, code, project, limit, before, occurrences",
+    ),
+    "telemetry.timing": Query(
+        "A preview's steps against what is usual", "attempts, usual, …", '{"preview_id":"<preview>"}', _TIMING_TAKEN
+    ),
+    "telemetry.costs": Query(
+        "What VMs have cost, by hour, day, month, preview, owner or pool",
+        "by, currency, costs, total, overhead, …",
+        '{"by":"day"}',
+        "optional: by, days, owner",
+    ),
+    "telemetry.resources": Query(
+        "Snapshots of VMs, previews, processors and memory", "snapshots, position", '{"hours":24}', "optional: hours"
+    ),
+    "telemetry.projections": Query("How far PostgreSQL's tables are behind the log", "last_seq, projections"),
+    "telemetry.rebuild": Query(
+        "Make tables anew while they serve", "projections", '{"names":["previews"]}', "optional: names"
+    ),
+    "telemetry.alerts": Query("The alerts that are raised now, and were", "alerts, recent, silences, channels"),
+    "telemetry.test-notification": Query(
+        "Send a test to a channel, or to all", "tried", '{"channel":""}', "optional: channel"
+    ),
 }
 """By name where every service has it, else by `<service>.<name>`."""
 

@@ -12,13 +12,6 @@ from deploy.grafana.alerts import RULES
 FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
 FILES = sorted((FOLDER / "dashboards").glob("*.json"))
 Json = dict[str, Any]
-NOT_YET: dict[str, str] = {
-    "drape_cost_": "costs are told by telemetry's price table",
-    "drape_pool_memory_usage_bytes": "snapshots of resources",
-    "drape_pool_cpu_usage": "snapshots of resources",
-    "drape_alert_raised": "alerts have no gauge yet",
-}
-"""Metrics (or how their names begin) that are asked for and that nothing tells yet. All others exist, and have data."""
 
 
 class Asked(msgspec.Struct, frozen=True):

@@ -77,20 +77,14 @@ def _named(expr: str) -> set[str]:
     return set(METRIC.findall(LABELS.sub(" ", expr)))
 
 
-def _not_yet(name: str) -> bool:
-    return any(name.startswith(prefix) for prefix in dashboards.NOT_YET)
-
-
 def test_metrics_exist() -> None:
-    """Each that is asked for is one of our instruments' as Prometheus names it; those that are told to be missing are."""
+    """Each that is asked for is one of our instruments' as Prometheus names it."""
     told = _told()
     asked = [*dashboards.dashboards_queries(), *dashboards.rules_queries(), *dashboards.values_of_variables()]
     named = {(each.where, name) for each in asked for name in _named(each.expr)}
 
     assert {"drape_preview_outcomes_total", "drape_pool_vms", "drape_vm_boot_duration_seconds_bucket"} <= told
-    assert sorted((where, name) for where, name in named if name not in told and not _not_yet(name)) == []
-    assert sorted(name for name in told if _not_yet(name)) == [], "these need no excuse any more"
-    assert all(any(name.startswith(prefix) for _, name in named) for prefix in dashboards.NOT_YET)
+    assert sorted((where, name) for where, name in named if name not in told) == []
 
 
 def test_what_is_told_is_shown() -> None:

@@ -15,14 +15,6 @@ from tests.live.operating import RUNBOOK, runbook
 from tests.parsing import parsed
 
 ROOT = Path(__file__).parents[2]
-COMING = frozenset(
-    {"alerts", "errors", "explain", "costs", "projections", "replay", "diff", "export", "backup", "restore"}
-)
-"""Commands that the runbook names and that are not there yet."""
-ALERTS_COMING = frozenset({"error_rate", "replay_lag", "install_slow", "cost_over_budget", "vm_leaks"})
-"""Alerts of which the same is true."""
-SETTINGS_COMING = "DRAPE_TELEMETRY_ALERT_"
-"""So begin settings of which the same is true."""
 UNTRIED_MAX = 7
 DRAPE_WORDS = re.compile(r"`drape ([a-z]+)")
 
@@ -49,8 +41,7 @@ def test_every_alert_has_a_section_and_every_section_an_alert() -> None:
     sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", part, re.M | re.S))
 
     assert len(alerts) >= 3
-    assert set(sections) == alerts | ALERTS_COMING
-    assert not alerts & ALERTS_COMING, "they are there now: take them out of the list"
+    assert set(sections) == alerts
     for name, section in sections.items():
         assert {"**Means**", "**How bad**", "**Look**", "**Do**", "**Over**"} <= set(
             re.findall(r"\*\*[^*]+\*\*", section)
@@ -64,10 +55,8 @@ def test_every_drape_command_is_in_the_runbook_and_the_reverse() -> None:
     named = {line.split()[1] for block in runbook() for line in block.commands if line.startswith("drape ")}
     named |= {name for name in DRAPE_WORDS.findall(text) if name not in ("command",)}
 
-    assert not set(MODULES) & COMING, "they are there now: take them out of the list"
     assert set(MODULES) - named == set()
-    assert named - set(MODULES) <= COMING
-    assert len(COMING - named) == 0, "the list has commands that the runbook does not name"
+    assert named - set(MODULES) == set()
 
 
 def test_options_of_drape_commands_exist() -> None:
@@ -75,9 +64,7 @@ def test_options_of_drape_commands_exist() -> None:
     context = click.Context(cli)
     for line in (line for block in runbook() for line in block.commands if line.startswith("drape ")):
         words = shlex.split(line)[1:]
-        command: click.Command | None = cli.get_command(context, words[0]) if words[0] not in COMING else None
-        if command is None:
-            continue
+        command: click.Command | None = cli.get_command(context, words[0])
         if isinstance(command, click.Group) and len(words) > 1 and not words[1].startswith("-"):
             command = command.get_command(context, words[1])
         assert command is not None, line
@@ -116,7 +103,7 @@ def test_links_and_settings_lead_somewhere() -> None:
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert (RUNBOOK.parent / target).exists(), target
-    assert {each for each in settings if not each.startswith(SETTINGS_COMING)} <= known
+    assert settings <= known
 
 
 def test_codes_that_are_named_are_codes() -> None:
@@ -130,4 +117,4 @@ def test_codes_that_are_named_are_codes() -> None:
         for path in (ROOT / folder).rglob(kind)
     )
 
-    assert {each for each in named - ALERTS_COMING if not re.search(rf"\b{each}\b", sources)} == set()
+    assert {each for each in named if not re.search(rf"\b{each}\b", sources)} == set()

@@ -122,10 +122,6 @@ async def _ended(client: Client, files: dict[str, str | bytes]) -> dict[str, obj
     return await client.ended(await client.request_preview(await client.project(files)))
 
 
-def _excused(asked: Asked) -> bool:
-    return any(re.search(rf"\b{name}", asked.expr) for name in dashboards.NOT_YET)
-
-
 async def _without_answer(prometheus: Prometheus, queries: Sequence[Asked], since: float) -> list[str]:
     """Those that have no finite value at any time of the run, as a panel would show them."""
     silent = []
@@ -149,10 +145,6 @@ async def _all_answered(prometheus: Prometheus, queries: Sequence[Asked], since:
         await eventually(none_left, DATA_TIMEOUT_S)
     except TimeoutError:
         pytest.fail("no data for\n" + "\n".join(left))
-
-
-async def _told(prometheus: Prometheus, name: str, since: float) -> bool:
-    return bool(await prometheus.values(f'count({{__name__=~"{name}.*"}})', since, time.time()))
 
 
 async def _exemplars(prometheus: Prometheus, since: float) -> set[str]:
@@ -187,8 +179,7 @@ def _unknown_to_traces(spans: Spans) -> list[str]:
 @pytest.mark.timeout(480)
 async def test_every_query_has_an_answer(tmp_path: Path) -> None:
     """Of dashboards, variables and rules; the rules are quiet; exemplars lead to spans; trace queries name what spans have."""
-    every = [*dashboards.dashboards_queries(), *dashboards.rules_queries(), *dashboards.values_of_variables()]
-    expected = [asked for asked in every if not _excused(asked)]
+    expected = [*dashboards.dashboards_queries(), *dashboards.rules_queries(), *dashboards.values_of_variables()]
     since = time.time()
     async with (
         prometheus_running(tmp_path / "prometheus", RULES) as prometheus,
@@ -203,6 +194,3 @@ async def test_every_query_has_an_answer(tmp_path: Path) -> None:
         led_to = await _exemplars(prometheus, since)
         assert led_to
         await eventually(lambda: led_to <= spans.traces, DATA_TIMEOUT_S)
-        assert [name for name in dashboards.NOT_YET if await _told(prometheus, name, since)] == [], (
-            "these need no excuse any more"
-        )
