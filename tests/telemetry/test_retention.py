@@ -15,17 +15,16 @@ from services.telemetry.adapters.partitions import days_of, drop_before, ensure,
 from services.telemetry.adapters.postgres import open_pool
 from services.telemetry.adapters.retention import Retention
 from services.telemetry.adapters.rollups import DAILY, TABLE
-from services.telemetry.app import definition
-from services.telemetry.effects import TelemetryEffects
+from services.telemetry.app import definition, effects
 from services.telemetry.figures import Stats
 from services.telemetry.react import RETENTION_TICK, on_timer
 from services.telemetry.recounting import differences, recount
 from services.telemetry.rows import FINAL_AFTER_S
 from services.telemetry.state import initial
 from shared.codec import Recorded
-from shared.commands import Command
 from shared.memory import MemoryBroker
 from shared.ports import Cause, TimerFired
+from shared.runtime import Runtime
 from tests.deploy.waiting import eventually
 
 from .world import (
@@ -254,15 +253,13 @@ async def test_the_tick_looks_after_the_days(database_url: str) -> None:
     fired = TimerFired(name=RETENTION_TICK, id="tick", key="tick-1")
     assert definition(QUICK).ticks[RETENTION_TICK] == QUICK.retention_period_s
 
-    async def send(command: Command, _cause: Cause) -> bytes:
-        raise AssertionError(f"sends nothing: {command}")
-
     for url in (database_url, "postgresql://drape@127.0.0.1:9/none"):
         pool = await open_pool(url, QUICK)
         try:
-            effects = TelemetryEffects(broker.bus().parked, send, Retention(pool, (DAILY,), QUICK).look)
+            runtime = Runtime(definition(QUICK), broker.bus())
+            performing, _ = effects(runtime, {}, retain=Retention(pool, (DAILY,), QUICK).look)
             for effect in on_timer(initial(), fired):
-                await effects.perform(effect, Cause())
+                await performing.perform(effect, Cause())
         finally:
             await pool.close()
     assert len(await partitions(database_url)) == 3
