@@ -3,8 +3,6 @@
 import getpass
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +11,10 @@ import msgspec
 
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import platform_secret, require_running
+from deploy.cli.platform import operator_bus
 from shared.commands import EndSilence, SilenceAlert, SilenceReply
 from shared.errors import Invalid
-from shared.jetstream.connection import bus_on, connect
-from shared.ports import Bus, Cause
+from shared.ports import Cause
 from shared.ulids import new_id
 
 Json = dict[str, Any]
@@ -41,7 +38,7 @@ def alerts(ctx: click.Context, as_json: bool) -> None:
 @command
 async def list_alerts(output: Output) -> int:
     """What is raised now, what was, and which silences there are."""
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         told: Json = msgspec.json.decode(await bus.commands.query("telemetry", "alerts"))
     for kind, name in (("alert", "alerts"), ("alert_ended", "recent"), ("silence", "silences")):
         for each in told[name]:
@@ -76,7 +73,7 @@ async def silence(output: Output, alert: str, for_: str, reason: str) -> int:
     """Send nothing of ALERT for a while: a name, or its beginning and `*`. It is still raised and shown."""
     until = time.time() + _seconds(for_)
     wish = SilenceAlert(id=new_id(), pattern=alert, until=until, reason=reason, by=_who())
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         body = await bus.commands.send(wish, Cause(actor="operator"))
     silence_id = msgspec.json.decode(body, type=SilenceReply).silence_id
     told = {"silence_id": silence_id, "pattern": alert, "until": until, "reason": reason, "by": wish.by}
@@ -90,7 +87,7 @@ async def silence(output: Output, alert: str, for_: str, reason: str) -> int:
 @command
 async def unsilence(output: Output, silence_id: str) -> int:
     """End a silence. What is raised still, and has not been told, is told now."""
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         await bus.commands.send(EndSilence(id=new_id(), silence_id=silence_id, by=_who()), Cause(actor="operator"))
     output.result({"type": "unsilenced", "silence_id": silence_id}, f"The silence {silence_id} has ended.")
     return 0
@@ -102,7 +99,7 @@ async def unsilence(output: Output, silence_id: str) -> int:
 async def send_test(output: Output, channel: str) -> int:
     """Send a test to CHANNEL (webhook, slack, email), or to all that are configured, and say what came of it."""
     wish = msgspec.json.encode({"channel": channel})
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         query = bus.commands.query("telemetry", "test-notification", wish, timeout_s=TEST_TIMEOUT_S, once=True)
         tried: list[Json] = msgspec.json.decode(await query)["tried"]
     if not tried:
@@ -145,15 +142,6 @@ def _who() -> str:
         return getpass.getuser()[:100]
     except (KeyError, OSError):  # a user without a name
         return "operator"
-
-
-@asynccontextmanager
-async def _bus() -> AsyncIterator[Bus]:
-    client = await connect(require_running().nats, "drape-cli")
-    try:
-        yield bus_on(client, "cli", platform_secret())
-    finally:
-        await client.close()
 
 
 COMMANDS = (alerts,)

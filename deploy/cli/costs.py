@@ -8,8 +8,7 @@ import msgspec
 
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import platform_secret, require_running
-from shared.jetstream.connection import bus_on, connect
+from deploy.cli.platform import operator_bus
 
 BY = ("hour", "day", "month", "preview", "owner", "pool")
 MB = 1 << 20
@@ -17,14 +16,9 @@ MB = 1 << 20
 
 async def _ask(name: str, query: dict[str, object]) -> dict[str, Any]:
     """As the operator, who sees everything; the API shows each owner its own."""
-    client = await connect(require_running().nats, "drape-cli")
-    try:
-        commands = bus_on(client, "cli", platform_secret()).commands
-        answer: dict[str, Any] = msgspec.json.decode(
-            await commands.query("telemetry", name, msgspec.json.encode(query))
-        )
-    finally:
-        await client.close()
+    async with operator_bus() as bus:
+        found = await bus.commands.query("telemetry", name, msgspec.json.encode(query))
+    answer: dict[str, Any] = msgspec.json.decode(found)
     return answer
 
 

@@ -1,18 +1,15 @@
 """`parked`: reactions that failed too often; look at them, have them tried again, or forget them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import click
 import msgspec
 
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import platform_secret, require_running
+from deploy.cli.platform import operator_bus
 from shared.errors import Invalid
-from shared.jetstream.connection import bus_on, connect
 from shared.parked import Parked, ParkedReactions, find
-from shared.ports import Bus
 
 REASON_CHARS = 90
 
@@ -26,7 +23,7 @@ def parked() -> None:
 @command
 async def list_parked(output: Output) -> int:
     """What is parked, oldest first."""
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         found = await bus.parked.list()
     for each in found:
         output.emit(_view(each))
@@ -42,7 +39,7 @@ async def list_parked(output: Output) -> int:
 @command
 async def show_parked(output: Output, key: str) -> int:
     """One of them, with its event."""
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         each = find(await bus.parked.list(), key)
         view = _view(each)
         if each.kind == "event":
@@ -59,7 +56,7 @@ async def show_parked(output: Output, key: str) -> int:
 @command
 async def replay_parked(output: Output, keys: tuple[str, ...], every: bool) -> int:
     """Have them tried again, once the cause is mended. What fails as often once more is parked anew."""
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         return await _each(output, await _chosen(bus.parked, keys, every), bus.parked.replay, "replayed", "tried again")
 
 
@@ -69,7 +66,7 @@ async def replay_parked(output: Output, keys: tuple[str, ...], every: bool) -> i
 @command
 async def drop_parked(output: Output, keys: tuple[str, ...], every: bool) -> int:
     """Forget them. What their events say stays in the log."""
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         return await _each(output, await _chosen(bus.parked, keys, every), bus.parked.drop, "dropped", "forgotten")
 
 
@@ -91,15 +88,6 @@ async def _chosen(reactions: ParkedReactions, keys: tuple[str, ...], every: bool
 
 def _view(each: Parked) -> dict[str, object]:
     return {"key": each.key, **msgspec.to_builtins(each)}
-
-
-@asynccontextmanager
-async def _bus() -> AsyncIterator[Bus]:
-    client = await connect(require_running().nats, "drape-cli")
-    try:
-        yield bus_on(client, "cli", platform_secret())
-    finally:
-        await client.close()
 
 
 COMMANDS = (parked,)

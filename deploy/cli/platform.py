@@ -1,7 +1,8 @@
 """What a command needs of the platform: is it running, where, and what do its services say."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -14,8 +15,10 @@ from deploy.local.options import SERVICES, RunStatus, UpOptions
 from deploy.local.paths import Home
 from deploy.local.status import read_status
 from shared.errors import DrapeError, Unavailable
+from shared.jetstream.connection import bus_on, connect
 from shared.jetstream.credentials import seed_from_environment
 from shared.jetstream.servers import servers_of
+from shared.ports import Bus
 
 STATUS_TIMEOUT_S = 1.0
 QUIET_S = 0.2
@@ -98,6 +101,16 @@ def platform_secret() -> str:
         return (Home.from_env().secrets / "platform").read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return os.environ.get("DRAPE_SECRET", "")
+
+
+@asynccontextmanager
+async def operator_bus() -> AsyncIterator[Bus]:
+    """The log and the services of what runs here, as the operator. Raises `Unavailable`."""
+    client = await connect(require_running().nats, "drape-cli")
+    try:
+        yield bus_on(client, "cli", platform_secret())
+    finally:
+        await client.close()
 
 
 async def ensure_running() -> RunStatus:

@@ -8,10 +8,9 @@ import click
 from deploy.cli.api import Api
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import platform_secret, require_running
+from deploy.cli.platform import operator_bus, require_running
 from shared.commands import ResizePool
 from shared.errors import Invalid
-from shared.jetstream.connection import bus_on, connect
 from shared.ports import Cause
 from shared.ulids import new_id
 
@@ -64,11 +63,8 @@ async def resize(output: Output, name: str, target: int | None, minimum: int | N
         minimum=now["min"] if minimum is None else minimum,
         maximum=now["max"] if maximum is None else maximum,
     )
-    client = await connect(require_running().nats, "drape-cli")
-    try:
-        await bus_on(client, "cli", platform_secret()).commands.send(wanted, Cause(actor="operator"))
-    finally:
-        await client.close()
+    async with operator_bus() as bus:
+        await bus.commands.send(wanted, Cause(actor="operator"))
     told = {"pool": name, "target": wanted.target, "min": wanted.minimum, "max": wanted.maximum}
     text = f"The pool {name} keeps {wanted.target} warm, at least {wanted.minimum}, at most {wanted.maximum}."
     output.result({"type": "pool_resized", **told}, text)

@@ -1,8 +1,7 @@
 """`drape projections`: how far the tables in PostgreSQL are, and to have them made anew from the log while they serve."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +10,8 @@ import msgspec
 
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import platform_secret, require_running
+from deploy.cli.platform import operator_bus
 from shared.errors import Unavailable
-from shared.jetstream.connection import bus_on, connect
 from shared.ports import Bus
 
 LOOK_PERIOD_S = 0.5
@@ -33,7 +31,7 @@ def projections(context: click.Context) -> None:
 @command
 async def list_projections(output: Output) -> int:
     """How far each is behind the log, and what is being made anew."""
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         answer = await _ask(bus, "projections")
     output.say(f"{'name':<14}{'events':>10}{'behind':>8}  {'last event (UTC)':<20}{'rows':<32}rebuild")
     for name, stands in answer["projections"].items():
@@ -51,7 +49,7 @@ async def rebuild(output: Output, names: tuple[str, ...]) -> int:
 
     It goes on by itself if this command is ended.
     """
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         begun = (await _ask(bus, "rebuild", names=list(names)))["projections"]
         waiting: dict[str, str] = {}
         for name, each in begun.items():
@@ -99,15 +97,6 @@ def _line(name: str, stands: Json) -> str:
 
 async def _ask(bus: Bus, name: str, **body: object) -> Any:
     return msgspec.json.decode(await bus.commands.query("telemetry", name, msgspec.json.encode(body)))
-
-
-@asynccontextmanager
-async def _bus() -> AsyncIterator[Bus]:
-    client = await connect(require_running().nats, "drape-cli")
-    try:
-        yield bus_on(client, "cli", platform_secret())
-    finally:
-        await client.close()
 
 
 COMMANDS = (projections,)

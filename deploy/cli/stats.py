@@ -1,7 +1,6 @@
 """`drape stats`: what previews took and how they ended; and whether the log says the same."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,11 +11,10 @@ import msgspec
 from deploy.cli.api import Api
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import platform_secret, require_running
+from deploy.cli.platform import operator_bus, require_running
 from services.telemetry.figures import STEPS, Stats, StatsQuery
 from services.telemetry.recounting import differences, recount
 from shared.codec import Recorded
-from shared.jetstream.connection import bus_on, connect
 from shared.ports import Bus
 
 DIFFERENCES_MAX = 50
@@ -47,7 +45,7 @@ async def stats(output: Output, days: int, framework: str | None, provider: str 
 
 async def _recount(output: Output, query: StatsQuery) -> int:
     """Ask telemetry, read the log as far as its answer goes, and hold the two against each other."""
-    async with _bus() as bus:
+    async with operator_bus() as bus:
         body = msgspec.json.encode(query)
         answered = msgspec.json.decode(await bus.commands.query("telemetry", "stats", body), type=Stats)
         events = [each async for each in _events(bus, answered.position)]
@@ -78,15 +76,6 @@ async def _events(bus: Bus, last: int) -> AsyncIterator[Recorded]:
     if last:
         async for recorded in bus.log.read(0, last):
             yield recorded
-
-
-@asynccontextmanager
-async def _bus() -> AsyncIterator[Bus]:
-    client = await connect(require_running().nats, "drape-cli")
-    try:
-        yield bus_on(client, "cli", platform_secret())
-    finally:
-        await client.close()
 
 
 def lines(figures: Json) -> Iterator[str]:

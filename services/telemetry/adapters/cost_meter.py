@@ -9,9 +9,9 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from services.telemetry.adapters.cost_reader import CostReader
-from services.telemetry.adapters.postgres import OUTAGES, describe
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.state import Resources
+from shared.errors import Unavailable
 from shared.events import PoolUsage
 
 log = logging.getLogger("drape.telemetry")
@@ -64,8 +64,8 @@ class CostMeter:
         """What is told from here on. Never raises for an outage."""
         try:
             self._rates = await self._reader.rates()
-        except OUTAGES as error:
-            log.info("costs_unknown", extra={"error": describe(error)})
+        except Unavailable as error:
+            log.info("costs_unknown", extra={"error": error.message})
             self._rates = {}
         self._day = await self._reader.cost_of_day()
 

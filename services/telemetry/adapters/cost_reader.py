@@ -4,7 +4,6 @@ Intervals that are open count up to now. Amounts are computed here and not store
 made anew, and one that was wrong puts the past right too. What a price was on a day is told by its `since`.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,11 +12,11 @@ from typing import Any, Literal
 import msgspec
 
 from services.telemetry.adapters.costs import COSTS
-from services.telemetry.adapters.postgres import OUTAGES
 from services.telemetry.adapters.projections import Position, serving
+from services.telemetry.adapters.questions import Questions, decoded
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.prices import PriceTable, Size, periods, price_of
-from shared.errors import UNREADABLE, Invalid, Unavailable
+from shared.errors import Invalid, Unavailable
 from shared.ids import OwnerId
 
 By = Literal["hour", "day", "month", "preview", "owner", "pool"]
@@ -155,13 +154,12 @@ class CostReader:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`log_id`: the log's, as the projector knows it; empty before its first event."""
-        self._pool = pool
+        self._questions = Questions(pool, "costs", "The costs", timeout_s=config.costs_timeout_s)
         self._log_id = log_id
         self._config = config
         self._prices = prices
         self._clock = clock
         self._days = periods(prices)
-        self._free = asyncio.Semaphore(1)
 
     @property
     def currency(self) -> str:
@@ -170,11 +168,7 @@ class CostReader:
 
     async def answer(self, body: bytes, _headers: object) -> bytes:
         """JSON of `CostsQuery` -> JSON of `Costs`. Raises `Invalid` (`bad_query`, `bad_days`), `Unavailable`."""
-        try:
-            query = _query.decode(body or b"{}")
-        except UNREADABLE as error:
-            hint = 'Ask {"by": "day", "days": 7, "owner": null}.'
-            raise Invalid("bad_query", f"The query is not valid: {error}.", hint) from error
+        query = decoded(_query, body, '{"by": "day", "days": 7, "owner": null}')
         if not 1 <= query.days <= DAYS_MAX:
             raise Invalid("bad_days", f"`days` is a whole number from 1 to {DAYS_MAX}.")
         return msgspec.json.encode(await self.costs(query))
@@ -182,7 +176,7 @@ class CostReader:
     async def costs(self, query: CostsQuery) -> Costs:
         """What was spent. Raises `Unavailable` while PostgreSQL is away."""
         since = _begin(query.by, datetime.fromtimestamp(self._clock(), UTC) - timedelta(days=query.days))
-        return await self._within(query, since)
+        return await self._read(query, since)
 
     async def cost_of_day(self) -> float | None:
         """What has been spent since 00:00 UTC, the pool's overhead included. None: nobody knows, for want of prices or of
@@ -194,9 +188,9 @@ class CostReader:
         return await self._amount_since("month")
 
     async def rates(self) -> dict[str, float]:
-        """What an hour costs as things are now, by pool; without what has no price. Raises one of `OUTAGES`."""
+        """What an hour costs as things are now, by pool; without what has no price. Raises `Unavailable`."""
         now = datetime.fromtimestamp(self._clock(), UTC)
-        async with self._pool.acquire(timeout=self._config.connect_timeout_s) as connection:
+        async with self._questions.snapshot() as connection:
             position = await serving(connection, COSTS, self._log_id())
             rows = await connection.fetch(_OPEN_NOW, position.log_id)
         found: dict[str, float] = {}
@@ -210,7 +204,7 @@ class CostReader:
     async def _amount_since(self, by: By) -> float | None:
         since = _begin(by, datetime.fromtimestamp(self._clock(), UTC))
         try:
-            costs = await self._within(CostsQuery(by=by, days=1), since)
+            costs = await self._read(CostsQuery(by=by, days=1), since)
         except Unavailable:
             return None
         assert costs.overhead is not None, "asked for everybody's"
@@ -218,24 +212,9 @@ class CostReader:
         known = [part.amount for part in spent if part.amount is not None]
         return sum(known) if known or not spent else None
 
-    async def _within(self, query: CostsQuery, since: datetime) -> Costs:
-        try:
-            async with asyncio.timeout(self._config.costs_timeout_s), self._free:
-                return await self._read(query, since)
-        except OUTAGES as error:
-            raise Unavailable(
-                "costs_unavailable",
-                "The costs cannot be read: PostgreSQL does not answer.",
-                "Previews go on without it; ask again when it is back.",
-                retry_after_s=2,
-            ) from error
-
     async def _read(self, query: CostsQuery, since: datetime) -> Costs:
         now = datetime.fromtimestamp(self._clock(), UTC)
-        async with (
-            self._pool.acquire() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with self._questions.snapshot() as connection:
             position = await serving(connection, COSTS, self._log_id())
             sizes = [_size(row) for row in await connection.fetch(_SIZES, position.log_id, since)]
             days = [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in self._days]

@@ -3,7 +3,6 @@
 What is old goes by the log's own times, so that a projection made anew ends with the same rows.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import msgspec
 
 from services.telemetry.adapters.columns import fields_of, from_record, to_columns
-from services.telemetry.adapters.postgres import OUTAGES
 from services.telemetry.adapters.projections import serving
+from services.telemetry.adapters.questions import Questions, decoded
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.errors import Facts, Occurrence, fold, preview_of
 from shared.codec import Recorded
-from shared.errors import UNREADABLE, Invalid, Unavailable
+from shared.errors import Invalid
 from shared.events import ProjectDeleted
 from shared.ids import OwnerId, PreviewId, ProjectId
 from shared.sealed import ERASED
@@ -185,41 +184,22 @@ class ErrorsReader:
     def __init__(
         self, pool: Any, log_id: Callable[[], str], config: TelemetryConfig, clock: Callable[[], float]
     ) -> None:
-        self._pool = pool
+        self._questions = Questions(pool, "errors", "The errors", timeout_s=config.stats_timeout_s)
         self._log_id = log_id
         self._config = config
         self._clock = clock
-        self._free = asyncio.Semaphore(1)
 
     async def answer(self, body: bytes, _headers: object) -> bytes:
         """JSON of `ErrorsQuery` -> JSON of `Errors`. Raises `Invalid` (`bad_query`), `Unavailable`."""
-        try:
-            query = _query.decode(body or b"{}")
-        except UNREADABLE as error:
-            raise Invalid("bad_query", f"The query is not valid: {error}.", 'Ask {"days": 7, "limit": 50}.') from error
+        query = decoded(_query, body, '{"days": 7, "limit": 50}')
         if not (1 <= query.days <= DAYS_MAX and 1 <= query.limit <= LIMIT_MAX):
             raise Invalid("bad_query", f"`days` is from 1 to {DAYS_MAX}, `limit` from 1 to {LIMIT_MAX}.")
         return msgspec.json.encode(await self.errors(query))
 
     async def errors(self, query: ErrorsQuery) -> Errors:
         """The groups, newest first; with `occurrences` the group and what it is made of. Raises `Unavailable`."""
-        try:
-            async with asyncio.timeout(self._config.stats_timeout_s), self._free:
-                return await self._read(query)
-        except OUTAGES as error:
-            raise Unavailable(
-                "errors_unavailable",
-                "The errors cannot be read: PostgreSQL does not answer.",
-                "Previews go on without it; ask again when it is back.",
-                retry_after_s=2,
-            ) from error
-
-    async def _read(self, query: ErrorsQuery) -> Errors:
         since = datetime.fromtimestamp(self._clock() - query.days * DAY_S, UTC)
-        async with (
-            self._pool.acquire() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with self._questions.snapshot() as connection:
             log_id = (await serving(connection, ErrorsProjection.name, self._log_id())).log_id
             asked = (log_id, query.owner, query.fingerprint, query.code, query.project, since)
             before = None if query.occurrences else query.before

@@ -1,6 +1,5 @@
 """`drape.query.telemetry.resources`: the snapshots of what there was."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,10 +8,10 @@ from typing import Any
 import msgspec
 
 from services.telemetry.adapters.costs import RESOURCES
-from services.telemetry.adapters.postgres import OUTAGES
 from services.telemetry.adapters.projections import serving
+from services.telemetry.adapters.questions import Questions, decoded
 from services.telemetry.config import TelemetryConfig
-from shared.errors import UNREADABLE, Invalid, Unavailable
+from shared.errors import Invalid
 from shared.events import PoolUsage, ResourcesMeasured
 
 HOURS_MAX = 168
@@ -70,42 +69,23 @@ class ResourceReader:
         config: TelemetryConfig,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._pool = pool
+        self._questions = Questions(pool, "resources", "The resources", timeout_s=config.costs_timeout_s)
         self._log_id = log_id
         self._config = config
         self._clock = clock
-        self._free = asyncio.Semaphore(1)
 
     async def answer(self, body: bytes, _headers: object) -> bytes:
         """JSON of `ResourcesQuery` -> JSON of `Resources`. Raises `Invalid` (`bad_query`, `bad_hours`), `Unavailable`."""
-        try:
-            query = _query.decode(body or b"{}")
-        except UNREADABLE as error:
-            raise Invalid("bad_query", f"The query is not valid: {error}.", 'Ask {"hours": 24}.') from error
+        query = decoded(_query, body, '{"hours": 24}')
         if not 1 <= query.hours <= HOURS_MAX:
             raise Invalid("bad_hours", f"`hours` is a whole number from 1 to {HOURS_MAX}.")
         return msgspec.json.encode(await self.resources(query.hours))
 
     async def resources(self, hours: int) -> Resources:
         """The snapshots of the last hours. Raises `Unavailable` while PostgreSQL is away."""
-        try:
-            async with asyncio.timeout(self._config.costs_timeout_s), self._free:
-                return await self._read(hours)
-        except OUTAGES as error:
-            raise Unavailable(
-                "resources_unavailable",
-                "The resources cannot be read: PostgreSQL does not answer.",
-                "Previews go on without it; ask again when it is back.",
-                retry_after_s=2,
-            ) from error
-
-    async def _read(self, hours: int) -> Resources:
         now = self._clock()
         since = datetime.fromtimestamp(now, UTC) - timedelta(hours=hours)
-        async with (
-            self._pool.acquire() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with self._questions.snapshot() as connection:
             position = await serving(connection, RESOURCES, self._log_id())
             rows = await connection.fetch(_NEWEST, position.log_id, since, SNAPSHOTS_MAX)
         found = [_snapshot(row["at"].timestamp(), _measured.decode(row["data"])) for row in reversed(rows)]

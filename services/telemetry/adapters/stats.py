@@ -5,7 +5,6 @@ and averages stay exact, percentiles are then read from buckets, those of the ne
 more attempts than can be sorted in time.
 """
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +14,9 @@ from typing import Any
 import msgspec
 
 from services.telemetry.adapters.partitions import FIRST_DAY, day_of, horizon, midnight
-from services.telemetry.adapters.postgres import OUTAGES
 from services.telemetry.adapters.previews import PREVIEWS
 from services.telemetry.adapters.projections import serving
+from services.telemetry.adapters.questions import Questions, decoded
 from services.telemetry.adapters.rollups import GROUPS, MEASURES, TABLE, VALUES, WARMTH
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.figures import (
@@ -31,7 +30,7 @@ from services.telemetry.figures import (
     from_buckets,
     seconds_of,
 )
-from shared.errors import UNREADABLE, Invalid, Unavailable
+from shared.errors import Invalid
 
 _query = msgspec.json.Decoder(StatsQuery)
 
@@ -105,20 +104,20 @@ class StatsReader:
         config: TelemetryConfig,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._pool = pool
+        self._questions = Questions(
+            pool,
+            "stats",
+            "The statistics",
+            timeout_s=config.stats_timeout_s,
+            concurrency_max=config.stats_concurrency_max,
+        )
         self._log_id = log_id
         self._config = config
         self._clock = clock
-        self._free = asyncio.Semaphore(config.stats_concurrency_max)
 
     async def answer(self, body: bytes, _headers: object) -> bytes:
         """JSON of `StatsQuery` -> JSON of `Stats`. Raises `Invalid` (`bad_days`, `bad_query`), `Unavailable`."""
-        try:
-            query = _query.decode(body or b"{}")
-        except UNREADABLE as error:
-            raise Invalid(
-                "bad_query", f"The query is not valid: {error}.", 'Ask {"days": 7, "owner": null}.'
-            ) from error
+        query = decoded(_query, body, '{"days": 7, "owner": null}')
         if not 1 <= query.days <= DAYS_MAX:
             raise Invalid("bad_days", f"`days` is a whole number from 1 to {DAYS_MAX}.")
         if not all(text.isprintable() for text in (query.owner or "", query.framework or "", query.provider or "")):
@@ -127,23 +126,8 @@ class StatsReader:
 
     async def stats(self, query: StatsQuery) -> Stats:
         """The figures. Raises `Unavailable` while PostgreSQL is away."""
-        try:
-            async with asyncio.timeout(self._config.stats_timeout_s), self._free:
-                return await self._read(query)
-        except OUTAGES as error:
-            raise Unavailable(
-                "stats_unavailable",
-                "The statistics cannot be read: PostgreSQL does not answer.",
-                "Previews go on without it; ask again when it is back.",
-                retry_after_s=2,
-            ) from error
-
-    async def _read(self, query: StatsQuery) -> Stats:
         now = round(self._clock(), 3)
-        async with (
-            self._pool.acquire() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with self._questions.snapshot() as connection:
             await connection.execute(_LOCK)
             position = await serving(connection, PREVIEWS, self._log_id())
             since, is_rolled = _since(now - query.days * DAY_S, await horizon(connection, TABLE))

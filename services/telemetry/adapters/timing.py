@@ -1,6 +1,5 @@
 """`drape.query.telemetry.timing`: why a preview took as long as it did, from its attempts and those of others."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,14 +8,14 @@ import msgspec
 
 from services.telemetry.adapters.columns import fields_of, from_record
 from services.telemetry.adapters.errors import DAY_S, DAYS_MAX, ErrorsProjection
-from services.telemetry.adapters.postgres import OUTAGES
 from services.telemetry.adapters.previews import PREVIEWS
 from services.telemetry.adapters.projections import serving
+from services.telemetry.adapters.questions import Questions, decoded
 from services.telemetry.config import TelemetryConfig
 from services.telemetry.errors import Facts
 from services.telemetry.rows import STEP_COLUMNS
 from services.telemetry.slow import Baseline, History, Timing, Took, Usual, explain
-from shared.errors import UNREADABLE, Invalid, NotFound, Unavailable
+from shared.errors import Invalid, NotFound
 from shared.ids import PreviewId
 
 ATTEMPTS_MAX = 50
@@ -77,41 +76,22 @@ class TimingReader:
     def __init__(
         self, pool: Any, log_id: Callable[[], str], config: TelemetryConfig, clock: Callable[[], float]
     ) -> None:
-        self._pool = pool
+        self._questions = Questions(pool, "timing", "Why it was slow", timeout_s=config.stats_timeout_s)
         self._log_id = log_id
         self._config = config
         self._clock = clock
-        self._free = asyncio.Semaphore(1)
 
     async def answer(self, body: bytes, _headers: object) -> bytes:
         """JSON of `TimingQuery` -> JSON of `Timing`. Raises `Invalid` (`bad_query`), `NotFound`, `Unavailable`."""
-        try:
-            query = _query.decode(body or b"{}")
-        except UNREADABLE as error:
-            raise Invalid("bad_query", f"The query is not valid: {error}.", 'Ask {"preview_id": "…"}.') from error
+        query = decoded(_query, body, '{"preview_id": "…"}')
         if not 1 <= query.days <= DAYS_MAX:
             raise Invalid("bad_query", f"`days` is from 1 to {DAYS_MAX}.")
         return msgspec.json.encode(await self.timing(query))
 
     async def timing(self, query: TimingQuery) -> Timing:
         """The answer. Raises `NotFound` (`timing_unknown`), `Unavailable` while PostgreSQL is away."""
-        try:
-            async with asyncio.timeout(self._config.stats_timeout_s), self._free:
-                return await self._read(query)
-        except OUTAGES as error:
-            raise Unavailable(
-                "timing_unavailable",
-                "Why it was slow cannot be read: PostgreSQL does not answer.",
-                "Previews go on without it; ask again when it is back.",
-                retry_after_s=2,
-            ) from error
-
-    async def _read(self, query: TimingQuery) -> Timing:
         now = self._clock()
-        async with (
-            self._pool.acquire() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with self._questions.snapshot() as connection:
             figures = (await serving(connection, PREVIEWS, self._log_id())).log_id
             told = (await serving(connection, ErrorsProjection.name, self._log_id())).log_id
             attempts = [from_record(row, Took) for row in await connection.fetch(_ATTEMPTS, figures, query.preview_id)]
