@@ -10,16 +10,24 @@ from tests.live.client import SERVER
 SLOW_INSTALL_S = 12
 FAIL_EVERY = 4
 """Every fourth project fails, until as many have as are wanted."""
+BROKEN_AT = 4
+"""This one answers 500 for ever: its preview is there, and shows an error."""
 
 Files = Mapping[str, str | bytes]
 
 
 class Case(msgspec.Struct, frozen=True):
-    """`code`: with which its preview has to fail; empty: it has to become ready."""
+    """`code`: with which its preview has to fail; empty: it has to become ready, `broken`: with an error shown."""
 
     name: str
     files: Files
     code: str = ""
+    broken: bool = False
+
+    @property
+    def ends(self) -> str:
+        """What its preview has to come to."""
+        return self.code or ("ready_with_errors" if self.broken else "ready")
 
 
 _THROWS = "throw new Error('kaboom ' + {number})\n"
@@ -48,6 +56,9 @@ def cases(count: int, failing: int, slow: int) -> list[Case]:
         if number % FAIL_EVERY == 1 and failed < failing:
             found.append(_failing(number, failed))
             failed += 1
+        elif number == BROKEN_AT:
+            script = SERVER.replace("response.end(", "response.statusCode = 500; response.end(")
+            found.append(Case("answers 500", _files(number, script), broken=True))
         elif number % 6 == 2:
             found.append(Case("static", {"index.html": f"<title>evidence {number}</title>"}))
         else:

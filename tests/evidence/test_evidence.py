@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.telemetry import errors
 from shared.codec import Recorded
 from shared.events import AlertCleared, AlertRaised, Event
 from tests.builders import PREVIEW, preview_failed, preview_ready, preview_requested, vm_acquired, vm_creation_started
@@ -94,7 +95,7 @@ def test_an_alert_is_raised_cleared_and_told_exactly_once() -> None:
 def test_errors_are_those_that_were_made() -> None:
     log = log_of(preview_requested(), preview_failed())
     code = "install_failed" if log[1].event is None else getattr(log[1].event, "code", "")
-    _, [error] = counting.errors.fold({}, log)
+    _, [error] = errors.fold({}, log)
     group = {"fingerprint": error.fingerprint, "count": 1}
 
     assert counting.wrong_errors([group], log, Counter([code])) == []
