@@ -60,7 +60,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 
 class World(NamedTuple):
-    """All that a run looks at. `config`: the settings' file."""
+    """All that a run looks at. `config`: the settings' file; `problems`: what is wrong with its end."""
 
     platform: Platform
     client: Client
@@ -68,6 +68,7 @@ class World(NamedTuple):
     collector: Collector
     receiver: Receiver
     config: Path
+    problems: list[str]
 
 
 async def gather(count: int, folder: Path, tell: Tell, *, alerts: bool, commands: bool) -> Outcome:
@@ -91,12 +92,14 @@ async def gather(count: int, folder: Path, tell: Tell, *, alerts: bool, commands
             outcome.commands, bad = await run_runbook(world.platform, world.client, folder, folder / "contexts")
             outcome.wrong += bad
         outcome.took_s = time.monotonic() - began
+    outcome.wrong += world.problems
     return outcome
 
 
 @contextlib.asynccontextmanager
 async def _world(folder: Path) -> AsyncIterator[World]:
     home, config = folder / "home", folder / "drape.toml"
+    problems: list[str] = []
     config.write_text(CONFIG.format(budget=SMALL_BUDGET))
     async with collecting() as (collector, endpoint), receiver() as received, aiohttp.ClientSession() as session:
         otlp = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "DRAPE_OTLP_TRACES_PER_S": "0"}
@@ -107,12 +110,17 @@ async def _world(folder: Path) -> AsyncIterator[World]:
                 story = Story(bus)
                 await story.begin()
                 try:
-                    yield World(platform, Client(platform.gateway, session), story, collector, received, config)
+                    yield World(
+                        platform, Client(platform.gateway, session), story, collector, received, config, problems
+                    )
                 finally:
                     await story.end()
         finally:
             shutil.copytree(platform.home.logs, folder / "logs", dirs_exist_ok=True)
-            await asyncio.to_thread(platform.down)
+            try:
+                await asyncio.to_thread(platform.down)
+            except AssertionError as error:  # processes that are left, or what NATS has denied
+                problems.append(f"the end: {error}")
             shutil.rmtree(home, ignore_errors=True)
 
 
