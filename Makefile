@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DRAPE := $(BIN)/drape
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test contract check simulate matrix chaos fuzz format lock clean
+.PHONY: help install demo test contract check simulate matrix chaos evidence fuzz format lock clean
 
 help:
 	@echo "make demo         start everything here and preview examples/vite-react (ONCE=1: stop once it is ready; PORT=N)"
@@ -15,6 +15,7 @@ help:
 	@echo "make simulate     all services on virtual time with faults, against the rules (SEEDS=1000; SEED=k: that one; PLANT=name)"
 	@echo "make matrix       a project of every framework, from lock file to ready, into docs/matrix.md (ROWS='vite-react hexo': those)"
 	@echo "make chaos        a real platform under load while processes, disks and cables are taken from it (SECONDS=600 SEED=n KEEP=DIR)"
+	@echo "make evidence     previews, failures and every alert, live, held against the log: a report (PREVIEWS=50 OUT=DIR)"
 	@echo "make fuzz         rubbish for HTTP, sockets, commands, the agent, archives, projects and their output (INPUTS=100000 SEED=n)"
 	@echo "make format       let the formatter and the linter mend what they can"
 	@echo "make lock         renew the pinned requirements"
@@ -65,6 +66,9 @@ fuzz: $(VENV)/.installed-dev
 
 chaos: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(KEEP),--keep $(KEEP))
+
+evidence: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.evidence --previews $(or $(PREVIEWS),50) $(if $(OUT),--out $(OUT))
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format shared services deploy tests

@@ -287,7 +287,8 @@ def _archivist() -> Permissions:
     publish = {f"{_API}.INFO", f"{_API}.STREAM.NAMES", f"{_API}.DIRECT.GET.{names.EVENTS}"}
     for stream in ARCHIVED:
         publish |= {f"{_API}.STREAM.{verb}.{stream}" for verb in ("INFO", "SNAPSHOT", "RESTORE")}
-        publish |= {f"$JS.SNAPSHOT.{verb}.{stream}.*" for verb in ("ACK", "RESTORE")}
+        # Of a piece of the snapshot: the request, its size and its number.
+        publish |= {f"$JS.SNAPSHOT.ACK.{stream}.*.*.*", f"$JS.SNAPSHOT.RESTORE.{stream}.*"}
     return Permissions(tuple(sorted(publish)), (f"{inbox_prefix(ARCHIVIST)}.>", "_INBOX.>"))
 
 

@@ -33,6 +33,8 @@ from tests.live.writing import event, meta
 
 BACK_WITHIN_S = 120.0
 EVENTS_STORED = 600
+LARGE = 3 * CHUNK_BYTES
+"""What is copied in more than one piece has each acknowledged."""
 NAME = "nightjar"
 
 
@@ -48,6 +50,7 @@ async def test_a_platform_comes_back_from_its_backup(platform: Platform, tmp_pat
     restored = await new.drape("restore", folder, "--secret", secret, "--json")
     assert restored.code == 0, restored.out
     assert restored.last["streams"][EVENTS] == last
+    assert platform.violations() == []
     again = await new.drape("restore", folder, "--json")
     assert (again.code, again.last["code"]) == (1, "not_empty")
 
@@ -63,7 +66,9 @@ async def _used_and_copied(platform: Platform, folder: Path) -> tuple[str, str, 
     """A live preview of a project, then two backups; the states as of the newest backup, and its last event."""
     async with aiohttp.ClientSession() as session:
         client = Client(platform.gateway, session)
-        project_id = await client.project(node_project(SERVER), name=NAME)
+        project_id = await client.project(
+            {**node_project(SERVER), "noise": random.Random(2).randbytes(LARGE)}, name=NAME
+        )
         assert (await client.call("PATCH", f"/api/projects/{project_id}/env", json={"BIRD": NAME})).status == 200
         preview_id = await client.request_preview(project_id)
         assert (await client.ended(preview_id))["status"] == "ready"

@@ -28,15 +28,13 @@ class CostRoutes:
             raise Invalid("bad_by", f"`by` is one of {', '.join(BY)}.")
         days = _number(request, "days", 7, DAYS_MAX)
         scope = owner if self._context.access.tokens else None
-        return await self._ask("costs", {"by": by, "days": days, "owner": scope})
+        query = msgspec.json.encode({"by": by, "days": days, "owner": scope})
+        return answer(msgspec.json.decode(await self._context.bus.commands.query("telemetry", "costs", query)))
 
     async def _resources(self, request: web.Request) -> web.StreamResponse:
         self._context.owner(request)  # it names nobody's, but is for those who may be here
-        return await self._ask("resources", {"hours": _number(request, "hours", 24, HOURS_MAX)})
-
-    async def _ask(self, name: str, query: dict[str, object]) -> web.StreamResponse:
-        told = await self._context.bus.commands.query("telemetry", name, msgspec.json.encode(query))
-        return answer(msgspec.json.decode(told))
+        query = msgspec.json.encode({"hours": _number(request, "hours", 24, HOURS_MAX)})
+        return answer(msgspec.json.decode(await self._context.bus.commands.query("telemetry", "resources", query)))
 
 
 def _number(request: web.Request, name: str, default: int, most: int) -> int:

@@ -11,7 +11,7 @@ from services.telemetry.adapters.cost_reader import CostReader
 from services.telemetry.adapters.cost_retention import CostRetention
 from services.telemetry.adapters.costs import CostsProjection, ResourcesProjection
 from services.telemetry.adapters.errors import ErrorsProjection, ErrorsReader
-from services.telemetry.adapters.postgres import answers
+from services.telemetry.adapters.postgres import Reached, answers
 from services.telemetry.adapters.previews import PREVIEWS, PreviewsProjection
 from services.telemetry.adapters.projection import Projector
 from services.telemetry.adapters.projections import Projection, ProjectionStore
@@ -46,7 +46,7 @@ class Database:
             projector = self.projectors[each.name] = Projector(log, store, config)
             self._rebuilders[each.name] = Rebuilder(log, store, projector, config)
         self._log = log
-        self._answers = partial(answers, pool)
+        self._reached = Reached(partial(answers, pool))
         self._stats = StatsReader(pool, self._base_of(PREVIEWS), config, clock)
         self._errors = ErrorsReader(pool, self._base_of(ErrorsProjection.name), config, clock)
         self._timing = TimingReader(pool, self._base_of(PREVIEWS), config, clock)
@@ -71,7 +71,7 @@ class Database:
         """Whether PostgreSQL answers, and how far the rows are behind the log."""
         last = await self._log.last_seq()
         stand = {name: {"seq": each.seq, "lag": max(0, last - each.seq)} for name, each in self.projectors.items()}
-        return {"postgres": await self._answers(), "projection": stand[PREVIEWS], "projections": stand}
+        return {"postgres": await self._reached.now(), "projection": stand[PREVIEWS], "projections": stand}
 
     def queries(self) -> dict[str, Handler]:
         """What is answered from the rows."""

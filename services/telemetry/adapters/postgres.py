@@ -1,6 +1,7 @@
 """PostgreSQL: the connections, and what its being away looks like."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,6 +10,8 @@ import asyncpg
 from services.telemetry.config import TelemetryConfig
 from shared.errors import Invalid
 
+REACHED_WITHIN_S = 0.15
+"""Whoever asks every replica how far it is waits for 0.5 s: one that waits for PostgreSQL as long would not be heard."""
 OUTAGES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What PostgreSQL being away, restarting or overloaded looks like; trying again later helps."""
 
@@ -65,3 +68,24 @@ async def answers(pool: Any, timeout_s: float = 0.5) -> bool:
     except OUTAGES:
         return False
     return True
+
+
+class Reached:
+    """Whether PostgreSQL answers, told at once: while it says nothing, what it was when it was last asked. One that hangs
+    takes its time to be called away, and to let go of its connection. `ask` has a limit of its own, and never raises."""
+
+    def __init__(self, ask: Callable[[], Awaitable[bool]], within_s: float = REACHED_WITHIN_S) -> None:
+        self._ask = ask
+        self._within_s = within_s
+        self._asking: asyncio.Future[bool] | None = None
+        self._was = False
+
+    async def now(self) -> bool:
+        """Asks, unless the last question is not answered yet."""
+        if self._asking is None:
+            self._asking = asyncio.ensure_future(self._ask())
+        await asyncio.wait([self._asking], timeout=self._within_s)
+        if self._asking.done():
+            self._was = self._asking.result()
+            self._asking = None
+        return self._was

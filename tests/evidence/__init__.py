@@ -1,0 +1,1 @@
+"""One live run that shows what operators see: traces, figures, errors, costs, alerts and the runbook, held against the log."""
