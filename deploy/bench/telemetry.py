@@ -1,7 +1,8 @@
 """What telemetry costs: the same claims on a pool that exports everything to a receiver, and on one that exports nothing.
 
 A claim is the whole loop: a command over NATS, a decision, an event that is stored and folded, and a reaction to it. The two
-take turns, each on a server and a pool of its own, so that what else the machine does hits both.
+take turns, each on a server and a pool of its own, so that what else the machine does hits both. It is a flood that goes on:
+the traces that may begin at once have begun and left before it is measured.
 """
 
 import asyncio
@@ -23,10 +24,16 @@ from deploy.local.nats import running_nats
 from deploy.local.paths import Home
 from deploy.local.secrets import load_or_make
 from deploy.provision import provision
+from shared.telemetry import BURST
 from shared.ulids import new_id
 
 CONCURRENT = 32
 """Callers that each wait for one answer at a time: enough that the pool has always something to do."""
+
+BEFORE = 2 * BURST
+"""Claims that are not measured."""
+BEFORE_S = 1.5
+"""Until what they have traced has left: longer than the exporter waits."""
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -119,7 +126,7 @@ async def _turn(claims: int, env: dict[str, str]) -> Turn:
         home.create()
         async with running_nats(home, load_or_make(home).nats_password) as server:
             await provision(server.url)
-            size = str(claims + SPARE)
+            size = str(BEFORE + claims + SPARE)
             pool = {
                 "NATS_URL": server.url,
                 "DRAPE_POOL_PROVIDER": "simulated",
@@ -137,6 +144,15 @@ async def _turn(claims: int, env: dict[str, str]) -> Turn:
 
 
 async def _claimed(client: Client, pool: psutil.Process, claims: int) -> Turn:
+    await _claim(client, BEFORE)
+    await asyncio.sleep(BEFORE_S)
+    before, begun = _cpu_s(pool), time.perf_counter()
+    await _claim(client, claims)
+    took_s = time.perf_counter() - begun
+    return Turn(round(claims / took_s, 1), round(1000 * (_cpu_s(pool) - before) / claims, 4))
+
+
+async def _claim(client: Client, claims: int) -> None:
     left = iter(range(claims))
 
     async def call() -> None:
@@ -145,12 +161,9 @@ async def _claimed(client: Client, pool: psutil.Process, claims: int) -> Turn:
             answer = await client.request("drape.cmd.pool.acquire", body, timeout=REQUEST_TIMEOUT_S)
             assert b'"vm_id":"' in answer.data, "the pool had no warm VM for a claim"
 
-    before, begun = _cpu_s(pool), time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(CONCURRENT):
             group.create_task(call())
-    took_s = time.perf_counter() - begun
-    return Turn(round(claims / took_s, 1), round(1000 * (_cpu_s(pool) - before) / claims, 4))
 
 
 def _cpu_s(process: psutil.Process) -> float:
