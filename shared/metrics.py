@@ -16,9 +16,9 @@ from typing import Protocol
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
+from shared import tallies
 from shared.commands import Command
 from shared.measures import Measure
-from shared.tallies import Histogram
 
 log = logging.getLogger("drape.metrics")
 
@@ -38,13 +38,13 @@ _meter = metrics.get_meter("drape")
 
 # --- the loop -----------------------------------------------------------------------------------------------------
 
-process_duration = Histogram(
+process_duration = tallies.create_histogram(
     "messaging.process.duration",
     unit="s",
     description="Time to decide a command or to react to an event",
     bounds=_SECONDS,
 )
-operation_duration = Histogram(
+operation_duration = tallies.create_histogram(
     "messaging.client.operation.duration",
     unit="s",
     description="Time until an event that was published is stored",
@@ -61,19 +61,19 @@ duplicate_revisions = _meter.create_counter(
 reaction_failures = _meter.create_counter(
     "drape.reaction.failures", unit="{reaction}", description="Reactions that failed and are tried again or parked"
 )
-replay_duration = Histogram(
+replay_duration = tallies.create_histogram(
     "drape.replay.duration",
     unit="s",
     description="From a replica's start to a state that is live",
     bounds=_STEP_SECONDS,
 )
-snapshot_size = Histogram(
+snapshot_size = tallies.create_histogram(
     "drape.snapshot.size",
     unit="By",
     description="A service's state as it was written, before compression",
     bounds=[4**n * 1024 for n in range(11)],
 )
-http_request_duration = Histogram(
+http_request_duration = tallies.create_histogram(
     "http.server.request.duration",
     unit="s",
     description="Time to answer a request to the API; streams and previews are not in it",
@@ -87,13 +87,13 @@ pool_reconciled = _meter.create_counter(
     unit="{vm}",
     description="What the comparison of the provider's list with the log had to put right, by kind",
 )
-_claim_duration = Histogram(
+_claim_duration = tallies.create_histogram(
     "drape.pool.claim.duration",
     unit="s",
     description="From a claim to its VM",
     bounds=_STEP_SECONDS,
 )
-_boot_duration = Histogram(
+_boot_duration = tallies.create_histogram(
     "drape.vm.boot.duration",
     unit="s",
     description="From the provider's being asked for a VM to its agent's answer",
@@ -105,13 +105,13 @@ _boots_failed = _meter.create_counter(
 
 # --- previews -----------------------------------------------------------------------------------------------------
 
-_ready_duration = Histogram(
+_ready_duration = tallies.create_histogram(
     "drape.preview.ready.duration",
     unit="s",
     description="From the request to a preview that answers through the gateway",
     bounds=[0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120, 300],
 )
-_step_duration = Histogram(
+_step_duration = tallies.create_histogram(
     "drape.preview.step.duration",
     unit="s",
     description="How long a step took that ended well",
@@ -120,7 +120,7 @@ _step_duration = Histogram(
 _outcomes = _meter.create_counter(
     "drape.preview.outcomes", unit="{preview}", description="Attempts that became ready, failed or were stopped"
 )
-_install_duration = Histogram(
+_install_duration = tallies.create_histogram(
     "drape.install.duration",
     unit="s",
     description="How long the package manager took",

@@ -65,7 +65,8 @@ class Histogram:
         self._bounds = tuple(bounds)
         self._series: dict[frozenset[tuple[str, str | int]], _Series] = {}
         self._lock = threading.Lock()
-        self._sdks = _meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=self._bounds)
+        make = _meter.create_histogram
+        self._sdks = make(name, unit, description, explicit_bucket_boundaries_advisory=self._bounds)
         _all.append(self)
 
     def record(self, value: float, attributes: Mapping[str, str | int]) -> None:
@@ -116,6 +117,11 @@ class Histogram:
 
 
 _all: list[Histogram] = []
+
+
+def create_histogram(name: str, *, unit: str, description: str, bounds: Sequence[float]) -> Histogram:
+    """As a meter of OpenTelemetry's does; `bounds` are inclusive above."""
+    return Histogram(name, unit, description, bounds)
 
 
 def _taken(examples: dict[int, tuple[float, int, SpanContext]]) -> list[tuple[float, int, SpanContext]]:
