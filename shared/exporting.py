@@ -19,12 +19,12 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricsData, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from shared import agent_spans, telemetry
+from shared import agent_spans, tallies, telemetry
 from shared.settings import Common
 
 DEFAULTS = {
@@ -63,7 +63,8 @@ def export(service: str, settings: Common, own_fields: frozenset[str]) -> Callab
         tracers.get_tracer("drape"), (lambda: True) if own else telemetry.Budget(settings.drape_otlp_traces_per_s)
     )
     agent_spans.export_with(_Foreign(spans, _resource("drape-agent", settings)))
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+    tallies.count()
+    reader = _Reader(OTLPMetricExporter())
     meters = MeterProvider(resource=resource, metric_readers=[reader], shutdown_on_exit=False)
     metrics.set_meter_provider(meters)
     loggers = LoggerProvider(resource=resource, shutdown_on_exit=False)
@@ -88,6 +89,13 @@ def _resource(name: str, settings: Common) -> Resource:
     return Resource.create(
         {"service.name": name, "service.namespace": "drape", "service.instance.id": settings.drape_instance}
     )
+
+
+class _Reader(PeriodicExportingMetricReader):
+    """Also tells what we have counted ourselves."""
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object) -> None:
+        super()._receive_metrics(tallies.joined(metrics_data), timeout_millis, **kwargs)
 
 
 class _Foreign:
@@ -134,6 +142,7 @@ class ExportHandler(logging.Handler):
         self._provider.get_logger(record.name).emit(
             ExportedRecord(
                 timestamp=int(record.created * 1e9),
+                context=telemetry.context_here(),
                 severity_text=record.levelname,
                 severity_number=_SEVERITIES[level],
                 body=record.getMessage()[:TEXT_CHARS_MAX],

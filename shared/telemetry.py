@@ -8,13 +8,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar, Token
+from functools import lru_cache
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
-    INVALID_SPAN_CONTEXT,
     Link,
     NonRecordingSpan,
     Span,
@@ -33,8 +34,41 @@ _LOG_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "a
 
 BURST = 50
 """Traces that may begin at once: a page, its previews, and a pool that fills."""
+PARENTS_MAX = 1024
+"""What was read of a `traceparent` is remembered: each is read several times here."""
+Attributes = Mapping[str, str | int | float | bool]
 _propagator = TraceContextTextMapPropagator()
-_PLAIN = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_PLAIN = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
+_NOTHING = nullcontext(INVALID_SPAN)
+
+
+class _Here:
+    """A span, or what stands for one that is not sampled. Kept beside OpenTelemetry's own context, in which looking it up,
+    attaching and detaching takes several times as long; that one is set for what is sampled."""
+
+    __slots__ = ("_context", "sampled", "traceparent")
+
+    def __init__(self, traceparent: str, *, sampled: bool, context: SpanContext | None = None) -> None:
+        self.traceparent = traceparent
+        self.sampled = sampled
+        self._context = context
+
+    @property
+    def context(self) -> SpanContext:
+        """The same for OpenTelemetry; made when it is wanted, for most are not sampled and only passed on."""
+        if self._context is None:
+            _, trace_id, span_id, flags = self.traceparent.split("-")
+            self._context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
+        return self._context
+
+    @staticmethod
+    def of(span: SpanContext) -> "_Here":
+        """As the SDK has it."""
+        told = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+        return _Here(told, sampled=span.trace_flags.sampled, context=span)
+
+
+_here: ContextVar[_Here | None] = ContextVar("drape_span", default=None)
 
 
 class _Use:
@@ -58,10 +92,9 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line.update({key: value for key, value in vars(record).items() if key not in _LOG_RECORD_FIELDS})
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid:
-            line["trace_id"] = format(span.trace_id, "032x")
-            line["span_id"] = format(span.span_id, "016x")
+        here = _here.get()
+        if here is not None:
+            _, line["trace_id"], line["span_id"], _ = here.traceparent.split("-")
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -108,85 +141,122 @@ class Budget:
 
 def carrier() -> str:
     """The current span as a `traceparent`; empty when there is none."""
-    found = trace.get_current_span().get_span_context()
-    if not found.is_valid:
-        return ""
-    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
+    here = _here.get()
+    return here.traceparent if here is not None else ""
 
 
 def is_traced() -> bool:
     """Whether there is a current span, sampled or not."""
-    return trace.get_current_span().get_span_context().is_valid
+    return _here.get() is not None
+
+
+def sampled_here() -> SpanContext | None:
+    """The current span, where it is sampled."""
+    here = _here.get()
+    return here.context if here is not None and here.sampled else None
+
+
+def context_here() -> Context:
+    """The current span as OpenTelemetry wants it, sampled or not."""
+    here = _here.get()
+    return trace.set_span_in_context(NonRecordingSpan(here.context), Context()) if here is not None else Context()
 
 
 def context_of(traceparent: str) -> SpanContext | None:
     """The span that a `traceparent` names; None where it names none."""
+    found = _named(traceparent)
+    return found.context if found is not None else None
+
+
+@lru_cache(PARENTS_MAX)
+def _named(traceparent: str) -> _Here | None:
     if not traceparent:
         return None
     plain = _PLAIN.fullmatch(traceparent)
-    if plain is not None:  # as we write it: there is one for each message, and the propagator takes five times as long
-        known = SpanContext(int(plain[1], 16), int(plain[2], 16), True, TraceFlags(int(plain[3], 16)))
-        return known if known.is_valid else None
-    found = trace.get_current_span(_propagator.extract({"traceparent": traceparent}, Context())).get_span_context()
-    return found if found.is_valid else None
+    if plain is not None:  # as we write it: there is one for each message, and the propagator takes many times as long
+        return _Here(traceparent, sampled=bool(int(plain[1], 16) & TraceFlags.SAMPLED))
+    inside = _propagator.extract({"traceparent": traceparent}, Context())
+    found = trace.get_current_span(inside).get_span_context()
+    return _Here.of(found) if found.is_valid else None
 
 
 @contextmanager
 def apart() -> Iterator[None]:
     """Nothing in the block belongs to a trace that is under way here."""
-    token = context.attach(Context())
+    token, outer = _here.set(None), context.attach(Context())
     try:
         yield
     finally:
-        context.detach(token)
+        context.detach(outer)
+        _here.reset(token)
 
 
-@contextmanager
 def span(
     name: str,
     kind: SpanKind,
     parent: str | None,
-    attributes: Mapping[str, str | int | float | bool],
+    attributes: Attributes | Callable[[], Attributes],
     links: Iterable[str] = (),
-) -> Iterator[Span]:
+) -> AbstractContextManager[Span]:
     """A span below `parent`, a `traceparent`; empty: it begins a trace; None: below the current span, if there is one.
-    `links`: other spans that it follows from, as `traceparent`. An exception marks it as failed, with a code and no message.
-    Its block may end it earlier than itself, where what it goes on with has no end in sight."""
+    `attributes`: a callable is asked only where the span is sampled. `links`: other spans that it follows from, as
+    `traceparent`. An exception marks it as failed, with a code and no message. Its block may end it earlier than itself,
+    where what it goes on with has no end in sight."""
     if _current.tracer is None:
-        yield INVALID_SPAN
-        return
-    above = (
-        trace.get_current_span().get_span_context() if parent is None else context_of(parent) or INVALID_SPAN_CONTEXT
-    )
-    if not (above.trace_flags.sampled if above.is_valid else _current.begins()):
-        # Not traced. It is still said so to whoever is asked to do something, or each would begin a trace of its own.
-        untraced = NonRecordingSpan(above if above.is_valid else _unsampled())
-        token = context.attach(trace.set_span_in_context(untraced))
-        try:
-            yield untraced
-        finally:
-            context.detach(token)
-        return
-    linked = [Link(each) for each in map(context_of, links) if each is not None and each.trace_flags.sampled]
-    inside = trace.set_span_in_context(NonRecordingSpan(above), Context())
-    current = _current.tracer.start_span(
+        return _NOTHING
+    above = _here.get() if parent is None else _named(parent)
+    if above is None:
+        if not _current.begins():
+            return _Unsampled(_unsampled())
+    elif not above.sampled:
+        return _Unsampled(above)
+    return _sampled(_current.tracer, name, kind, above, attributes() if callable(attributes) else attributes, links)
+
+
+class _Unsampled:
+    """A block that is not traced. It is still said so to whoever is asked to do something, or each would begin a trace of its
+    own."""
+
+    __slots__ = ("_above", "_token")
+    _token: Token[_Here | None]
+
+    def __init__(self, above: _Here) -> None:
+        self._above = above
+
+    def __enter__(self) -> Span:
+        self._token = _here.set(self._above)
+        return INVALID_SPAN
+
+    def __exit__(self, *_: object) -> None:
+        _here.reset(self._token)
+
+
+@contextmanager
+def _sampled(
+    tracer: Tracer, name: str, kind: SpanKind, above: _Here | None, attributes: Attributes, links: Iterable[str]
+) -> Iterator[Span]:
+    linked = [Link(each.context) for each in map(_named, links) if each is not None and each.sampled]
+    inside = trace.set_span_in_context(NonRecordingSpan(above.context), Context()) if above is not None else Context()
+    current = tracer.start_span(
         name, inside, kind, dict(attributes), linked, record_exception=False, set_status_on_exception=False
     )
-    with trace.use_span(current, end_on_exit=False, record_exception=False, set_status_on_exception=False):
-        try:
+    token = _here.set(_Here.of(current.get_span_context()))
+    try:
+        with trace.use_span(current, end_on_exit=False, record_exception=False, set_status_on_exception=False):
             yield current
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            if current.is_recording():
-                code = str(getattr(error, "code", type(error).__name__))
-                current.set_attribute("error.type", code)
-                current.set_status(Status(StatusCode.ERROR, code))
-            raise
-        finally:
-            if current.is_recording():
-                current.end()
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        if current.is_recording():
+            code = str(getattr(error, "code", type(error).__name__))
+            current.set_attribute("error.type", code)
+            current.set_status(Status(StatusCode.ERROR, code))
+        raise
+    finally:
+        if current.is_recording():
+            current.end()
+        _here.reset(token)
 
 
-def _unsampled() -> SpanContext:
-    return SpanContext(random.getrandbits(128) or 1, random.getrandbits(64) or 1, is_remote=False)
+def _unsampled() -> _Here:
+    return _Here(f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00", sampled=False)

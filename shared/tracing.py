@@ -7,6 +7,7 @@ Names have no ids in them; ids are attributes, and personal texts are nowhere.
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import cache
 
 from opentelemetry.trace import Span, SpanKind
 
@@ -22,7 +23,8 @@ TRACE = "traceparent"
 _SYSTEM = {"messaging.system": "nats"}
 
 
-def _command(operation: str, command: type[Command]) -> tuple[str, dict[str, str | int]]:
+@cache
+def _command(operation: str, command: type[Command]) -> tuple[str, Mapping[str, str | int]]:
     template = f"drape.cmd.{command.service}.{command.verb}"
     attributes: dict[str, str | int] = {
         **_SYSTEM,
@@ -77,8 +79,11 @@ def _event(
 def publishing(event: Event, event_id: str, story: str, cause: Cause, below: str) -> AbstractContextManager[Span]:
     """An event's append; whoever reacts to the event is its child. `below`: of whose story it is, where that is another's."""
     template = f"drape.evt.{event.service}.{event.aggregate}"
-    attributes = _event("publish", "send", template, type(event).__name__, event_id, story)
     name = f"publish {template}"
+
+    def attributes() -> Mapping[str, str | int]:
+        return _event("publish", "send", template, type(event).__name__, event_id, story)
+
     if below:
         return span(name, SpanKind.PRODUCER, below, attributes, (carrier() or cause.traceparent,))
     return span(name, SpanKind.PRODUCER, None if is_traced() else cause.traceparent, attributes)
@@ -90,10 +95,14 @@ def reacting(
     """The reaction to an event; `traced`: as the service knows whose story it is."""
     template = f"drape.evt.{recorded.key.rpartition('.')[0]}"
     meta = recorded.meta
-    attributes = _event("process", "process", template, recorded.type, meta.id, meta.correlation_id)
-    attributes["messaging.consumer.group.name"] = f"{service}-reactor"
-    if deliveries > 1:
-        attributes["drape.deliveries"] = deliveries
+
+    def attributes() -> Mapping[str, str | int]:
+        found = _event("process", "process", template, recorded.type, meta.id, meta.correlation_id)
+        found["messaging.consumer.group.name"] = f"{service}-reactor"
+        if deliveries > 1:
+            found["drape.deliveries"] = deliveries
+        return found
+
     traced = _timely(traced, meta.at, now)
     return span(f"process {template}", SpanKind.CONSUMER, traced.parent, attributes, traced.links)
 

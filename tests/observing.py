@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from shared import telemetry
+from shared import tallies, telemetry
 
 ID = re.compile(r"[0-9a-z]{26}|[0-9a-f]{16,}|ws-\w|\d{4,}|/|\s")
 """Looks like an id, a path or a text: nothing that an attribute of a metric may hold."""
@@ -115,6 +115,7 @@ def _reader() -> InMemoryMetricReader:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
+    tallies.count()
     return reader
 
 
@@ -122,16 +123,13 @@ def points() -> list[Point]:
     """Every series, as this process has counted it since the first look."""
     found: list[Point] = []
     data = _reader().get_metrics_data()
-    for resource in data.resource_metrics if data is not None else ():
-        for scope in resource.scope_metrics:
-            for metric in scope.metrics:
-                for each in metric.data.data_points:
-                    assert isinstance(each, HistogramDataPoint | NumberDataPoint)
-                    count, total = (each.count, each.sum) if isinstance(each, HistogramDataPoint) else (1, each.value)
-                    traces = frozenset(example.trace_id for example in each.exemplars if example.trace_id)
-                    found.append(
-                        Point(metric.name, metric.unit or "", dict(each.attributes or {}), count, total, traces)
-                    )
+    scopes = [scope for resource in (data.resource_metrics if data else ()) for scope in resource.scope_metrics]
+    for metric in [*(metric for scope in scopes for metric in scope.metrics), *tallies.collected()]:
+        for each in metric.data.data_points:
+            assert isinstance(each, HistogramDataPoint | NumberDataPoint)
+            count, total = (each.count, each.sum) if isinstance(each, HistogramDataPoint) else (1, each.value)
+            traces = frozenset(example.trace_id for example in each.exemplars if example.trace_id)
+            found.append(Point(metric.name, metric.unit or "", dict(each.attributes or {}), count, total, traces))
     return found
 
 

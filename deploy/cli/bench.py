@@ -109,8 +109,8 @@ async def replay(output: Output, events: int) -> int:
 
 
 @bench.command()
-@click.option("--pairs", type=click.IntRange(1, 50), default=7, show_default=True, help="Turns of each of the two.")
-@click.option("--claims", type=click.IntRange(50, 9_000), default=1500, show_default=True, help="In each turn.")
+@click.option("--pairs", type=click.IntRange(1, 50), default=7, show_default=True, help="Pools of each of the two.")
+@click.option("--claims", type=click.IntRange(100, 9_000), default=1500, show_default=True, help="In each turn.")
 @command
 async def telemetry(output: Output, pairs: int, claims: int) -> int:
     """What exporting traces, metrics and logs costs: claims on a pool that does it and on one that does not, in turns."""
