@@ -22,11 +22,12 @@ SECOND = ("drape parked drop",)
 """Of the two that are parked the first is tried again before."""
 
 
-async def run_runbook(platform: Platform, client: Client, folder: Path, config: Path) -> tuple[int, list[str]]:
-    """Into `folder`/runbook.txt. Gives how many commands ran, and what is wrong with some."""
+async def run_runbook(platform: Platform, client: Client, folder: Path, work: Path) -> tuple[int, list[str]]:
+    """Into `folder`/runbook.txt; contexts, with their keys, and backups go below `work`.
+    Gives how many commands ran, and what is wrong with some."""
     nats = await asyncio.to_thread(nats_command)
-    operator = await asyncio.to_thread(Operator, platform, nats, config)
-    project = folder / "project"
+    operator = await asyncio.to_thread(Operator, platform, nats, work)
+    project = work / "project"
     project.mkdir(exist_ok=True)
     (project / "index.html").write_text("<title>runbook</title>")
     view = await client.ready(node(999).files, "runbook")
@@ -47,7 +48,7 @@ async def run_runbook(platform: Platform, client: Client, folder: Path, config: 
                     file.write(f"$ {typed}\n(not tried: {block.untried or 'the nats command is missing'})\n\n")
                     continue
                 done = await operator.run(typed)
-                file.write(f"$ {typed}\n{done.out}{done.err}[exit {done.code}]\n\n".replace(str(folder), "DIR"))
+                file.write(f"$ {typed}\n{done.out}{done.err}[exit {done.code}]\n\n".replace(str(work), "DIR"))
                 ran += 1
                 if not _is_right(line, done):
                     wrong.append(f"{typed}: exit {done.code}: {(done.out + done.err)[-300:]}")

@@ -4,6 +4,7 @@ was received and answered is held against the log."""
 import asyncio
 import contextlib
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -89,7 +90,8 @@ async def gather(count: int, folder: Path, tell: Tell, *, alerts: bool, commands
         outcome = await _counted(world, previews, made, wrong, alerts=alerts)
         if commands:
             tell("the runbook's commands")
-            outcome.commands, bad = await run_runbook(world.platform, world.client, folder, folder / "contexts")
+            with tempfile.TemporaryDirectory(prefix="drape-evidence-") as work:
+                outcome.commands, bad = await run_runbook(world.platform, world.client, folder, Path(work))
             outcome.wrong += bad
         outcome.took_s = time.monotonic() - began
     outcome.wrong += world.problems
