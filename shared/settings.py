@@ -23,6 +23,8 @@ Settings = Mapping[str, type[msgspec.Struct]]
 """Structs by the prefix of their variables: all that one process reads, `Common` aside."""
 
 SERVICES = ("pool", "orchestrator", "gateway", "telemetry")
+OTHERS = frozenset({"DRAPE_API_TOKENS"})
+"""A service's own variables without its prefix; every process of a platform has them in its environment."""
 ELSEWHERE = {
     "DRAPE_CONFIG": ("every process", "A file with settings, in TOML. `drape up --config FILE` sets it."),
     "DRAPE_API_TOKEN": ("`drape`", "The token that the command line sends to a gateway that asks for one."),
@@ -203,7 +205,11 @@ def unknown_variables(settings: Settings, env: Mapping[str, str]) -> dict[str, s
     for prefix, kind in known.items():
         for place in places(kind, prefix):
             names |= {place.variable, *([f"{place.variable}_FILE"] if place.twin else [])}
-    return {name: nearest(name, names) for name in env if name.startswith("DRAPE_") and name not in names}
+    return {
+        name: nearest(name, names)
+        for name in env
+        if name.startswith("DRAPE_") and name not in names and name not in OTHERS
+    }
 
 
 def _keys(kind: type[msgspec.Struct], prefix: str) -> set[str]:

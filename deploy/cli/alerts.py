@@ -70,7 +70,8 @@ async def list_alerts(output: Output) -> int:
 @click.option("--reason", default="", help="Why, for those who wonder.")
 @command
 async def silence(output: Output, alert: str, for_: str, reason: str) -> int:
-    """Send nothing of ALERT for a while: a name, or its beginning and `*`. It is still raised and shown."""
+    """Send nothing of ALERT for a while: a name, or its beginning and `*`. It is still raised and shown. The end of what was
+    sent before is sent."""
     until = time.time() + _seconds(for_)
     wish = SilenceAlert(id=new_id(), pattern=alert, until=until, reason=reason, by=_who())
     async with operator_bus() as bus:

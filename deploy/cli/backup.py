@@ -130,10 +130,12 @@ async def _restore_here(
                 "not_empty", f"{home.nats} has a log already.", "Set DRAPE_HOME to a folder that is new, or empty."
             )
         platform = home.secrets / "platform"
-        if secret is not None and not platform.exists():
-            load_or_make_one(platform, _secret_in(secret))
+        has = platform.read_text("ascii").strip() if platform.exists() else ""
+        counts = has or (_secret_in(secret) if secret is not None else "")
         if not without_secret:
-            check_secret(kept, platform.read_text("ascii").strip() if platform.exists() else "")
+            check_secret(kept, counts)
+        if counts and not has:  # only now: a wrong one would stay, and be in the way of the right one
+            load_or_make_one(platform, counts)
         secrets = load_or_make(home)
         try:
             known = users(make_identities(home.nats_seeds), secrets.nats_password)

@@ -20,11 +20,12 @@ Json = Mapping[str, Any]
 
 
 @click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, the result last.")
 @click.pass_context
-def projections(context: click.Context) -> None:
+def projections(context: click.Context, as_json: bool) -> None:
     """The tables that are made from the event log: list them, or make them anew."""
     if context.invoked_subcommand is None:
-        context.invoke(list_projections, as_json=False)
+        context.invoke(list_projections, as_json=as_json)
 
 
 @projections.command("ls")
@@ -59,7 +60,11 @@ async def rebuild(output: Output, names: tuple[str, ...]) -> int:
             waiting[name] = each["log_id"]
             output.say(f"{name}: {'begun' if each['begun'] else 'is under way already'}.")
         while waiting:
-            answer = await _ask(bus, "projections")
+            try:
+                answer = await _ask(bus, "projections")
+            except Unavailable as error:
+                hint = "The rebuild goes on by itself once telemetry is back: `drape projections` shows it."
+                raise Unavailable(error.code, error.message, hint) from error
             for name, log_id in list(waiting.items()):
                 if _has_ended(output, name, log_id, answer["projections"][name], answer["last_seq"]):
                     del waiting[name]

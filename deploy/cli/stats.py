@@ -2,16 +2,13 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlencode
 
-import aiohttp
 import click
 import msgspec
 
-from deploy.cli.api import Api
 from deploy.cli.main import command
 from deploy.cli.output import Output
-from deploy.cli.platform import operator_bus, require_running
+from deploy.cli.platform import operator_bus
 from services.telemetry.figures import STEPS, Stats, StatsQuery
 from services.telemetry.recounting import differences, recount
 from shared.codec import Recorded
@@ -34,11 +31,9 @@ async def stats(output: Output, days: int, framework: str | None, provider: str 
     query = StatsQuery(days=days, framework=framework, provider=provider)
     if again:
         return await _recount(output, query)
-    only = {name: value for name, value in (("framework", framework), ("provider", provider)) if value}
-    async with aiohttp.ClientSession() as session:
-        figures = await Api(require_running().gateway, session).call(
-            "GET", f"/metrics/stats?{urlencode({'days': days, **only})}"
-        )
+    # As the operator, who sees everything; the API shows each owner its own.
+    async with operator_bus() as bus:
+        figures = msgspec.json.decode(await bus.commands.query("telemetry", "stats", msgspec.json.encode(query)))
     output.result({"type": "stats", **figures}, "\n".join(lines(figures)))
     return 0
 

@@ -20,6 +20,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, tuple[Any, Any]] = {}
 
 
+SINGLE = frozenset({"stuck", "resources"})
+"""Members of a state that are one thing, not many."""
+
+
 def plain(state: object) -> Plain:
     """The state as JSON would have it; sets as sorted lists."""
     found: Plain = msgspec.to_builtins(state, order="deterministic")
@@ -28,7 +32,8 @@ def plain(state: object) -> Plain:
 
 def counts(state: Plain) -> dict[str, int]:
     """How many there are of each kind of thing."""
-    return {name: len(value) for name, value in state.items() if isinstance(value, dict | list | tuple)}
+    many = {name: value for name, value in state.items() if isinstance(value, dict | list | tuple)}
+    return {name: len(value) for name, value in many.items() if name not in SINGLE}
 
 
 def statuses(things: object) -> dict[str, int]:

@@ -211,6 +211,10 @@ def _replay_lag(lags: tuple[Lag, ...], small_since: float | None, at: float, lim
     )
 
 
+def _amount(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 or not value else f"{value:.2g}"
+
+
 def _cost_over_budget(day: float | None, month: float | None, at: float, limits: AlertConfig) -> Condition:
     """It ends with the day, the month, or a larger budget. A cost only grows until then, so there is nothing to wait for."""
     known = (("day", day, limits.budget_day), ("month", month, limits.budget_month))
@@ -223,7 +227,7 @@ def _cost_over_budget(day: float | None, month: float | None, at: float, limits:
         due=over,
         since=at,
         over_since=None if over or unknown else at,
-        message=f"This {name}'s VMs have cost {cost:.2f} of a budget of {budget:.2f}: `drape costs` says which.",
+        message=f"This {name}'s VMs have cost {_amount(cost)} of a budget of {_amount(budget)}: `drape costs` says which.",
         flaps=False,
         value=round(cost, 4),
         threshold=budget,

@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 
 from services.telemetry.conditions import Condition, conditions
 from services.telemetry.config import AlertConfig, TelemetryConfig
-from services.telemetry.model import PATTERN
+from services.telemetry.model import ALERTS, PATTERN, names_alerts
 from services.telemetry.state import State
 from shared.commands import (
     Command,
@@ -125,13 +125,19 @@ def silence_alert(state: State, command: SilenceAlert) -> Sequence[Event]:
             "A silence is of an alert's name, or of its beginning and `*`.",
             "`drape alerts` shows the names; `*` alone is all of them.",
         )
+    if not names_alerts(command.pattern):
+        raise Invalid(
+            "unknown_alert",
+            f"There is no alert {command.pattern!r}.",
+            f"The alerts that there are: {', '.join(ALERTS)}.",
+        )
     if not command.at < command.until <= command.at + SILENCE_S_MAX:
         days = SILENCE_S_MAX / SECONDS_A_DAY
         raise Invalid("bad_until", f"A silence ends in the future, at most {days:.0f} days from now.")
     if len(command.reason) > REASON_CHARS_MAX or len(command.by) > BY_CHARS_MAX:
         raise Invalid("bad_reason", f"A reason has at most {REASON_CHARS_MAX} characters, a name {BY_CHARS_MAX}.")
-    if not (is_text(command.reason) and is_text(command.by) and is_token(command.id)):
-        raise Invalid("bad_reason", "A reason is text.")
+    if not (command.reason.isprintable() and command.by.isprintable() and is_token(command.id)):
+        raise Invalid("bad_reason", "A reason is one line of text.")
     if len(state.silences) >= SILENCES_MAX:
         raise Refused(
             "too_many_silences",

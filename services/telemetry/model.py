@@ -30,6 +30,14 @@ TOLD_MAX = 12
 PATTERN = re.compile(r"(?:[a-z0-9_-]{1,99})?\*?")
 
 
+def names_alerts(pattern: str) -> bool:
+    """Whether a silence's pattern can ever mean an alert; those of single pools have the pool's name behind theirs."""
+    begin = pattern.removesuffix("*")
+    if pattern != begin:
+        return any(name.startswith(begin) or begin.startswith(f"{name}-") for name in ALERTS)
+    return any(pattern == name or pattern.startswith(f"{name}-") for name in ALERTS)
+
+
 class Told(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one notice to one channel; `code` empty: it has it."""
 

@@ -91,7 +91,7 @@ async def test_secrets_stay_where_they_belong(tmp_path: Path) -> None:
         told["traces"] = b"".join(traces)
     logs = {path.name: path.read_bytes() for path in platform.home.logs.iterdir()}
     assert all(told.values()), [where for where, text in told.items() if not text]
-    assert len(logs["orchestrator.log"]) > 1000
+    assert b'"level": "debug"' in logs["orchestrator.log"]
     found = [
         (name, where) for where, text in {**told, **logs}.items() for name, secret in secrets.items() if secret in text
     ]

@@ -42,6 +42,12 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             status=401,
         )
 
+    def scope_of(self, request: web.Request) -> OwnerId | None:
+        """Whose figures the request may see: its owner's; None: everybody's, for operators and where there are no tokens.
+        Raises 401 without a known token."""
+        owner = self.owner_of(request)
+        return owner if self.tokens and owner not in self.operators else None
+
     def operator_of(self, request: web.Request) -> OwnerId:
         """The owner, where they may act for the whole platform. Raises 401 without a known token, 403 without that right."""
         owner = self.owner_of(request)

@@ -22,12 +22,11 @@ class CostRoutes:
         return [web.get("/api/costs", self._costs), web.get("/api/resources", self._resources)]
 
     async def _costs(self, request: web.Request) -> web.StreamResponse:
-        owner = self._context.owner(request)
+        scope = self._context.access.scope_of(request)
         by = request.query.get("by", "day")
         if by not in BY:
             raise Invalid("bad_by", f"`by` is one of {', '.join(BY)}.")
         days = _number(request, "days", 7, DAYS_MAX)
-        scope = owner if self._context.access.tokens else None
         query = msgspec.json.encode({"by": by, "days": days, "owner": scope})
         return answer(msgspec.json.decode(await self._context.bus.commands.query("telemetry", "costs", query)))
 

@@ -152,11 +152,10 @@ class Api:
         return answer({"pool": pool})
 
     async def _stats(self, request: web.Request) -> web.StreamResponse:
-        owner = self._context.owner(request)
+        scope = self._context.access.scope_of(request)
         days = request.query.get("days", "7")
         if not days.isdecimal() or len(days) > 3 or not 1 <= int(days) <= 365:
             raise Invalid("bad_days", "`days` is a whole number from 1 to 365.")
-        scope = owner if self._context.access.tokens else None
         of = {name: text for name in ("framework", "provider") if (text := request.query.get(name))}
         if not all(text.isprintable() and len(text) <= FILTER_CHARS_MAX for text in of.values()):
             raise Invalid(

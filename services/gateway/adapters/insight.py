@@ -60,10 +60,10 @@ class InsightRoutes:
         return answer(msgspec.json.decode(await self._context.bus.commands.query("telemetry", "timing", body)))
 
     def _asked(self, request: web.Request, days: int = ERROR_DAYS) -> Json:
-        owner = self._context.owner(request)
+        owner = self._context.access.scope_of(request)
         before = _number(request, "before", 0, SEQ_MAX)
         return {
-            "owner": owner if self._context.access.tokens else None,
+            "owner": owner,
             "days": _number(request, "days", days, DAYS_MAX),
             "limit": _number(request, "limit", LIMIT, LIMIT_MAX),
             "before": before or None,
