@@ -40,6 +40,23 @@ class Telemetry:
         raise Unavailable("costs_unavailable", "PostgreSQL does not answer.", retry_after_s=2)
 
 
+async def test_an_operator_asks_for_everybodys() -> None:
+    """Figures, errors and costs of the whole platform, and the pools' own."""
+    asked: list[object] = []
+
+    async def take(body: bytes, _headers: Mapping[str, str]) -> bytes:
+        asked.append(msgspec.json.decode(body)["owner"])
+        return b'{"groups":[],"next":null}'
+
+    async with api_stage(operators=OWNER) as stage:
+        await stage.bus.commands.serve("telemetry", {}, dict.fromkeys(("stats", "errors", "costs"), take))
+        for path in ("/metrics/stats", "/api/errors", "/api/costs"):
+            assert (await stage.call("GET", path)).status == 200
+            await stage.call("GET", path, token="token-of-bob-456789")
+
+    assert asked == [None, "bob"] * 3
+
+
 async def test_an_owner_asks_for_its_own(stage: ApiStage) -> None:
     """What the token says, not what the query says; the defaults are a week by day, and a day of snapshots."""
     telemetry = Telemetry()

@@ -46,7 +46,10 @@ async def test_a_platform_comes_back_from_its_backup(platform: Platform, tmp_pat
     project_id, preview_id, before, last = await _used_and_copied(platform, folder)
 
     new = Platform(tmp_path / "new")
-    secret = platform.home.secrets / "platform"
+    secret, wrong = platform.home.secrets / "platform", tmp_path / "wrong"
+    wrong.write_text("0" * 64)
+    refused = await new.drape("restore", folder, "--secret", wrong, "--json")
+    assert (refused.code, refused.last["code"]) == (1, "other_secret")
     restored = await new.drape("restore", folder, "--secret", secret, "--json")
     assert restored.code == 0, restored.out
     assert restored.last["streams"][EVENTS] == last

@@ -85,6 +85,8 @@ def test_a_silence_is_of_a_name_or_a_beginning() -> None:
         (wish("Pool_Empty"), "bad_pattern"),
         (wish("**"), "bad_pattern"),
         (wish("a" * 100), "bad_pattern"),
+        (wish("error_rat"), "unknown_alert"),
+        (wish("nope*"), "unknown_alert"),
         (wish(until=AT), "bad_until"),
         (wish(until=AT + SILENCE_S_MAX + 1), "bad_until"),
         (wish(until=float("inf")), "bad_until"),
@@ -92,10 +94,18 @@ def test_a_silence_is_of_a_name_or_a_beginning() -> None:
         (wish(reason="x" * 501), "bad_reason"),
         (wish(by="x" * 101), "bad_reason"),
         (wish(reason="\ud800"), "bad_reason"),
+        (wish(reason="it\nCRITICAL looks like another"), "bad_reason"),
+        (wish(by="\x1b[31m"), "bad_reason"),
     ],
 )
 def test_what_makes_no_sense_is_refused(command: SilenceAlert, code: str) -> None:
     telemetry().when(command).refuses(code)
+
+
+@pytest.mark.parametrize("pattern", ["*", "pool_*", "pool_empty", "pool_empty-large", "pool_empty-la*", "error_rate*"])
+def test_a_pattern_names_alerts_and_those_of_pools(pattern: str) -> None:
+    """Pools come and go, so their names are not looked at."""
+    telemetry().when(wish(pattern)).then(silence(pattern))
 
 
 def test_silences_are_bounded() -> None:
