@@ -14,8 +14,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_tokens: ApiTokens = ""
     """`token:owner,…`: who may use the API. Needed wherever the gateway listens beyond loopback."""
     operators: str = ""
-    """Owners, comma-separated, who may also see what is the whole platform's (alerts, and everybody's figures, errors and costs), where tokens
-    are needed."""
+    """Owners, comma-separated, who may also see what is the whole platform's (alerts; everybody's figures, errors and costs),
+    where tokens are needed."""
     port: int = 8080
     """Port to listen on."""
     listen_fds: str = ""
