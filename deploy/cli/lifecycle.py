@@ -177,8 +177,18 @@ def _status_text(running: RunStatus, services: dict[str, dict[str, Any]], nodes:
         lines.append(f"{name:<13} {state:<10} seq {each['seq']}, lag {each['lag']}, pid {' '.join(pids) or '-'}")
         if silent := silent_of(running, name, each):
             lines.append(f"{'':<13} no answer from pid {' '.join(map(str, silent))}")
+    lines.append(f"{'PostgreSQL':<13} {_rows_text(services['telemetry'])}")
     lines.append(f"{'VMs':<13} {running.provider}")
     return "\n".join(lines)
+
+
+def _rows_text(telemetry: dict[str, Any]) -> str:
+    """Whether it answers, and which tables are behind the log."""
+    if "postgres" not in telemetry:
+        return "unknown: telemetry does not say"
+    behind = [f"{name} {each['lag']}" for name, each in telemetry["projections"].items() if each["lag"]]
+    rows = f"events behind: {', '.join(behind)}" if behind else "its rows have caught up"
+    return f"{'answers' if telemetry['postgres'] else 'does not answer'}, {rows}"
 
 
 def silent_of(running: RunStatus, name: str, status: dict[str, Any]) -> list[int]:

@@ -26,11 +26,15 @@ QUIET_S = 0.2
 REPLICAS_MAX = 1_000
 STATUS_FUNCTION = "deploy.cli.platform:service_status"
 
+TOLD = ("ready", "seq", "lag", "postgres", "projections")
+"""What is passed on of what a replica says of itself; the last two are telemetry's."""
+
 _clients: dict[str, Any] = {}
 
 
 async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
-    """{"ready", "seq", "lag", "replicas"} of each service that answers. Raises `OSError` or a NATS error when NATS does not."""
+    """{"ready", "seq", "lag", "replicas"} of each service that answers; of telemetry also "postgres" (whether it answers)
+    and "projections", {name: {"seq", "lag"}}. Raises `OSError` or a NATS error when NATS does not."""
 
     async def quiet(_: Exception) -> None:
         return None  # what stands in the way is raised; the default would print it with its traceback
@@ -48,7 +52,7 @@ async def service_status(nats_url: str) -> Mapping[str, Mapping[str, object]]:
         _clients[nats_url] = client
     found: dict[str, dict[str, Any]] = {}
     for status in await each_replica(client):
-        name, own = status["service"], {key: status[key] for key in ("ready", "seq", "lag")}
+        name, own = status["service"], {key: status[key] for key in TOLD if key in status}
         # A service is as well as the best of its replicas: one that hangs leaves the others to answer.
         best = found.setdefault(name, {**own, "replicas": []})
         if (own["ready"], own["seq"]) > (best["ready"], best["seq"]):

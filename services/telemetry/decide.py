@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 
 from services.telemetry.conditions import Condition, conditions
 from services.telemetry.config import AlertConfig, TelemetryConfig
-from services.telemetry.model import ALERTS, PATTERN, names_alerts
+from services.telemetry.model import ALERTS, DAY, NAME, PATTERN, names_alerts
 from services.telemetry.state import State
 from shared.commands import (
     Command,
@@ -56,7 +56,9 @@ def decide(state: State, command: Command, config: TelemetryConfig, limits: Aler
 
 
 def record_resources(state: State, command: RecordResources) -> Sequence[Event]:
-    """What was measured, beside the previews that live."""
+    """What was measured, beside the previews that live. Raises `Invalid` (`bad_day`)."""
+    if not DAY.fullmatch(command.day):
+        raise Invalid("bad_day", "`day` is a date such as 2026-01-31.")
     count = Counter(state.previews.values())
     return [
         ResourcesMeasured(
@@ -171,7 +173,9 @@ def end_silence(state: State, command: EndSilence) -> Sequence[Event]:
 
 
 def record_notification(command: RecordNotification) -> Sequence[Event]:
-    """Its id is the notice's and the channel's, so that the log has each once."""
+    """Its id is the notice's and the channel's, so that the log has each once. Raises `Invalid` (`bad_alert`)."""
+    if not NAME.fullmatch(command.alert):
+        raise Invalid("bad_alert", "`alert` is an alert's name.")
     told = AlertNotified(
         alert=command.alert,
         channel=command.channel,

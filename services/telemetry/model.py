@@ -27,6 +27,8 @@ TARGET_AT_FIRST = 3
 """Its own target before its first `PoolResized`."""
 TOLD_MAX = 12
 """Notifications that are remembered of one alert."""
+NAME = re.compile(r"[a-z0-9_-]{1,100}")
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 PATTERN = re.compile(r"(?:[a-z0-9_-]{1,99})?\*?")
 
 

@@ -19,6 +19,7 @@ from deploy import composing
 from deploy.entry import SERVICES
 from deploy.local.errors import LauncherError
 from deploy.nats.identities import public_key
+from deploy.nats.permissions import IDENTITIES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "compose.d"
@@ -311,7 +312,7 @@ def test_secrets_are_made_once_and_kept_apart(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o444}
     keys = {public_key(seed.decode().strip()) for name, seed in first.items() if name.endswith(".nk")}
-    assert len(keys) == 7
+    assert len(keys) == len(IDENTITIES)
     assert all(key in first["server-auth.conf"].decode() for key in keys)
     assert first["postgres_password"] in first["database_url"]
     assert all(f"@{node}:6222" in first["routes-auth.conf"].decode() for node in NATS)

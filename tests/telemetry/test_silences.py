@@ -11,7 +11,7 @@ from services.telemetry.react import NOTIFY, Deliver, LookAtAlerts
 from services.telemetry.state import ENDED_MAX, State
 from services.telemetry.views import alerts
 from services.telemetry.views import raised as gauge
-from shared.commands import EndSilence, EvaluateAlerts, RecordNotification, SilenceAlert, SilenceReply
+from shared.commands import EndSilence, EvaluateAlerts, RecordNotification, RecordResources, SilenceAlert, SilenceReply
 from shared.effects import SetTimer
 from shared.events import (
     AlertCleared,
@@ -106,6 +106,20 @@ def test_what_makes_no_sense_is_refused(command: SilenceAlert, code: str) -> Non
 def test_a_pattern_names_alerts_and_those_of_pools(pattern: str) -> None:
     """Pools come and go, so their names are not looked at."""
     telemetry().when(wish(pattern)).then(silence(pattern))
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (RecordResources(day="a b"), "bad_day"),
+        (RecordResources(day=""), "bad_day"),
+        (RecordNotification(alert="a.b", channel="email", kind="raised", notice=NOTICE, attempts=1), "bad_alert"),
+        (RecordNotification(alert="", channel="email", kind="raised", notice=NOTICE, attempts=1), "bad_alert"),
+    ],
+)
+def test_what_names_an_aggregate_is_a_name(command: RecordResources | RecordNotification, code: str) -> None:
+    """It becomes part of a subject."""
+    telemetry().when(command).refuses(code)
 
 
 def test_silences_are_bounded() -> None:
