@@ -7,15 +7,20 @@ import shutil
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from deploy.nats.permissions import OBSERVER
+from shared.jetstream.topology import TICKING, TIMERS, timer_consumer_name
+from tests.deploy.waiting import eventually
 from tests.live.platform import ROOT, Platform, Ran
 
 RUNBOOK = ROOT / "deploy" / "runbook.md"
 BUILD_TIMEOUT_S = 480.0
 COMMAND_TIMEOUT_S = 120.0
+TICK_TIMEOUT_S = 120.0
 DENIAL = "Permissions Violation"
 _BLOCK = re.compile(r"(<!-- not tried: (?P<why>[^>]+) -->\n)?^(?P<indent> *)```sh\n(?P<body>.*?)^ *```$", re.M | re.S)
 
@@ -56,6 +61,20 @@ def nats_command() -> Path | None:
         warnings.warn(f"the nats command could not be built: {done.stderr[-500:]}", stacklevel=2)
         return None
     return built
+
+
+async def ticked(platform: Platform) -> None:
+    """Returns once every service that ticks has heard a tick: until then its consumer has never acknowledged anything, which
+    `nats server check consumer --last-ack-critical` takes for a fault."""
+    async with platform.connected(OBSERVER) as observer:
+        timers = observer.jetstream()
+
+        async def heard(service: str) -> bool:
+            told = await timers.consumer_info(TIMERS, timer_consumer_name(service))
+            return told.ack_floor is not None and told.ack_floor.consumer_seq > 0
+
+        for service in sorted(TICKING):
+            await eventually(partial(heard, service), TICK_TIMEOUT_S)
 
 
 class Operator:

@@ -15,7 +15,7 @@ from shared.commands import COMMAND_TYPES
 from shared.errors import DrapeError
 from tests.deploy.waiting import eventually
 from tests.live.client import SERVER, Client, node_project
-from tests.live.operating import DENIAL, Operator, nats_command
+from tests.live.operating import DENIAL, Operator, nats_command, ticked
 from tests.live.platform import DENIED, Platform
 
 AT_ONCE = 5
@@ -106,6 +106,7 @@ def _readings(preview_id: str) -> dict[str, tuple[str, ...]]:
 
 async def test_both_see_everything_that_reads(operator: Operator, preview: str) -> None:
     """Every reading command, with either context: it works, is denied nothing, and shows what it is about."""
+    await ticked(operator.platform)
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def look(context: str, command: str, words: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ from shared.jetstream.topology import PARKED_ROOT
 from shared.parked import Parked
 from tests.live.client import SERVER, Client, node_project
 from tests.live.nats_requests import ask, identity_of
-from tests.live.operating import DENIAL, Operator, nats_command, runbook
+from tests.live.operating import DENIAL, Operator, nats_command, runbook, ticked
 from tests.live.platform import Platform, Ran
 
 AT_ONCE = 5
@@ -74,6 +74,7 @@ async def test_every_command_of_the_runbook_works(
     rough: Platform, filled: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Exit code 0 and no denial; with the real `nats` where it can be had, else by the requests that it would send."""
+    await ticked(rough)
     nats = await asyncio.to_thread(nats_command)
     operator = await asyncio.to_thread(Operator, rough, nats, tmp_path_factory.mktemp("contexts"))
     lines = _commands(filled)
