@@ -26,6 +26,7 @@ from deploy.nats.permissions import (
 from shared.commands import COMMAND_TYPES
 from shared.events import EVENT_TYPES, Event
 from shared.jetstream import topology
+from tests.parsing import parsed
 
 ROOT = Path(__file__).parents[3]
 STREAMS = {"DRAPE_EVENTS", "DRAPE_TIMERS", "DRAPE_LOGS", "DRAPE_PARKED"}
@@ -62,7 +63,7 @@ def _used(service: str) -> set[str]:
     for path in (ROOT / "services" / service).rglob("*.py"):
         if path.name in PURE or "rules" in path.parts:
             continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ImportFrom) and node.module == "shared.commands":
                 names |= {each.name for each in node.names}
     return names
