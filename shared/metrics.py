@@ -255,6 +255,11 @@ class Live:
         finally:
             del self._sources[source]
 
+    def create_observable_gauge(self, name: str, unit: str, description: str) -> None:
+        """A gauge that shows what the sources say under this name."""
+        make = _meter.create_observable_gauge  # what lists instruments reads their names where they are written out
+        make(name, [lambda _options: self.read(name)], unit, description)
+
     async def refresh(self) -> None:
         """Ask all sources of this loop. One that fails or takes too long has nothing to show this time."""
         mine = [source for source, loop in self._sources.items() if loop is asyncio.get_running_loop()]
@@ -299,53 +304,37 @@ def _running() -> asyncio.AbstractEventLoop | None:
 live = Live()
 
 
-def _asked(name: str) -> _Asked:
-    return lambda options: live.read(name)
-
-
-_meter.create_observable_gauge(
+live.create_observable_gauge(
     "drape.log.position",
-    [_asked("drape.log.position")],
     unit="{event}",
     description="The log's sequence up to which this replica's state holds",
 )
-_meter.create_observable_gauge(
-    "drape.log.lag", [_asked("drape.log.lag")], unit="{event}", description="Events in the log that it has not folded"
-)
-_meter.create_observable_gauge(
+live.create_observable_gauge("drape.log.lag", unit="{event}", description="Events in the log that it has not folded")
+live.create_observable_gauge(
     "drape.reactions.parked",
-    [_asked("drape.reactions.parked")],
     unit="{reaction}",
     description="Reactions that were given up, of all services",
 )
-_meter.create_observable_gauge(
+live.create_observable_gauge(
     "drape.projection.lag",
-    [_asked("drape.projection.lag")],
     unit="{event}",
     description="Events in the log that a projection's rows lack",
 )
-_meter.create_observable_gauge("drape.pool.vms", [_asked("drape.pool.vms")], unit="{vm}", description="VMs by state")
-_meter.create_observable_gauge(
-    "drape.pool.target", [_asked("drape.pool.target")], unit="{vm}", description="VMs that the pool keeps warm"
-)
-_meter.create_observable_gauge(
+live.create_observable_gauge("drape.pool.vms", unit="{vm}", description="VMs by state")
+live.create_observable_gauge("drape.pool.target", unit="{vm}", description="VMs that the pool keeps warm")
+live.create_observable_gauge(
     "drape.pool.claims.waiting",
-    [_asked("drape.pool.claims.waiting")],
     unit="{claim}",
     description="Claims that wait for a VM",
 )
-_meter.create_observable_gauge(
-    "drape.previews", [_asked("drape.previews")], unit="{preview}", description="Previews that live, by state"
-)
-_meter.create_observable_gauge(
+live.create_observable_gauge("drape.previews", unit="{preview}", description="Previews that live, by state")
+live.create_observable_gauge(
     "drape.gateway.connections",
-    [_asked("drape.gateway.connections")],
     unit="{connection}",
     description="What clients hold open at this gateway",
 )
-_meter.create_observable_gauge(
+live.create_observable_gauge(
     "drape.alert.raised",
-    [_asked("drape.alert.raised")],
     unit="{alert}",
     description="1 while the alert is raised, else 0",
 )

@@ -431,16 +431,19 @@ class Runtime(Generic[S]):
             metrics.sent(type(command))
             return await self.bus.commands.send(command, known)
 
-    async def _status(self, _body: bytes, _headers: Mapping[str, str]) -> bytes:
+    async def status(self) -> Mapping[str, object]:
+        """How far this replica is, as it tells whoever asks."""
         last = await self.bus.log.last_seq()
-        status = {
+        return {
             "ready": self.ready,
             "seq": self.seq,
             "lag": max(0, last - self.seq),
             "replay_s": round(self.replay_s, 4),
             "snapshot_seq": self.snapshot_seq,
         }
-        return msgspec.json.encode(status)
+
+    async def _status(self, _body: bytes, _headers: Mapping[str, str]) -> bytes:
+        return msgspec.json.encode(await self.status())
 
     async def _digest(self, _body: bytes, _headers: Mapping[str, str]) -> bytes:
         return msgspec.json.encode({"seq": self.seq, "digest": digest(self.state)})

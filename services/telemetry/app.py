@@ -134,15 +134,7 @@ def queries(runtime: Runtime[state.State], database: Database) -> dict[str, Hand
     """What telemetry answers of its state. `status` is the other services', and how the projections stand."""
 
     async def status(_body: bytes, _headers: object) -> bytes:
-        last = await runtime.bus.log.last_seq()
-        own = {
-            "ready": runtime.ready,
-            "seq": runtime.seq,
-            "lag": max(0, last - runtime.seq),
-            "replay_s": round(runtime.replay_s, 4),
-            "snapshot_seq": runtime.snapshot_seq,
-        }
-        return msgspec.json.encode({**own, **await database.status()})
+        return msgspec.json.encode({**await runtime.status(), **await database.status()})
 
     return {"status": status}
 

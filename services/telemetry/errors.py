@@ -39,7 +39,7 @@ from shared.sealed import is_sealed
 FINGERPRINT_CHARS = 16
 TEXT_CHARS_MAX = 2_000
 """What is longer is cut: the log has the whole."""
-VM_LOST, OUT_OF_MEMORY, LOCKFILE_MISMATCH = "vm_lost", "out_of_memory", "lockfile_mismatch"
+VM_LOST, OUT_OF_MEMORY = "vm_lost", "out_of_memory"
 OUT_OF_MEMORY_MESSAGE = "Its VM's memory ran out; it began anew in a larger one."
 
 _PREVIEW_KEY = f"{PreviewEvent.service}.{PreviewEvent.aggregate}."

@@ -33,7 +33,6 @@ REPLICAS_MAX = 100
 CONCURRENT_MAX = 2_000
 """Requests that one replica works on at once; more are told to come again."""
 
-ERROR_HEADER = "Nats-Service-Error"
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 
 

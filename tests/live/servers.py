@@ -8,15 +8,18 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from nats.aio.client import Client
 
 from deploy.local.nats import NatsServer, running_nats
 from deploy.local.paths import Home
 from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresOptions, PostgresServer, start_postgres
 from deploy.provision import provision
+from shared.jetstream.connection import connect
 from tests.live.choice import CONTAINERS, choice
 from tests.live.nodes import PASSWORD, SIZE, Cluster, Nodes
 from tests.live.platform import Platform
@@ -63,6 +66,17 @@ class _Contained(LogServer):
     async def die(self) -> None:
         await asyncio.to_thread(self._server.kill)
         await asyncio.to_thread(self._server.start)
+
+
+@asynccontextmanager
+async def connected(server: LogServer) -> AsyncIterator[Client]:
+    """A client of that server, for as long as the block."""
+    client = await connect(server.url, "drape-live-test")
+    try:
+        yield client
+    finally:
+        with suppress(OSError):  # the server may have gone first
+            await client.close()
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from nats.js import api
 from deploy.provision import provision
 from shared.codec import encode, subject_of
 from shared.errors import Unavailable
-from shared.jetstream.connection import connect
 from shared.jetstream.following import INACTIVE_S
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.reading import BATCH_EVENTS
@@ -22,7 +20,7 @@ from shared.ports import Head, WrongLastSequence
 from shared.ulids import new_id
 from tests.deploy.waiting import eventually
 from tests.live.choice import kinds
-from tests.live.servers import LogServer, log_server
+from tests.live.servers import LogServer, connected, log_server
 from tests.live.writing import event, meta
 
 ANSWERS = 5
@@ -36,20 +34,10 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield server
 
 
-@asynccontextmanager
-async def _connected(server: LogServer) -> AsyncIterator[Client]:
-    client = await connect(server.url, "drape-live-test")
-    try:
-        yield client
-    finally:
-        with suppress(OSError):  # the server may have gone first
-            await client.close()
-
-
 async def test_an_append_that_was_stored_unheard_is_no_conflict(server: LogServer) -> None:
     """Sent again under its id, it gets its first sequence, also when others have appended since; another writer's event in
     its place is a conflict, and nothing is stored twice."""
-    async with _connected(server) as client:
+    async with connected(server) as client:
         log, project, other = NatsEventLog(client), new_id(), new_id()
         created, changed = meta(1), meta(2)
         first = await log.append(event(project, 1), created, after=0)
@@ -67,7 +55,7 @@ async def test_an_append_that_was_stored_unheard_is_no_conflict(server: LogServe
 
 async def test_an_append_fails_at_once_where_the_only_server_is_away(server: LogServer) -> None:
     """No waiting for what does not come: the caller hears that the log is away, and may come again."""
-    async with _connected(server) as client:
+    async with connected(server) as client:
         log = NatsEventLog(client)
         await server.stop()
         await eventually(lambda: not client.is_connected)
@@ -80,7 +68,7 @@ async def test_an_append_fails_at_once_where_the_only_server_is_away(server: Log
 async def test_a_follower_that_only_hears_heartbeats_is_made_anew(server: LogServer) -> None:
     """A consumer that lives and delivers nothing (here: one that is paused) is replaced, nothing is missed or told twice,
     and the server forgets the old one."""
-    async with _connected(server) as client:
+    async with connected(server) as client:
         js, log, project, followed = client.jetstream(timeout=5), NatsEventLog(client, check_s=0.3), new_id(), []
         head = await log.append(event(project, 1), meta(1), after=0)
         follower = await log.follow(0, lambda recorded: followed.append(recorded.seq), lambda _: None)
@@ -103,7 +91,7 @@ async def test_a_follower_that_only_hears_heartbeats_is_made_anew(server: LogSer
 
 async def test_a_follower_that_has_everything_is_left_alone(server: LogServer) -> None:
     """Silence is not standing still: while nothing is appended the consumer stays the same."""
-    async with _connected(server) as client:
+    async with connected(server) as client:
         js, log, followed = client.jetstream(timeout=5), NatsEventLog(client, check_s=0.05), []
         follower = await log.follow(0, lambda recorded: followed.append(recorded.seq), lambda _: None)
         head = 0
@@ -122,7 +110,7 @@ async def test_a_reader_gets_what_it_asks_for_and_no_more(server: LogServer) -> 
     """However long the log is: a stretch of it comes whole and in order, in batches that are asked for one by one, also
     for several readers of one connection; nothing is left on the server."""
     stored = BATCH_EVENTS * 4
-    async with _connected(server) as client:
+    async with connected(server) as client:
         js, log = client.jetstream(timeout=5), NatsEventLog(client)
         await _store(client, stored)
 
@@ -147,7 +135,7 @@ async def test_a_reader_gets_what_it_asks_for_and_no_more(server: LogServer) -> 
 async def test_a_reader_outlives_its_server(server: LogServer) -> None:
     """What a reader still lacks when its server dies comes from the one that is started in its place."""
     stored = BATCH_EVENTS + 10
-    async with _connected(server) as client:
+    async with connected(server) as client:
         log = NatsEventLog(client)
         await _store(client, stored)
         reader = log.read(0, stored)
@@ -178,7 +166,7 @@ async def _followers(js: object) -> list[api.ConsumerInfo]:
 
 async def test_streams_that_were_compressed_are_no_longer(server: LogServer) -> None:
     """Provisioning anew changes a stream of an earlier version; what is in it can still be read."""
-    async with _connected(server) as client:
+    async with connected(server) as client:
         js, log = client.jetstream(timeout=5), NatsEventLog(client)
         stored = (await js.stream_info(EVENTS)).config
         await js.update_stream(stored, compression=api.StoreCompression.S2)

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,12 @@ from nats.aio.client import Client
 from deploy.travel.moments import begin_of, moment, state_of
 from shared.codec import encode, subject_of
 from shared.errors import Invalid, Unavailable
-from shared.jetstream.connection import connect
 from shared.jetstream.log import NatsEventLog
 from shared.jetstream.moments import first_since, stored_at
 from shared.jetstream.selecting import BATCH_EVENTS, selected
 from tests.deploy.waiting import eventually
 from tests.live.choice import kinds
-from tests.live.servers import LogServer, log_server
+from tests.live.servers import LogServer, connected, log_server
 from tests.live.writing import event, meta
 
 MINE, OTHERS = "drape.evt.gateway.project.mine.>", "drape.evt.gateway.project.others.>"
@@ -33,16 +32,6 @@ ANSWERS = 10
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LogServer]:
     async with log_server(request.param, tmp_path) as server:
         yield server
-
-
-@asynccontextmanager
-async def _connected(server: LogServer) -> AsyncIterator[Client]:
-    client = await connect(server.url, "drape-live-test")
-    try:
-        yield client
-    finally:
-        with suppress(OSError):  # the server may have gone first
-            await client.close()
 
 
 async def _store(client: Client, *counts: tuple[str, int]) -> None:
@@ -64,7 +53,7 @@ async def _store(client: Client, *counts: tuple[str, int]) -> None:
 async def test_only_what_is_wanted_is_sent(server: LogServer) -> None:
     """In order, whole, across batches, up to a place; of the others nothing comes over the wire."""
     mine = BATCH_EVENTS * 2 + 10
-    async with _connected(server) as client:
+    async with connected(server) as client:
         await _store(client, ("others", 300), ("mine", mine), ("others", 50))
         before = client.stats["in_msgs"]
         found = [each async for each in selected(client, [MINE], 0, 350 + mine)]
@@ -81,7 +70,7 @@ async def test_only_what_is_wanted_is_sent(server: LogServer) -> None:
 
 async def test_following_outlives_the_server(server: LogServer) -> None:
     """Killed between two events: the reader has each once, in order, and what came before, during and after."""
-    async with _connected(server) as client:
+    async with connected(server) as client:
         log, seqs = NatsEventLog(client), list[int]()
         await _store(client, ("others", 3), ("mine", 2))
 
@@ -111,7 +100,7 @@ async def test_following_outlives_the_server(server: LogServer) -> None:
 async def test_a_reader_that_takes_its_time_is_not_pushed(server: LogServer) -> None:
     """However much there is: no more than a batch comes before it is asked for, and nothing is lost."""
     stored = BATCH_EVENTS * 5
-    async with _connected(server) as client:
+    async with connected(server) as client:
         await _store(client, ("mine", stored))
         before = client.stats["in_msgs"]
         async with aclosing(selected(client, [MINE], 0, None)) as reader:
@@ -125,7 +114,7 @@ async def test_a_reader_that_takes_its_time_is_not_pushed(server: LogServer) -> 
 
 async def test_a_log_that_is_away_at_the_beginning_is_said_to_be(server: LogServer) -> None:
     """Not waited for: whoever asked hears it."""
-    async with _connected(server) as client:
+    async with connected(server) as client:
         await server.stop()
         await eventually(lambda: not client.is_connected)
         with pytest.raises(Unavailable) as refused:
@@ -136,7 +125,7 @@ async def test_a_log_that_is_away_at_the_beginning_is_said_to_be(server: LogServ
 
 async def test_when_events_were_stored(server: LogServer) -> None:
     """The first at a time or later, by the server's clock; none where nothing is that new, or the log is empty."""
-    async with _connected(server) as client:
+    async with connected(server) as client:
         assert await first_since(client, 0.0) is None
         await _store(client, ("mine", 2))
         second = await stored_at(client, 2)
@@ -155,7 +144,7 @@ async def test_when_events_were_stored(server: LogServer) -> None:
 async def test_moments_in_a_log(server: LogServer) -> None:
     """A state is that of all events stored before a time; what begins at a time begins with the first one stored from then
     on. Neither before the log nor in the future is there a state."""
-    async with _connected(server) as client:
+    async with connected(server) as client:
         with pytest.raises(Invalid, match="is empty"):
             await state_of(client, moment("now", time.time()), 0, time.time())
         await _store(client, ("mine", 3))

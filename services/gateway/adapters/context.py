@@ -18,6 +18,10 @@ from shared.ports import Bus, Cause
 from shared.runtime import Runtime
 from shared.ulids import new_id
 
+DAYS_MAX = 365
+"""So far back figures are asked for."""
+DIGITS_MAX = 19
+"""Of a number in a query: sequences have no more."""
 IDEMPOTENCY_KEY_CHARS_MAX = 200
 APP_CHARS_MAX = 1024
 
@@ -176,6 +180,16 @@ def checked_app(app: str) -> str:
     if len(app) > APP_CHARS_MAX or "\0" in app:
         raise Invalid("bad_app", f"An app is named by its folder: at most {APP_CHARS_MAX} characters.")
     return app
+
+
+def number(request: web.Request, name: str, default: int, most: int) -> int:
+    """A whole number of the query, from 1. Raises `Invalid` (`bad_<name>`)."""
+    text = request.query.get(name, str(default))
+    if name in request.query and not (
+        text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX and 1 <= int(text) <= most
+    ):
+        raise Invalid(f"bad_{name}", f"`{name}` is a whole number from 1 to {most}.")
+    return int(text)
 
 
 def answer(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

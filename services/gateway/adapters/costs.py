@@ -3,11 +3,10 @@
 import msgspec
 from aiohttp import web
 
-from services.gateway.adapters.context import Context, answer
+from services.gateway.adapters.context import DAYS_MAX, Context, answer, number
 from shared.errors import Invalid
 
 BY = ("hour", "day", "month", "preview", "owner", "pool")
-DAYS_MAX = 365
 HOURS_MAX = 168
 
 
@@ -26,18 +25,11 @@ class CostRoutes:
         by = request.query.get("by", "day")
         if by not in BY:
             raise Invalid("bad_by", f"`by` is one of {', '.join(BY)}.")
-        days = _number(request, "days", 7, DAYS_MAX)
+        days = number(request, "days", 7, DAYS_MAX)
         query = msgspec.json.encode({"by": by, "days": days, "owner": scope})
         return answer(msgspec.json.decode(await self._context.bus.commands.query("telemetry", "costs", query)))
 
     async def _resources(self, request: web.Request) -> web.StreamResponse:
         self._context.owner(request)  # it names nobody's, but is for those who may be here
-        query = msgspec.json.encode({"hours": _number(request, "hours", 24, HOURS_MAX)})
+        query = msgspec.json.encode({"hours": number(request, "hours", 24, HOURS_MAX)})
         return answer(msgspec.json.decode(await self._context.bus.commands.query("telemetry", "resources", query)))
-
-
-def _number(request: web.Request, name: str, default: int, most: int) -> int:
-    text = request.query.get(name, str(default))
-    if not text.isdecimal() or len(text) > 3 or not 1 <= int(text) <= most:
-        raise Invalid(f"bad_{name}", f"`{name}` is a whole number from 1 to {most}.")
-    return int(text)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from services.gateway.adapters.costs import BY, DAYS_MAX, HOURS_MAX
+from services.gateway.adapters.context import DAYS_MAX
+from services.gateway.adapters.costs import BY, HOURS_MAX
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 from services.gateway.adapters import describe, pages, websocket
 from services.gateway.adapters.access import problem_response
 from services.gateway.adapters.alerts import AlertRoutes
-from services.gateway.adapters.context import Context, answer
+from services.gateway.adapters.context import DAYS_MAX, Context, answer, number
 from services.gateway.adapters.costs import CostRoutes
 from services.gateway.adapters.environment import EnvironmentRoutes
 from services.gateway.adapters.insight import InsightRoutes
@@ -153,15 +153,13 @@ class Api:
 
     async def _stats(self, request: web.Request) -> web.StreamResponse:
         scope = self._context.access.scope_of(request)
-        days = request.query.get("days", "7")
-        if not days.isdecimal() or len(days) > 3 or not 1 <= int(days) <= 365:
-            raise Invalid("bad_days", "`days` is a whole number from 1 to 365.")
+        days = number(request, "days", 7, DAYS_MAX)
         of = {name: text for name in ("framework", "provider") if (text := request.query.get(name))}
         if not all(text.isprintable() and len(text) <= FILTER_CHARS_MAX for text in of.values()):
             raise Invalid(
                 "bad_filter", f"`framework` and `provider` are names of at most {FILTER_CHARS_MAX} characters."
             )
-        body = msgspec.json.encode({"days": int(days), "owner": scope, **of})
+        body = msgspec.json.encode({"days": days, "owner": scope, **of})
         return answer(msgspec.json.decode(await self._context.bus.commands.query("telemetry", "stats", body)))
 
     async def _openapi(self, _request: web.Request) -> web.StreamResponse:

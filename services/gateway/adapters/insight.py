@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.gateway.adapters.context import Context, answer
+from services.gateway.adapters.context import DAYS_MAX, Context, answer, number
 from shared.errors import Invalid, NotFound
 from shared.ids import is_text
 
-DAYS_MAX, LIMIT_MAX = 365, 200
+LIMIT_MAX = 200
 ERROR_DAYS, TIMING_DAYS, LIMIT = 7, 30, 50
 WORD_CHARS_MAX = 100
 SEQ_MAX = 2**63 - 1
@@ -55,17 +55,17 @@ class InsightRoutes:
 
     async def _timing(self, request: web.Request) -> web.StreamResponse:
         preview = await self._context.preview(request)
-        days = _number(request, "days", TIMING_DAYS, DAYS_MAX)
+        days = number(request, "days", TIMING_DAYS, DAYS_MAX)
         body = msgspec.json.encode({"preview_id": preview.preview_id, "days": days})
         return answer(msgspec.json.decode(await self._context.bus.commands.query("telemetry", "timing", body)))
 
     def _asked(self, request: web.Request, days: int = ERROR_DAYS) -> Json:
         owner = self._context.access.scope_of(request)
-        before = _number(request, "before", 0, SEQ_MAX)
+        before = number(request, "before", 0, SEQ_MAX)
         return {
             "owner": owner,
-            "days": _number(request, "days", days, DAYS_MAX),
-            "limit": _number(request, "limit", LIMIT, LIMIT_MAX),
+            "days": number(request, "days", days, DAYS_MAX),
+            "limit": number(request, "limit", LIMIT, LIMIT_MAX),
             "before": before or None,
         }
 
@@ -73,15 +73,6 @@ class InsightRoutes:
         body = await self._context.bus.commands.query("telemetry", "errors", msgspec.json.encode(asked))
         found: Json = msgspec.json.decode(body)
         return found
-
-
-def _number(request: web.Request, name: str, default: int, most: int) -> int:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= most):
-        raise Invalid(f"bad_{name}", f"`{name}` is a whole number from 1 to {most}.")
-    return int(text)
 
 
 def _word(request: web.Request, name: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from services.telemetry.adapters.columns import fields_of, from_record, to_columns
+from services.telemetry.adapters.columns import fields_of, from_record, insert, to_columns, upsert
 from services.telemetry.adapters.projections import serving
 from services.telemetry.adapters.questions import Questions, decoded
 from services.telemetry.config import TelemetryConfig
@@ -24,22 +24,14 @@ DAY_S = 24 * 3600.0
 DAYS_MAX, LIMIT_MAX = 365, 200
 
 _FACTS, _OCCURRENCE = fields_of(Facts), fields_of(Occurrence)
-_FACTS_KEY = ("log_id", "preview_id", "attempt")
 
 # The names in these are ours; what is asked for travels as parameters.
 _SELECT_NEWEST = (
     f"SELECT DISTINCT ON (preview_id) {', '.join(_FACTS)} FROM drape.attempt_facts "  # noqa: S608 - our own names
     "WHERE log_id = $1 AND preview_id = ANY($2::text[]) ORDER BY preview_id, attempt DESC"
 )
-_UPSERT_FACTS = (
-    f"INSERT INTO drape.attempt_facts (log_id, {', '.join(_FACTS)}) "  # noqa: S608 - our own names
-    f"VALUES ({', '.join(f'${n}' for n in range(1, len(_FACTS) + 2))}) ON CONFLICT ({', '.join(_FACTS_KEY)}) DO UPDATE SET "
-    + ", ".join(f"{name} = EXCLUDED.{name}" for name in _FACTS if name not in _FACTS_KEY)
-)
-_INSERT_OCCURRENCE = (
-    f"INSERT INTO drape.error_occurrences (log_id, {', '.join(_OCCURRENCE)}) "  # noqa: S608 - our own names
-    f"VALUES ({', '.join(f'${n}' for n in range(1, len(_OCCURRENCE) + 2))}) ON CONFLICT DO NOTHING"
-)
+_UPSERT_FACTS = upsert("attempt_facts", Facts, ("preview_id", "attempt"))
+_INSERT_OCCURRENCE = f"{insert('error_occurrences', Occurrence)} ON CONFLICT DO NOTHING"
 _COUNT = """
 INSERT INTO drape.error_counts AS c (log_id, fingerprint, preview_id, type, code, step, framework, project_id, owner,
     count, first_at, last_at, last_seq, message, attempt, vm_id, trace_id)

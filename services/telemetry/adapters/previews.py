@@ -1,11 +1,9 @@
 """The projection `previews`: one row an attempt of a preview, by day. Beside `rollups.py` all that knows its tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
+from services.telemetry.adapters.columns import fields_of, from_record, to_columns, upsert
 from services.telemetry.adapters.partitions import FIRST_DAY, day_of, ensure, midnight
 from services.telemetry.adapters.rollups import TABLE
 from services.telemetry.rows import Attempt, preview_of, project
@@ -26,20 +24,13 @@ PREVIEWS = "previews"
 RECENT_S = 24 * 3600.0
 _EVER = midnight(FIRST_DAY)
 
-_KEY = ("log_id", "preview_id", "attempt", "attempt_at")
-_FIELDS = tuple(field.name for field in msgspec.structs.fields(Attempt))
-_TIMES = frozenset(name for name in _FIELDS if name.endswith("_at"))
-_COLUMNS = ("log_id", *_FIELDS)
+_FIELDS = fields_of(Attempt)
 
 _SELECT_NEWEST = (
     f"SELECT DISTINCT ON (preview_id) {', '.join(_FIELDS)} FROM drape.preview_attempts "  # noqa: S608 - our own names
     "WHERE log_id = $1 AND preview_id = ANY($2::text[]) AND attempt_at >= $3 ORDER BY preview_id, attempt DESC"
 )
-_UPSERT = (
-    f"INSERT INTO drape.preview_attempts ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own names
-    f"VALUES ({', '.join(f'${n}' for n in range(1, len(_COLUMNS) + 1))}) ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET "
-    + ", ".join(f"{name} = EXCLUDED.{name}" for name in _COLUMNS if name not in _KEY)
-)
+_UPSERT = upsert(TABLE, Attempt, ("preview_id", "attempt", "attempt_at"))
 _ERASE = "UPDATE drape.preview_attempts SET message = $3 WHERE log_id = $1 AND project_id = $2 AND message IS NOT NULL"
 """New messages are sealed, and can't be read any more; those of a log from before that were not."""
 
@@ -63,7 +54,7 @@ class PreviewsProjection:
         providers = await self._providers(connection, log_id, events)
         rows = project(await newest(connection, log_id, events), events, providers)
         if rows:
-            await connection.executemany(_UPSERT, [_values(log_id, row) for row in rows])
+            await connection.executemany(_UPSERT, [(log_id, *to_columns(row)) for row in rows])
         for recorded in events:
             if isinstance(recorded.event, ProjectDeleted):
                 await connection.execute(_ERASE, log_id, recorded.event.project_id, ERASED)
@@ -94,27 +85,10 @@ async def newest(connection: Any, log_id: str, events: Sequence[Recorded]) -> Ma
         missing = sorted(wanted - found.keys() - (_requested(events) if since == _EVER else set()))
         if missing:
             records = await connection.fetch(_SELECT_NEWEST, log_id, missing, since)
-            found |= {record["preview_id"]: _attempt(record) for record in records}
+            found |= {record["preview_id"]: from_record(record, Attempt) for record in records}
     return found
 
 
 def _requested(events: Iterable[Recorded]) -> set[PreviewId]:
     """Previews that begin with these events: there is nothing older of them."""
     return {each.event.preview_id for each in events if isinstance(each.event, PreviewRequested) and each.meta.rev == 1}
-
-
-def _values(log_id: str, row: Attempt) -> tuple[object, ...]:
-    return (log_id, *(_to_column(name, getattr(row, name)) for name in _FIELDS))
-
-
-def _to_column(name: str, value: object) -> object:
-    if name in _TIMES and isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _attempt(record: Mapping[str, Any]) -> Attempt:
-    values = {name: record[name] for name in _FIELDS}
-    for name in _TIMES:
-        values[name] = values[name].timestamp() if values[name] is not None else None
-    return msgspec.convert(values, Attempt)
