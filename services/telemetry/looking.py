@@ -61,13 +61,13 @@ class Watch:
             self._small_since = None
         elif self._small_since is None:
             self._small_since = self._clock()
-        day, month = await self._cost(self._costs[0]), await self._cost(self._costs[1])
+        day, month = self._costs
         return EvaluateAlerts(
             parked=await self._count(),
             lags=lags,
             lags_small_since=self._small_since,
-            cost_day=day,
-            cost_month=month,
+            cost_day=await self._cost(day, self._limits.budget_day),
+            cost_month=await self._cost(month, self._limits.budget_month),
         )
 
     async def _count(self) -> int | None:
@@ -76,9 +76,10 @@ class Watch:
         except Unavailable:
             return None
 
-    async def _cost(self, measure: Figure) -> float | None:
+    async def _cost(self, measure: Figure, budget: float) -> float | None:
+        """Not asked where there is no budget: PostgreSQL would add up a month at every tick, for nobody."""
         try:
-            return await measure()
+            return await measure() if budget else None
         except DrapeError:
             return None
 

@@ -8,13 +8,14 @@ import msgspec
 import pytest
 
 from services.telemetry.app import definition, effects
-from services.telemetry.config import TelemetryConfig
-from services.telemetry.react import REACTS_TO
+from services.telemetry.config import AlertConfig, TelemetryConfig
+from services.telemetry.react import REACTS_TO, LookAtAlerts
 from services.telemetry.state import State
 from services.telemetry.views import alerts
 from shared.codec import Recorded
 from shared.events import AlertCleared, AlertRaised, Event, VmBooted, VmCreationStarted
 from shared.memory import MemoryBroker
+from shared.ports import Cause
 from shared.runtime import Runtime
 
 from .world import acquired
@@ -91,3 +92,23 @@ async def test_a_restarted_service_knows_what_it_has_raised() -> None:
 
     kinds = [recorded.type for recorded in broker.records if recorded.key.startswith("telemetry.")]
     assert kinds == ["AlertRaised", "AlertCleared"]
+
+
+async def test_costs_are_asked_only_where_there_is_a_budget() -> None:
+    """Adding them up is work for PostgreSQL, at every tick."""
+    asked: list[str] = []
+
+    async def day() -> float | None:
+        asked.append("day")
+        return 1.0
+
+    async def month() -> float | None:
+        asked.append("month")
+        return 1.0
+
+    async with replica(MemoryBroker()) as runtime:
+        for limits in (AlertConfig(), AlertConfig(budget_month=5.0)):
+            performing, _ = effects(runtime, {}, limits, costs=(day, month))
+            await performing.perform(LookAtAlerts(), Cause(causation_id=f"tick-{limits.budget_month}"))
+
+    assert asked == ["month"]
